@@ -1,0 +1,175 @@
+"""Writes a llama model of random weights that loads in milliseconds, with every part a real one has.
+
+The vocabulary is byte-level BPE: three control tokens, the 256 bytes, a few dozen merges. Weights have
+standard deviation 1/sqrt(K), so hidden states keep their size and the logits are not degenerate.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+CONTROL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+MERGES = (
+    "Ġ t|h e|Ġ a|i n|r e|Ġt he|o n|e r|Ġ s|a t|Ġ w|Ġ o|e n|Ġ c|i t|i s|a n|o r|e s|Ġ b|e d|Ġ f|in g|Ġ p|o u|"
+    "Ġa n|a l|a r|Ġt o|Ġ m|Ġo f|Ġ in|Ġ d|Ġ h|Ġan d|h el|l o|hel lo"
+)
+FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q4_0": 2, "Q4_1": 3, "Q5_0": 8, "Q5_1": 9, "Q8_0": 7}
+FILE_TYPES |= {"Q2_K": 10, "Q3_K": 12, "Q4_K": 15, "Q5_K": 17, "Q6_K": 18}
+K_SCALES = {
+    "Q2_K": (80, 82, 1.5),
+    "Q3_K": (108, None, 0),
+    "Q4_K": (0, 2, 7.5),
+    "Q5_K": (0, 2, 15.5),
+    "Q6_K": (208, None, 0),
+}
+
+
+def write_tiny_llama(
+    path: str | Path,
+    *,
+    kind: str = "F16",
+    output_kind: str | None = None,
+    n_layers: int = 4,
+    hidden_size: int | None = None,
+    n_heads: int = 4,
+    n_kv_heads: int = 2,
+    head_dim: int | None = None,
+    ffn_size: int | None = None,
+    context_length: int = 512,
+    rope_theta: float = 10000.0,
+    rope_freqs: bool = False,
+    tied: bool = True,
+    biases: bool = False,
+    ffn_biases: bool = False,
+    chat_template: str | None = CHAT_TEMPLATE,
+    name: str = "tiny",
+    seed: int = 0,
+) -> Path:
+    """Write the model to *path* and return it.
+
+    Args:
+        kind: type of the linears and the embedding: F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 or Q2_K..Q6_K.
+        output_kind: type of a separate output head; *kind* if None.
+        hidden_size, head_dim, ffn_size: 64, 16 and 128, or 256, 64 and 512 for the types with blocks of 256.
+        rope_freqs: add ``rope_freqs.weight`` float32 [head_dim / 2], as Llama 3.1 has.
+        tied: no ``output.weight``; the head is the embedding.
+        biases, ffn_biases: add biases of the four attention linears, of the three feed-forward ones.
+    """
+    wide = kind in K_SCALES
+    D, K, F = hidden_size or (256 if wide else 64), head_dim or (64 if wide else 16), ffn_size or (512 if wide else 128)
+    rng = np.random.default_rng(seed)
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_name(name)
+    writer.add_file_type(FILE_TYPES[kind])
+    writer.add_quantization_version(2)
+    writer.add_block_count(n_layers)
+    writer.add_context_length(context_length)
+    writer.add_embedding_length(D)
+    writer.add_feed_forward_length(F)
+    writer.add_head_count(n_heads)
+    writer.add_head_count_kv(n_kv_heads)
+    writer.add_key_length(K)
+    writer.add_value_length(K)
+    writer.add_rope_dimension_count(K)
+    writer.add_rope_freq_base(rope_theta)
+    writer.add_layer_norm_rms_eps(1e-5)
+    n_tokens = add_vocabulary(writer, chat_template)
+
+    def linear(tensor: str, n_rows: int, n_columns: int, stored_as: str = kind, bias: bool = False) -> None:
+        values = draw_linear(rng, stored_as, n_rows, n_columns)
+        plain = stored_as in ("F32", "F16")
+        writer.add_tensor(f"{tensor}.weight", values, raw_dtype=None if plain else gguf.GGMLQuantizationType[stored_as])
+        if bias:
+            writer.add_tensor(f"{tensor}.bias", rng.normal(0, 0.1, size=n_rows).astype(np.float32))
+
+    def norm(tensor: str) -> None:
+        writer.add_tensor(f"{tensor}.weight", rng.normal(1, 0.1, size=D).astype(np.float32))
+
+    linear("token_embd", n_tokens, D)
+    if rope_freqs:
+        writer.add_tensor("rope_freqs.weight", np.linspace(1, 8, K // 2, dtype=np.float32))
+    for i in range(n_layers):
+        norm(f"blk.{i}.attn_norm")
+        linear(f"blk.{i}.attn_q", n_heads * K, D, bias=biases)
+        linear(f"blk.{i}.attn_k", n_kv_heads * K, D, bias=biases)
+        linear(f"blk.{i}.attn_v", n_kv_heads * K, D, bias=biases)
+        linear(f"blk.{i}.attn_output", D, n_heads * K, bias=biases)
+        norm(f"blk.{i}.ffn_norm")
+        linear(f"blk.{i}.ffn_gate", F, D, bias=ffn_biases)
+        linear(f"blk.{i}.ffn_up", F, D, bias=ffn_biases)
+        linear(f"blk.{i}.ffn_down", D, F, bias=ffn_biases)
+    norm("output_norm")
+    if not tied:
+        linear("output", n_tokens, D, output_kind or kind)
+    write_all(writer)
+    return Path(path)
+
+
+def add_vocabulary(writer: gguf.GGUFWriter, chat_template: str | None = CHAT_TEMPLATE) -> int:
+    """Add a byte-level BPE vocabulary and return how many tokens it has."""
+    merges = MERGES.split("|")
+    merged = [merge.replace(" ", "") for merge in merges]
+    tokens = [*CONTROL_TOKENS, *byte_characters(), *merged]
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3] * len(CONTROL_TOKENS) + [1] * (len(tokens) - len(CONTROL_TOKENS)))
+    writer.add_token_merges(merges)
+    writer.add_unk_token_id(0)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_add_bos_token(False)
+    if chat_template is not None:
+        writer.add_chat_template(chat_template)
+    return len(tokens)
+
+
+def byte_characters() -> list[str]:
+    """The character that stands for each byte in a byte-level vocabulary (GPT-2's table)."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    spare = iter(range(256, 512))
+    return [chr(byte) if byte in printable else chr(next(spare)) for byte in range(256)]
+
+
+def draw_linear(rng: np.random.Generator, kind: str, n_rows: int, n_columns: int) -> np.ndarray:
+    """Random weights of standard deviation 1/sqrt(n_columns) stored as *kind*: floats or bytes [n_rows, ...]."""
+    std = n_columns**-0.5
+    if kind in K_SCALES:
+        return _k_blocks(rng, kind, n_rows, n_columns, std)
+    values = rng.normal(0, std, size=(n_rows, n_columns)).astype(np.float32)
+    return gguf.quantize(values, gguf.GGMLQuantizationType[kind])
+
+
+def _k_blocks(rng: np.random.Generator, kind: str, n_rows: int, n_columns: int, std: float) -> np.ndarray:
+    """Random blocks of a type that the gguf package cannot quantise to, with the scales that give mean 0 and *std*."""
+    quant = gguf.GGMLQuantizationType[kind]
+    block_size, block_nbytes = gguf.GGML_QUANT_SIZES[quant]
+    scale_at, minimum_at, ratio = K_SCALES[kind]
+    blocks = rng.integers(0, 256, size=(n_rows * n_columns // block_size, block_nbytes), dtype=np.uint8)
+
+    def put_scale(scale: float) -> None:
+        blocks[:, scale_at : scale_at + 2] = np.array([scale], np.float16).view(np.uint8)
+        if minimum_at is not None:
+            blocks[:, minimum_at : minimum_at + 2] = np.array([ratio * scale], np.float16).view(np.uint8)
+
+    put_scale(1)
+    put_scale(std / float(gguf.dequantize(blocks, quant).std()))
+    return blocks.reshape(n_rows, -1)
+
+
+def write_all(writer: gguf.GGUFWriter) -> None:
+    """Write what *writer* has been told and close it."""
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
