@@ -194,12 +194,11 @@ def _tensor(cursor: Cursor, index: int) -> _Declared:
     shape = tuple(cursor.u64(f"the shape of {what}") for _ in range(n_dims))[::-1]
     if 0 in shape:
         raise cursor.error(f"{what} has no elements: its shape is {shape}")
+    type_id = cursor.u32(f"the type of {what}")
     try:
-        kind = type_of_id(cursor.u32(f"the type of {what}"))
+        kind = type_of_id(type_id)
         nbytes = tensor_nbytes(kind, shape)
     except (ModelFileError, ShapeError) as error:
-        if str(error).startswith(str(cursor.path)):
-            raise
         raise cursor.error(f"{what}: {error}") from None
     return _Declared(name, kind, shape, cursor.u64(f"the offset of {what}"), nbytes)
 
