@@ -1,0 +1,46 @@
+"""Structured logs. An event is ``noun.verb_past`` and its facts are fields.
+
+    server.started      url models_dir version
+    request.accepted    request_id model endpoint
+    request.finished    request_id status prompt_tokens output_tokens prefill_ms decode_ms
+    option.ignored      name value
+    model.loaded        model stages load_ms
+    model.unloaded      model
+    worker.joined       worker version devices memory_bytes
+    worker.refused      worker reason
+    worker.lost         worker reason
+    worker.listening    address threads memory_bytes
+    broker.leased       broker
+    broker.lost         broker reason
+    message.rejected    peer error
+    program.defined     program weights resident_bytes
+
+``debug`` for each message, ``info`` for what an operator counts, ``warning`` for what we survived,
+``error`` for what we did not. Nothing is logged per token. Prompts and completions are never logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+
+def configure(level: int | None = None) -> None:
+    """Send structlog's events to stderr as text, one line each; ``OLLAMA_DEBUG=1`` shows debug events."""
+    import structlog
+
+    if level is None:
+        level = logging.DEBUG if os.environ.get("OLLAMA_DEBUG", "0").strip("\"' ") not in ("", "0", "false") else logging.INFO
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )

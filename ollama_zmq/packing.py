@@ -1,0 +1,50 @@
+"""Bounded MessagePack: typed records to bytes and back, with limits set before any memory is touched.
+
+Every record that crosses a process border is a ``msgspec.Struct``. Encoding is deterministic (fields in
+declaration order), so equal records have equal bytes and a digest of them is an identity. Decoding goes through
+``msgpack`` because it takes limits on every container, then ``msgspec.convert`` checks types and ranges.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgpack
+import msgspec
+
+Record = TypeVar("Record")
+
+MAX_STR_LEN = 4096
+MAX_BIN_LEN = 8 << 20
+MAX_ARRAY_LEN = 1 << 17
+MAX_MAP_LEN = 4096
+
+
+def pack(record: Any) -> bytes:
+    """Return the MessagePack bytes of *record*; equal records give equal bytes."""
+    return msgspec.msgpack.encode(record)
+
+
+def unpack(data: bytes | memoryview, record_type: type[Record] | Any) -> Record:
+    """Return the *record_type* in *data*.
+
+    Raises:
+        ValueError: not MessagePack, over a limit, trailing bytes, or not such a record. The message says what.
+    """
+    try:
+        plain = msgpack.unpackb(
+            data,
+            strict_map_key=True,
+            max_str_len=MAX_STR_LEN,
+            max_bin_len=MAX_BIN_LEN,
+            max_array_len=MAX_ARRAY_LEN,
+            max_map_len=MAX_MAP_LEN,
+            max_ext_len=0,
+        )
+    except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as error:
+        raise ValueError(f"not valid MessagePack: {error or type(error).__name__}") from None
+    try:
+        converted: Record = msgspec.convert(plain, record_type)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+    return converted
