@@ -1,0 +1,1 @@
+"""Where ops are carried out: the device protocol, the reference device, and the registry of devices."""

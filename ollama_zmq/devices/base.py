@@ -1,0 +1,221 @@
+"""What a device is. Three keep this promise: ``reference`` (NumPy, float64 inside), ``cpu`` and ``cuda``.
+
+A device is given verified programs and the bytes of weights; it returns executables. It knows nothing of models,
+sequences, sockets or other devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ollama_zmq.errors import OutOfDeviceMemory, ShapeError
+from ollama_zmq.ops.program import PAGE_SLOTS, CacheSpec, Verified, WeightSpec
+from ollama_zmq.units import human_bytes
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One forward pass over T tokens of B sequences.
+
+    Attributes:
+        lengths: int32 [B], tokens of each sequence in this pass; their sum is T.
+        positions: int32 [B], absolute position of each sequence's first token in this pass.
+        pages: B arrays of int32, the KV pages of each sequence in order, covering positions + lengths.
+        rows: int32 [R], which of the T rows the output head is wanted for.
+    """
+
+    lengths: Array
+    positions: Array
+    pages: tuple[Array, ...]
+    rows: Array = field(default_factory=lambda: np.zeros(0, np.int32))
+
+    @property
+    def T(self) -> int:  # noqa: N802 - the axis symbol
+        """Tokens in this pass."""
+        return int(self.lengths.sum())
+
+    @classmethod
+    def of(
+        cls,
+        lengths: Any,
+        positions: Any,
+        pages: Any = (),
+        rows: Any = (),
+    ) -> Step:
+        """Return a step from plain sequences of integers."""
+        return cls(
+            np.asarray(lengths, np.int32),
+            np.asarray(positions, np.int32),
+            tuple(np.asarray(table, np.int32) for table in pages),
+            np.asarray(rows, np.int32),
+        )
+
+    def check(self, *, max_tokens: int, kv_pages: int, uses_pages: bool) -> None:
+        """Refuse a step that would read or write outside what was planned for.
+
+        Raises:
+            ShapeError: naming the field, the value and the limit.
+        """
+        B = len(self.lengths)
+        if len(self.positions) != B or (uses_pages and len(self.pages) != B):
+            raise ShapeError(f"lengths [{B}], positions [{len(self.positions)}], pages [{len(self.pages)}] differ")
+        if B and (int(self.lengths.min()) < 1 or int(self.positions.min()) < 0):
+            raise ShapeError("lengths start at 1 and positions at 0")
+        if int(self.lengths.astype(np.int64).sum()) > max_tokens:
+            raise ShapeError(f"T={int(self.lengths.astype(np.int64).sum())} tokens, planned for {max_tokens}")
+        if len(self.rows) and not 0 <= int(self.rows.min()) <= int(self.rows.max()) < self.T:
+            raise ShapeError(f"rows reach {int(self.rows.max())} of {self.T}")
+        for b in range(B if uses_pages else 0):
+            table, end = self.pages[b], int(self.positions[b]) + int(self.lengths[b])
+            if end > len(table) * PAGE_SLOTS:
+                raise ShapeError(f"pages[{b}] hold {len(table) * PAGE_SLOTS} slots, position {end - 1} needs one more")
+            if len(table) and not 0 <= int(table.min()) <= int(table.max()) < kv_pages:
+                raise ShapeError(f"pages[{b}] reach {int(table.max())} of {kv_pages}")
+
+    def token_positions(self) -> Array:
+        """Return int32 [T], the absolute position of every token."""
+        if not len(self.lengths):
+            return np.zeros(0, np.int32)
+        starts = np.repeat(self.positions - np.concatenate(([0], np.cumsum(self.lengths)[:-1])), self.lengths)
+        return (starts + np.arange(self.T)).astype(np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class Speeds:
+    """What a device reached when it measured itself.
+
+    Attributes:
+        decode_bytes_per_s: weight bytes streamed per second by a mat-vec.
+        prefill_macs_per_s: multiply-adds per second of a mat-mul over many tokens.
+    """
+
+    decode_bytes_per_s: float
+    prefill_macs_per_s: float
+
+
+class Budget:
+    """Memory that may be used and how much of it is.
+
+    Every allocation of weights, KV pages and scratch is taken from it first, so ``-m`` is a limit and not a hint.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+
+    @property
+    def free(self) -> int:
+        """Bytes that can still be taken."""
+        return self.limit - self.used
+
+    def take(self, nbytes: int, what: str) -> None:
+        """Count *nbytes* as used by *what*.
+
+        Raises:
+            OutOfDeviceMemory: there is not that much left; nothing is counted then.
+        """
+        if nbytes > self.free:
+            raise OutOfDeviceMemory(
+                f"{what} needs {human_bytes(nbytes)}, {human_bytes(max(self.free, 0))} of the budget of "
+                f"{human_bytes(self.limit)} is free",
+                what=what,
+                need=nbytes,
+                free=self.free,
+                budget=self.limit,
+            )
+        self.used += nbytes
+
+    def give(self, nbytes: int) -> None:
+        """Count *nbytes* as free again."""
+        self.used -= nbytes
+
+
+class DeviceWeight(Protocol):
+    """A weight in the device's own layout."""
+
+    spec: WeightSpec
+    nbytes: int
+
+    def close(self) -> None:
+        """Free it. Executables that use it must be closed before."""
+
+
+class Executable(Protocol):
+    """A program that is ready to run, with its KV cache and scratch memory."""
+
+    verified: Verified
+    nbytes: int
+
+    def run(self, array: Array, step: Step) -> Array:
+        """Run the program once: its one input in, its one output out.
+
+        Args:
+            array: int32 [T] or float32 [T, D], C-contiguous, of any alignment; it is not kept and not written.
+
+        Returns:
+            float32, a view of scratch memory that is valid until the next ``run``.
+
+        Raises:
+            ShapeError: the step or the input does not fit what was planned; nothing has been written then.
+        """
+
+    def close(self) -> None:
+        """Free cache and scratch."""
+
+
+class Device(Protocol):
+    """A place where programs run."""
+
+    kind: str  # "cpu", "cuda", "reference"
+    name: str  # for a person: "AMD EPYC 9R14, AVX-512 VNNI, 2 threads"
+    threads: int
+    budget: Budget
+
+    def check(self, verified: Verified) -> None:
+        """Raise :class:`~ollama_zmq.errors.UnsupportedOp` naming an op or tensor type that has no kernel here."""
+
+    def weight_nbytes(self, spec: WeightSpec) -> int:
+        """Return the bytes that a weight takes once loaded."""
+
+    def executable_nbytes(self, verified: Verified, *, kv_pages: int, max_tokens: int) -> int:
+        """Return the bytes that ``compile`` will take for KV cache and scratch."""
+
+    def load_weight(self, spec: WeightSpec, data: memoryview) -> DeviceWeight:
+        """Bring the file's bytes of one weight into the device's layout.
+
+        Raises:
+            ModelFileError: *data* has not the length that type and shape ask for.
+            OutOfDeviceMemory: the budget does not allow it.
+        """
+
+    def compile(
+        self, verified: Verified, weights: Mapping[str, DeviceWeight], *, kv_pages: int, max_tokens: int
+    ) -> Executable:
+        """Plan memory and resolve kernels for a program.
+
+        Args:
+            weights: weight name -> what ``load_weight`` returned for it.
+            kv_pages: pages of ``PAGE_SLOTS`` tokens in the KV cache of each layer.
+            max_tokens: the most tokens one step will carry.
+
+        Raises:
+            UnsupportedOp, OutOfDeviceMemory
+        """
+
+    def measure(self) -> Speeds:
+        """Measure the device's speed, in well under a second."""
+
+    def close(self) -> None:
+        """Free everything."""
+
+
+def kv_nbytes(cache: CacheSpec, kv_pages: int, bytes_per_value: int = 2) -> int:
+    """Return the bytes of one layer's keys and values over *kv_pages* pages."""
+    return 2 * kv_pages * PAGE_SLOTS * cache.n_kv_heads * cache.head_dim * bytes_per_value

@@ -1,0 +1,189 @@
+"""What every architecture has in common: a network cut into an embedding, layers and an output head.
+
+A :class:`Network` is read from a GGUF header. It touches no device and no weight bytes: it says which programs there
+are, which tensors they need, and what they cost in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ollama_zmq.errors import ModelFileError
+from ollama_zmq.formats.gguf import GgufFile
+from ollama_zmq.ops.builder import Builder, Ops, Value
+from ollama_zmq.ops.program import PAGE_SLOTS, CacheSpec, Program, WeightSpec
+
+
+@dataclass(frozen=True, slots=True)
+class LayerValues:
+    """What one layer of a model is given besides the hidden state.
+
+    Attributes:
+        weights: the layer's tensors by their name without ``blk.<i>.`` and ``.weight``; absent ones are not there.
+        cache: its keys and values.
+        positions: int32 [T].
+        rope_factors: frequency factors, where the file has them.
+    """
+
+    weights: Mapping[str, Value]
+    cache: Value
+    positions: Value
+    rope_factors: Value | None
+
+
+class Model(Protocol):
+    """The ops of an architecture. Made from a file's header; writes one layer at a time."""
+
+    n_layers: int
+    hidden_size: int
+    n_kv_heads: int
+    head_dim: int
+    context_length: int
+    norm_eps: float
+
+    def layer(self, ops: Ops, i: int, hidden_state: Value, given: LayerValues) -> Value:
+        """Hidden state [T, D] -> hidden state [T, D] after layer *i*."""
+
+    def embed(self, ops: Ops, token_ids: Value, weight: Value) -> Value:
+        """Token ids [T] -> hidden state [T, D]."""
+
+    def head(self, ops: Ops, hidden_state: Value, norm: Value, output: Value) -> Value:
+        """Hidden state [R, D] -> logits [R, V]."""
+
+
+class Architecture(Protocol):
+    """One supported value of ``general.architecture``."""
+
+    layer_weights: Mapping[str, bool]  # name within a layer -> whether every file must have it
+
+    def from_metadata(self, metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Model:
+        """Read the header's keys. Raises ModelFileError naming a missing or impossible one."""
+
+
+EMBED, HEAD_NORM, HEAD, ROPE_FACTORS = "token_embd.weight", "output_norm.weight", "output.weight", "rope_freqs.weight"
+
+
+class Network:
+    """A model file as programs: which layers, which tensors, how many bytes.
+
+    Raises:
+        ModelFileError: unknown architecture, or a tensor is missing or has the wrong shape.
+    """
+
+    def __init__(self, gguf: GgufFile) -> None:
+        from ollama_zmq.models import architecture
+
+        self.gguf = gguf
+        self.architecture = architecture(gguf.architecture)
+        self.model = self.architecture.from_metadata(gguf.metadata, gguf.tensors)
+        self.layers = [self._layer_weights(i) for i in range(self.model.n_layers)]
+        self.embedding = self._weight(EMBED)
+        self.output_norm = self._weight(HEAD_NORM)
+        self.output = self._weight(HEAD) if HEAD in gguf.tensors else self.embedding
+        self.rope_factors = self._weight(ROPE_FACTORS) if ROPE_FACTORS in gguf.tensors else None
+
+    @property
+    def n_layers(self) -> int:
+        """How many layers there are."""
+        return self.model.n_layers
+
+    @property
+    def hidden_size(self) -> int:
+        """D."""
+        return self.model.hidden_size
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+        return self.output.shape[0]
+
+    @property
+    def context_length(self) -> int:
+        """The context the model was trained for."""
+        return self.model.context_length
+
+    @property
+    def cache(self) -> CacheSpec:
+        """The KV cache that every layer has."""
+        return CacheSpec("kv", self.model.n_kv_heads, self.model.head_dim)
+
+    def layer_nbytes(self, i: int) -> int:
+        """Return the bytes of layer *i*'s weights in the file."""
+        return sum(self.gguf.tensors[spec.name].nbytes for spec in self.layers[i].values())
+
+    def head_nbytes(self) -> int:
+        """Return the bytes of the embedding and the output head in the file; a tied weight counts once."""
+        return sum(self.gguf.tensors[name].nbytes for name in {self.embedding.name, self.output.name})
+
+    def kv_nbytes(self, n_tokens: int) -> int:
+        """Return the bytes of one layer's float16 keys and values for *n_tokens* tokens, in whole pages."""
+        pages = -(-n_tokens // PAGE_SLOTS)
+        return 2 * 2 * pages * PAGE_SLOTS * self.model.n_kv_heads * self.model.head_dim
+
+    def parameter_count(self) -> int:
+        """Return how many numbers the file's tensors hold."""
+        total = 0
+        for tensor in self.gguf.tensors.values():
+            product = 1
+            for size in tensor.shape:
+                product *= size
+            total += product
+        return total
+
+    def embed_program(self) -> Program:
+        """Token ids [T] -> hidden state [T, D]."""
+        ops = Builder("embed")
+        token_ids = ops.input("token_ids", ("T",), "int32")
+        return ops.program("hidden_state", self.model.embed(ops, token_ids, ops.weight(self.embedding)))
+
+    def layers_program(self, layers: range) -> Program:
+        """Hidden state [T, D] -> hidden state [T, D] after *layers*."""
+        ops = Builder(f"layers {layers.start}..{layers.stop - 1}")
+        hidden_state = ops.input("hidden_state", ("T", self.hidden_size))
+        return ops.program("hidden_state", self._run_layers(ops, hidden_state, layers))
+
+    def head_program(self) -> Program:
+        """Hidden state [T, D] -> logits [R, V] of the rows asked for."""
+        ops = Builder("head")
+        hidden_state = ops.input("hidden_state", ("T", self.hidden_size))
+        return ops.program("logits", self._run_head(ops, hidden_state))
+
+    def whole_program(self) -> Program:
+        """Token ids [T] -> logits [R, V]: all of it on one device."""
+        ops = Builder("whole")
+        token_ids = ops.input("token_ids", ("T",), "int32")
+        hidden_state = self.model.embed(ops, token_ids, ops.weight(self.embedding))
+        hidden_state = self._run_layers(ops, hidden_state, range(self.n_layers))
+        return ops.program("logits", self._run_head(ops, hidden_state))
+
+    def _run_layers(self, ops: Builder, hidden_state: Value, layers: range) -> Value:
+        factors = ops.weight(self.rope_factors) if self.rope_factors and layers else None
+        for i in layers:
+            given = LayerValues(
+                weights={name: ops.weight(spec) for name, spec in self.layers[i].items()},
+                cache=ops.cache(f"kv.{i}", n_kv_heads=self.model.n_kv_heads, head_dim=self.model.head_dim),
+                positions=ops.positions,
+                rope_factors=factors,
+            )
+            hidden_state = self.model.layer(ops, i, hidden_state, given)
+        return hidden_state
+
+    def _run_head(self, ops: Builder, hidden_state: Value) -> Value:
+        wanted = ops.take_rows(hidden_state, ops.rows)
+        return self.model.head(ops, wanted, ops.weight(self.output_norm), ops.weight(self.output))
+
+    def _layer_weights(self, i: int) -> dict[str, WeightSpec]:
+        found = {}
+        for name, required in self.architecture.layer_weights.items():
+            full_name = f"blk.{i}.{name}" if name.endswith(".bias") else f"blk.{i}.{name}.weight"
+            if required or full_name in self.gguf.tensors:
+                found[name] = self._weight(full_name)
+        return found
+
+    def _weight(self, name: str) -> WeightSpec:
+        tensor = self.gguf.tensors.get(name)
+        if tensor is None:
+            raise ModelFileError(f"{self.gguf.path}: tensor {name!r} is missing", tensor=name)
+        return WeightSpec(name, int(tensor.type), tensor.shape)

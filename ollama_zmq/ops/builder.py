@@ -1,0 +1,147 @@
+"""The ops as methods, and the Builder that records them.
+
+An architecture is written against :class:`Ops` and reads like the paper. Run under a :class:`Builder` it records a
+:class:`~ollama_zmq.ops.program.Program`; nothing is computed.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from ollama_zmq.errors import OpError
+from ollama_zmq.ops.program import POSITIONS, ROWS, CacheSpec, Call, Program, TensorSpec, WeightSpec
+from ollama_zmq.ops.registry import op_named
+from ollama_zmq.ops.spec import Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A tensor that will exist when the program runs.
+
+    Attributes:
+        shape: its sizes; "T" and "R" stay open.
+        dtype: "float32", "int32", "any" for a weight, "kv" for a cache.
+    """
+
+    name: str
+    shape: Shape
+    dtype: str = "float32"
+
+
+class Ops(ABC):
+    """Every op as a method that returns its output."""
+
+    @abstractmethod
+    def apply(self, op: str, args: dict[str, Value], attrs: dict[str, int | float | str]) -> Value:
+        """Carry out or record one op and return its output (the last argument of an op without one)."""
+
+    def embed(self, token_ids: Value, weight: Value) -> Value:
+        return self.apply("embed", {"token_ids": token_ids, "weight": weight}, {})
+
+    def rms_norm(self, x: Value, weight: Value, *, eps: float) -> Value:
+        return self.apply("rms_norm", {"x": x, "weight": weight}, {"eps": eps})
+
+    def linear(self, x: Value, weight: Value, bias: Value | None = None) -> Value:
+        """``x @ weight.T``, and the bias where the file has one."""
+        out = self.apply("linear", {"x": x, "weight": weight}, {})
+        return out if bias is None else self.apply("add_bias", {"x": out, "bias": bias}, {})
+
+    def add(self, a: Value, b: Value) -> Value:
+        return self.apply("add", {"a": a, "b": b}, {})
+
+    def silu_mul(self, gate: Value, up: Value) -> Value:
+        return self.apply("silu_mul", {"gate": gate, "up": up}, {})
+
+    def rope(
+        self,
+        x: Value,
+        positions: Value,
+        factors: Value | None,
+        *,
+        n_heads: int,
+        head_dim: int,
+        rotary_dim: int,
+        theta: float,
+        scale: float = 1.0,
+        pairing: str = "interleaved",
+    ) -> Value:
+        attrs: dict[str, int | float | str] = {
+            "n_heads": n_heads,
+            "head_dim": head_dim,
+            "rotary_dim": rotary_dim,
+            "theta": theta,
+            "scale": scale,
+            "pairing": pairing,
+        }
+        if factors is None:
+            return self.apply("rope", {"x": x, "positions": positions}, attrs)
+        return self.apply("rope_factors", {"x": x, "positions": positions, "factors": factors}, attrs)
+
+    def store_kv(self, k: Value, v: Value, cache: Value, *, n_kv_heads: int, head_dim: int) -> None:
+        self.apply("store_kv", {"k": k, "v": v, "cache": cache}, {"n_kv_heads": n_kv_heads, "head_dim": head_dim})
+
+    def attention(self, q: Value, cache: Value, *, n_heads: int, n_kv_heads: int, head_dim: int, scale: float) -> Value:
+        attrs: dict[str, int | float | str] = {
+            "n_heads": n_heads,
+            "n_kv_heads": n_kv_heads,
+            "head_dim": head_dim,
+            "scale": scale,
+        }
+        return self.apply("attention", {"q": q, "cache": cache}, attrs)
+
+    def take_rows(self, x: Value, rows: Value) -> Value:
+        return self.apply("take_rows", {"x": x, "rows": rows}, {})
+
+
+class Builder(Ops):
+    """Records what an architecture does with its one input, its weights and its caches."""
+
+    positions = Value(POSITIONS, ("T",), "int32")
+    rows = Value(ROWS, ("R",), "int32")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._inputs: list[TensorSpec] = []
+        self._weights: dict[str, WeightSpec] = {}
+        self._caches: list[CacheSpec] = []
+        self._calls: list[Call] = []
+
+    def input(self, name: str, shape: Shape, dtype: str = "float32") -> Value:
+        """Declare the tensor that enters with every step."""
+        self._inputs.append(TensorSpec(name, dtype, shape))
+        return Value(name, shape, dtype)
+
+    def weight(self, spec: WeightSpec) -> Value:
+        """Declare a weight; declaring the same one again is the same weight."""
+        self._weights.setdefault(spec.name, spec)
+        return Value(spec.name, spec.shape, "any")
+
+    def cache(self, name: str, *, n_kv_heads: int, head_dim: int) -> Value:
+        """Declare the KV cache of one layer."""
+        self._caches.append(CacheSpec(name, n_kv_heads, head_dim))
+        return Value(name, (n_kv_heads, head_dim), "kv")
+
+    def apply(self, op: str, args: dict[str, Value], attrs: dict[str, int | float | str]) -> Value:
+        declared = op_named(op)
+        shapes = declared.infer({name: value.shape for name, value in args.items()}, attrs)
+        names = {name: value.name for name, value in args.items()}
+        result = next(iter(args.values()))
+        for name, shape in shapes.items():
+            result = Value(f"v{len(self._calls)}", shape, declared.args[name].dtype)
+            names[name] = result.name
+        self._calls.append(Call(op, names, attrs))
+        return result
+
+    def program(self, name: str, output: Value) -> Program:
+        """Return what was recorded, with *output* as the tensor that leaves; *name* is what it is."""
+        if output.dtype != "float32":
+            raise OpError(f"program {self.name!r}: output {name} is {output.dtype}, expected float32")
+        return Program(
+            self.name,
+            tuple(self._inputs),
+            (TensorSpec(output.name, output.dtype, output.shape),),
+            tuple(self._weights.values()),
+            tuple(self._caches),
+            tuple(self._calls),
+        )

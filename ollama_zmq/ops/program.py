@@ -1,0 +1,208 @@
+"""A program: the tensor ops of one stage, recorded once, verified once, run at every step.
+
+    Program   name, inputs, outputs, weights, caches, calls
+    Call      op name, {argument: value name}, {attribute: number or word}
+
+A program carries no data and no addresses. Its MessagePack bytes are hashed and the hash is its id, so both sides
+mean the same thing by it. ``verify`` is the only gate: after it every value has a known shape, every attribute is in
+range, every weight and cache is declared, and every value is written before it is read and written once.
+
+Two sizes stay open until a step runs: ``T``, the tokens of the pass, and ``R``, the rows somebody wants. Two values are
+given by the step and never declared: ``positions`` int32 [T] and ``rows`` int32 [R].
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from ollama_zmq import packing
+from ollama_zmq.errors import OpError, ShapeError
+from ollama_zmq.ops.registry import op_named
+from ollama_zmq.ops.spec import OPEN_SYMBOLS, Shape
+
+PAGE_SLOTS = 64  # tokens in one page of the KV cache, the same on every device
+POSITIONS = "positions"
+ROWS = "rows"
+
+MAX_CALLS = 50_000
+MAX_VALUES = 50_000
+MAX_SIZE = 1 << 31
+MAX_NAME = 128
+
+
+class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
+    """A tensor that enters or leaves a program. ``shape`` may hold "T" or "R"."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+class WeightSpec(msgspec.Struct, frozen=True, array_like=True):
+    """A weight as the file has it: ggml type id and row-major shape, (N, K) for a matrix."""
+
+    name: str
+    type: int
+    shape: tuple[int, ...]
+
+
+class CacheSpec(msgspec.Struct, frozen=True, array_like=True):
+    """The paged keys and values of one layer."""
+
+    name: str
+    n_kv_heads: int
+    head_dim: int
+
+
+class Call(msgspec.Struct, frozen=True, array_like=True):
+    """One op applied: argument name -> value name, attribute name -> value."""
+
+    op: str
+    args: dict[str, str]
+    attrs: dict[str, int | float | str]
+
+
+class Program(msgspec.Struct, frozen=True, array_like=True):
+    """A list of calls with what they read and write declared."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    weights: tuple[WeightSpec, ...]
+    caches: tuple[CacheSpec, ...]
+    calls: tuple[Call, ...]
+
+    def to_bytes(self) -> bytes:
+        """Return the bytes whose digest is the program's id."""
+        return packing.pack(self)
+
+    @classmethod
+    def from_bytes(cls, data: bytes | memoryview) -> Program:
+        """Return the program in *data*, not yet verified.
+
+        Raises:
+            OpError: not a program.
+        """
+        try:
+            program: Program = packing.unpack(data, cls)
+        except ValueError as error:
+            raise OpError(f"not a program: {error}") from None
+        return program
+
+    @property
+    def id(self) -> bytes:
+        """16 bytes that name this program."""
+        return program_id(self.to_bytes())
+
+
+def program_id(data: bytes | memoryview) -> bytes:
+    """Return the id of the program whose bytes are *data*."""
+    return hashlib.sha256(data).digest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A program that passed :func:`verify`.
+
+    Attributes:
+        shapes: value name -> shape, of every input, step value and call output; weights and caches too.
+    """
+
+    program: Program
+    shapes: Mapping[str, Shape]
+
+    @property
+    def input(self) -> TensorSpec:
+        """The one tensor that enters."""
+        return self.program.inputs[0]
+
+    @property
+    def output(self) -> TensorSpec:
+        """The one tensor that leaves."""
+        return self.program.outputs[0]
+
+
+def verify(program: Program) -> Verified:
+    """Check *program* completely and infer the shape of every value.
+
+    Raises:
+        OpError: too large, a name used twice or never written, an unknown op or attribute.
+        ShapeError: some call does not fit, or an output is not what is declared.
+    """
+    if len(program.inputs) != 1 or len(program.outputs) != 1:
+        raise OpError(f"program {program.name!r}: {len(program.inputs)} inputs, {len(program.outputs)} outputs, expected 1, 1")
+    if len(program.calls) > MAX_CALLS:
+        raise OpError(f"program {program.name!r}: {len(program.calls)} calls, at most {MAX_CALLS}")
+    shapes: dict[str, Shape] = {POSITIONS: ("T",), ROWS: ("R",)}
+    dtypes: dict[str, str] = {POSITIONS: "int32", ROWS: "int32"}
+    for tensor in program.inputs:
+        _declare(tensor.name, tensor.shape, tensor.dtype, shapes, dtypes)
+    for weight in program.weights:
+        _declare(weight.name, weight.shape, "any", shapes, dtypes)
+    for cache in program.caches:
+        _declare(cache.name, (cache.n_kv_heads, cache.head_dim), "kv", shapes, dtypes)
+    for call in program.calls:
+        _infer(call, shapes, dtypes)
+    for tensor in program.outputs:
+        found = (shapes.get(tensor.name), dtypes.get(tensor.name))
+        if found != (tensor.shape, tensor.dtype):
+            raise ShapeError(f"output {tensor.name}: {found[1]} {found[0]}, declared {tensor.dtype} {tensor.shape}")
+    return Verified(program, shapes)
+
+
+def _declare(name: str, shape: Shape, dtype: str, shapes: dict[str, Shape], dtypes: dict[str, str]) -> None:
+    if not name or len(name) > MAX_NAME or name in shapes:
+        raise OpError(f"value {name[:MAX_NAME]!r}: empty, too long, or declared twice", value=name)
+    if len(shapes) >= MAX_VALUES:
+        raise OpError(f"more than {MAX_VALUES} values")
+    for size in shape:
+        if size not in OPEN_SYMBOLS if isinstance(size, str) else not 1 <= size < MAX_SIZE:
+            raise ShapeError(f"{name}: size {size!r} is not T, R or 1..{MAX_SIZE - 1}", arg=name)
+    shapes[name] = shape
+    dtypes[name] = dtype
+
+
+def _infer(call: Call, shapes: dict[str, Shape], dtypes: dict[str, str]) -> None:
+    op = op_named(call.op)
+    if set(call.args) != set(op.args):
+        raise OpError(f"{op.name}: arguments {sorted(call.args)}, expected {sorted(op.args)}", op=op.name)
+    read = {name: call.args[name] for name in op.names("input", "weight", "cache")}
+    for name, value in read.items():
+        if value not in shapes:
+            raise OpError(f"{op.name}.{name}: value {value[:MAX_NAME]!r} is not written before it is read", op=op.name)
+        if dtypes[value] != op.args[name].dtype:
+            raise ShapeError(f"{op.name}.{name}: dtype {dtypes[value]}, expected {op.args[name].dtype}", op=op.name)
+    inferred = op.infer({name: shapes[value] for name, value in read.items()}, call.attrs)
+    for name, shape in inferred.items():
+        _declare(call.args[name], shape, op.args[name].dtype, shapes, dtypes)
+
+
+def row_floats(verified: Verified) -> int:
+    """Return how many float32 values one token needs if every value were kept: an upper bound for scratch memory."""
+    total = 0
+    for call in verified.program.calls:
+        for name in op_named(call.op).names("output"):
+            product = 1
+            for size in verified.shapes[call.args[name]]:
+                product *= size if isinstance(size, int) else 1
+            total += product
+    return total
+
+
+def check_inputs(verified: Verified, array: Any, T: int) -> None:
+    """Check the one input of a step against the declaration, with ``T`` now known.
+
+    Raises:
+        ShapeError: wrong dtype, shape or layout.
+    """
+    spec = verified.input
+    expected = tuple(T if size == "T" else size for size in spec.shape)
+    if str(array.dtype) != spec.dtype or tuple(array.shape) != expected:
+        raise ShapeError(f"{spec.name}: {array.dtype} {array.shape}, expected {spec.dtype} {expected}", arg=spec.name)
+    if not array.flags.c_contiguous:
+        raise ShapeError(f"{spec.name}: not C-contiguous", arg=spec.name)

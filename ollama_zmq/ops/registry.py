@@ -1,0 +1,56 @@
+"""The closed set of ops, by name. An op that is not here does not exist on the wire."""
+
+from __future__ import annotations
+
+import hashlib
+
+from ollama_zmq.errors import UnsupportedOp
+from ollama_zmq.ops.add import ADD
+from ollama_zmq.ops.add_bias import ADD_BIAS
+from ollama_zmq.ops.attention import ATTENTION
+from ollama_zmq.ops.embed import EMBED
+from ollama_zmq.ops.linear import LINEAR
+from ollama_zmq.ops.rms_norm import RMS_NORM
+from ollama_zmq.ops.rope import ROPE, ROPE_FACTORS
+from ollama_zmq.ops.silu_mul import SILU_MUL
+from ollama_zmq.ops.spec import Op
+from ollama_zmq.ops.store_kv import STORE_KV
+from ollama_zmq.ops.take_rows import TAKE_ROWS
+
+OPS: dict[str, Op] = {
+    op.name: op
+    for op in (
+        ADD,
+        ADD_BIAS,
+        ATTENTION,
+        EMBED,
+        LINEAR,
+        RMS_NORM,
+        ROPE,
+        ROPE_FACTORS,
+        SILU_MUL,
+        STORE_KV,
+        TAKE_ROWS,
+    )
+}
+
+
+def op_named(name: str) -> Op:
+    """Return the op called *name*.
+
+    Raises:
+        UnsupportedOp: there is none.
+    """
+    try:
+        return OPS[name]
+    except KeyError:
+        raise UnsupportedOp(f"unknown op {name!r}: the peers run different versions of ollama-zmq", op=name) from None
+
+
+def ops_hash() -> str:
+    """Return a digest of every declaration; two peers with equal digests mean the same by every op."""
+    declared = [
+        (op.name, sorted(op.args.items()), sorted((name, repr(attr)) for name, attr in op.attrs.items()))
+        for op in sorted(OPS.values(), key=lambda op: op.name)
+    ]
+    return hashlib.sha256(repr(declared).encode()).hexdigest()[:16]

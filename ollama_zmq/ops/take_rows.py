@@ -1,0 +1,13 @@
+"""Keep the rows that somebody asked for: before the output head, only tokens that will be sampled.
+
+    out[r, d] = x[rows[r], d]
+"""
+
+from ollama_zmq.ops.spec import Input, Op, Output
+
+TAKE_ROWS = Op(
+    name="take_rows",
+    args={"x": Input("T D"), "rows": Input("R", "int32"), "out": Output("R D")},
+    rtol=0.0,
+    atol=0.0,
+)
