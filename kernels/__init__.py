@@ -1,0 +1,1 @@
+"""Kernels, one folder per device. Installed as ``ollama_zmq.kernels``."""

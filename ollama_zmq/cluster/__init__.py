@@ -1,0 +1,1 @@
+"""What is decided about workers: placement, the coordinator, the worker. Pure: events in, effects out."""

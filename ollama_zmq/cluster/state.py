@@ -1,0 +1,79 @@
+"""What can be seen of the cluster: workers, stages and their latencies. ``/api/cluster`` is this, as JSON."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Percentiles(msgspec.Struct, frozen=True):
+    """Latencies of the last steps, in microseconds."""
+
+    p50_us: float
+    p95_us: float
+
+
+class StageLatency(msgspec.Struct, frozen=True):
+    """Where the time of a decode step goes on one stage: in kernels, on the wire, waiting in the worker."""
+
+    compute: Percentiles
+    wire: Percentiles
+    queue: Percentiles
+    steps: int
+
+
+class StageState(msgspec.Struct, frozen=True):
+    """One stage of the loaded model.
+
+    Attributes:
+        part: "embed", "layers", "head" or "whole".
+        first_layer, last_layer: inclusive; -1 when it has none.
+    """
+
+    worker: str
+    part: str
+    first_layer: int
+    last_layer: int
+    latency: StageLatency | None = None
+
+
+class WorkerState(msgspec.Struct, frozen=True):
+    """One worker as the broker sees it.
+
+    Attributes:
+        address: "10.0.0.10:50052", or "local" for the broker's own device.
+        status: "connecting", "ready", "lost" or "refused".
+        detail: why it is lost or refused, for a person.
+        rtt_us, bandwidth_bytes_per_s: of the link, measured at join; 0 for the local device.
+    """
+
+    address: str
+    status: str
+    detail: str = ""
+    version: str = ""
+    protocol: int = 0
+    host: str = ""
+    devices: tuple[str, ...] = ()
+    threads: int = 0
+    memory_total: int = 0
+    memory_budget: int = 0
+    resident_bytes: int = 0
+    decode_bytes_per_s: float = 0.0
+    prefill_macs_per_s: float = 0.0
+    rtt_us: float = 0.0
+    bandwidth_bytes_per_s: float = 0.0
+    layers: str = ""
+
+
+class ClusterState(msgspec.Struct, frozen=True):
+    """Everything ``/api/cluster`` tells.
+
+    Attributes:
+        notes: what the planner has to say, such as that one machine alone would be faster.
+    """
+
+    version: str
+    protocol: int
+    model: str
+    workers: tuple[WorkerState, ...]
+    stages: tuple[StageState, ...]
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,123 @@
+"""What a client asks of a loaded model, and what it gets back, piece by piece."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from ollama_zmq.devices.base import Step
+from ollama_zmq.errors import OllamaZmqError
+from ollama_zmq.formats.options import Options
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """Continue a prompt.
+
+    Attributes:
+        request_id: unique among the requests of this process.
+        token_ids: the prompt, templated, tokenized and with its first special token.
+        options: sampling options; ``stop``, ``num_predict``, ``num_keep`` and ``seed`` among them.
+        truncate: cut a prompt that is longer than the context by Ollama's rule; otherwise refuse it.
+        shift: when the context is full, forget the older half and go on; otherwise finish with "length".
+        logprobs: send log-probabilities with each token; ``top_logprobs`` of the likeliest tokens besides.
+    """
+
+    request_id: str
+    token_ids: tuple[int, ...]
+    options: Options
+    truncate: bool = True
+    shift: bool = True
+    logprobs: bool = False
+    top_logprobs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """Logits of every position of ``token_ids``, teacher-forced, ``chunk`` tokens per pass."""
+
+    request_id: str
+    token_ids: tuple[int, ...]
+    chunk: int = 512
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One token with its natural-log probability before temperature and penalties.
+
+    Attributes:
+        token: its text; ``data``: its bytes, which may be part of a character.
+        top: the likeliest tokens at this place, best first.
+    """
+
+    token: str
+    data: bytes
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Text that is safe to show. ``token_ids`` are those that were generated since the last piece."""
+
+    request_id: str
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A request is done; nothing follows.
+
+    Attributes:
+        reason: "stop" (end token or stop string) or "length".
+        context: prompt and output tokens, for Ollama's ``context`` field.
+        prompt_tokens: tokens of the prompt after truncation, cached ones included.
+        prefill_s, decode_s: from admission to the first token, and from there to the last.
+    """
+
+    request_id: str
+    reason: str
+    context: tuple[int, ...]
+    prompt_tokens: int
+    output_tokens: int
+    prefill_s: float
+    decode_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Answer to a :class:`ScoreRequest`. ``logits``: float32 [T, V]."""
+
+    request_id: str
+    logits: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A request ended with an error; nothing follows."""
+
+    request_id: str
+    error: OllamaZmqError
+
+
+Output = Piece | Finished | Scored | Broken
+Request = GenerationRequest | ScoreRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Microbatch:
+    """The tokens of some sequences that travel together once through the stages.
+
+    Attributes:
+        id: counts up; never reused by one engine.
+        token_ids: int32 [T].
+        step: lengths, positions, pages, and the rows whose logits are wanted.
+    """
+
+    id: int
+    token_ids: npt.NDArray[np.int32]
+    step: Step = field(repr=False)

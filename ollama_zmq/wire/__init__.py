@@ -1,0 +1,1 @@
+"""Messages and frames: what crosses the bus. No sockets, no clocks."""

@@ -1,0 +1,257 @@
+"""Every message that crosses the bus. Adding a message is adding a class here.
+
+A message is a small, immutable record; tensors never live inside it. A message that travels with tensors names them in
+``tensors`` and they ride behind it as raw frames, in that order (:mod:`ollama_zmq.wire.frames`).
+
+The class name in snake_case is the tag on the wire. Fields may be added with a default; a field's meaning never
+changes. When it must, bump ``PROTOCOL``. ``Hello`` and ``Refused`` are read in every version, so that two versions can
+tell each other apart.
+
+    coordinator -> worker     Hello  Ping  Define  Put  Run  Release  Bye
+    worker -> coordinator     Welcome  Refused  Pong  Defined  Stored  Ready  Ran  Failed
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
+
+
+class Message(msgspec.Struct, frozen=True, tag=_snake, tag_field="t"):
+    """Base of all messages."""
+
+    tensors: ClassVar[tuple[str, ...]] = ()
+
+
+class Hello(Message, frozen=True):
+    """Ask for the lease of a worker. Answered by ``Welcome`` or ``Refused``; a repeat is answered again.
+
+    Attributes:
+        package: version of ollama-zmq at the broker.
+        protocol: its protocol version.
+        broker: random id of the broker process, hexadecimal.
+    """
+
+    package: str
+    protocol: int
+    broker: str
+
+
+class DeviceInfo(msgspec.Struct, frozen=True):
+    """One device of a worker.
+
+    Attributes:
+        kind: "cpu" or "cuda".
+        name: model and instruction set or driver, for a person.
+    """
+
+    kind: str
+    name: str
+
+
+class Welcome(Message, frozen=True):
+    """The lease is granted. Answers ``Hello``.
+
+    Attributes:
+        ops: digest of the worker's op declarations.
+        memory_total, memory_free: bytes of the machine; memory_budget: bytes this worker may use (``-m``).
+        decode_bytes_per_s, prefill_macs_per_s: what the worker measured of itself.
+    """
+
+    package: str
+    protocol: int
+    ops: str
+    byte_order: str
+    host: str
+    devices: tuple[DeviceInfo, ...]
+    memory_total: int
+    memory_free: int
+    memory_budget: int
+    threads: int
+    decode_bytes_per_s: float
+    prefill_macs_per_s: float
+
+
+class Refused(Message, frozen=True):
+    """The lease is not granted, and why. Answers ``Hello``.
+
+    Attributes:
+        reason: one line for a person, naming both versions where versions are the reason.
+        package, protocol: the worker's.
+    """
+
+    reason: str
+    package: str
+    protocol: int
+
+
+class Ping(Message, frozen=True):
+    """Measure the link, or show that the broker lives. Answered by ``Pong`` with the same payload."""
+
+    tensors = ("payload",)  # uint8 [n], n may be 0
+
+    nonce: int
+
+
+class Pong(Message, frozen=True):
+    """Answers ``Ping``."""
+
+    tensors = ("payload",)
+
+    nonce: int
+
+
+class WeightSource(msgspec.Struct, frozen=True):
+    """Which bytes a weight is made of.
+
+    Attributes:
+        name: of the weight in its program.
+        blob: "sha256-<64 hex>" of the file it is in, or "" when the file is not a blob of any store.
+        offset, nbytes: where in that file.
+    """
+
+    name: str
+    blob: str
+    offset: int
+    nbytes: int
+
+
+class Define(Message, frozen=True):
+    """Make a program ready. Answered by ``Defined`` at once, and by ``Ready`` when all weights are there.
+
+    A repeat of a program that is ready is answered the same way again; ``Failed`` says what is wrong otherwise.
+
+    Attributes:
+        program: id of the program whose bytes are ``code``.
+        sources: one per weight of the program, in the program's order.
+        kv_pages: pages in the KV cache of every layer; 0 for a program without caches.
+        max_tokens: the most tokens one ``Run`` will carry.
+    """
+
+    program: bytes
+    code: bytes
+    sources: tuple[WeightSource, ...]
+    kv_pages: int
+    max_tokens: int
+
+
+class Defined(Message, frozen=True):
+    """The program is accepted, and these weights must be sent. Answers ``Define``.
+
+    Attributes:
+        missing: names of weights that the worker has neither in memory nor in its own store.
+    """
+
+    program: bytes
+    missing: tuple[str, ...]
+
+
+class Put(Message, frozen=True):
+    """One chunk of a weight, at most 1 MB, in order. Answered by ``Stored``.
+
+    Attributes:
+        offset: where the chunk begins in the weight.
+        digest: sha256 of the whole weight, with its last chunk; empty before.
+    """
+
+    tensors = ("chunk",)  # uint8 [n]
+
+    program: bytes
+    weight: str
+    offset: int
+    digest: bytes = b""
+
+
+class Stored(Message, frozen=True):
+    """So many bytes of the weight have arrived: they are the sender's credit again. Answers ``Put``."""
+
+    program: bytes
+    weight: str
+    received: int
+
+
+class Ready(Message, frozen=True):
+    """Every weight is in place and the program can run. Follows ``Defined``.
+
+    Attributes:
+        resident_bytes: memory the worker uses now, all programs together.
+        load_ms: from ``Define`` to now.
+    """
+
+    program: bytes
+    resident_bytes: int
+    load_ms: float
+
+
+class Run(Message, frozen=True):
+    """Run a program once, on one microbatch. Answered by ``Ran`` or ``Failed``.
+
+    Attributes:
+        program: id of a program that is ready.
+        microbatch: unique per epoch; a repeat of one that is running is dropped.
+        lengths: tokens per sequence, [B]; all 1 when decoding. Their sum is T.
+        positions: absolute position of each sequence's first token, [B].
+        pages: the KV pages of each sequence, [B][...], in order.
+        rows: the rows of the output head that are wanted, [R].
+        deadline_ms: the coordinator stops listening after this long.
+    """
+
+    tensors = ("input",)  # token_ids int32 [T] or hidden_state float32 [T, D], as the program declares
+
+    program: bytes
+    microbatch: int
+    lengths: tuple[int, ...]
+    positions: tuple[int, ...]
+    pages: tuple[tuple[int, ...], ...]
+    rows: tuple[int, ...]
+    deadline_ms: int
+
+
+class Ran(Message, frozen=True):
+    """The result of a ``Run``.
+
+    Attributes:
+        compute_us: inside the kernels.
+        queue_us: between arrival and start.
+    """
+
+    tensors = ("output",)  # float32 [T, D] or [R, V]
+
+    program: bytes
+    microbatch: int
+    compute_us: int
+    queue_us: int
+
+
+class Failed(Message, frozen=True):
+    """Something the coordinator asked for cannot be done; raised again there as the class ``kind``.
+
+    Attributes:
+        microbatch: which ``Run``, or -1 when it concerns the program or the lease.
+        kind: a class of :mod:`ollama_zmq.errors`.
+    """
+
+    program: bytes
+    microbatch: int
+    kind: str
+    detail: str
+
+
+class Release(Message, frozen=True):
+    """Forget a program, its KV cache and the weights no other program uses. Not answered."""
+
+    program: bytes
+
+
+class Bye(Message, frozen=True):
+    """End the lease: forget everything. Not answered."""
+
+
+ToWorker = Hello | Ping | Define | Put | Run | Release | Bye
+ToCoordinator = Welcome | Refused | Pong | Defined | Stored | Ready | Ran | Failed
+AnyMessage = ToWorker | ToCoordinator
