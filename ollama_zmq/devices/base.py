@@ -49,12 +49,16 @@ class Step:
         pages: Any = (),
         rows: Any = (),
     ) -> Step:
-        """Return a step from plain sequences of integers."""
+        """Return a step from plain sequences of integers.
+
+        Raises:
+            ShapeError: one of them is not a flat sequence of 32-bit integers.
+        """
         return cls(
-            np.asarray(lengths, np.int32),
-            np.asarray(positions, np.int32),
-            tuple(np.asarray(table, np.int32) for table in pages),
-            np.asarray(rows, np.int32),
+            _int32("lengths", lengths),
+            _int32("positions", positions),
+            tuple(_int32(f"pages[{b}]", table) for b, table in enumerate(pages)),
+            _int32("rows", rows),
         )
 
     def check(self, *, max_tokens: int, kv_pages: int, uses_pages: bool) -> None:
@@ -70,14 +74,16 @@ class Step:
             raise ShapeError("lengths start at 1 and positions at 0")
         if int(self.lengths.astype(np.int64).sum()) > max_tokens:
             raise ShapeError(f"T={int(self.lengths.astype(np.int64).sum())} tokens, planned for {max_tokens}")
-        if len(self.rows) and not 0 <= int(self.rows.min()) <= int(self.rows.max()) < self.T:
-            raise ShapeError(f"rows reach {int(self.rows.max())} of {self.T}")
+        if len(self.rows) > self.T:
+            raise ShapeError(f"{len(self.rows)} rows are wanted of {self.T}")
+        _check_range("rows", self.rows, self.T)
         for b in range(B if uses_pages else 0):
             table, end = self.pages[b], int(self.positions[b]) + int(self.lengths[b])
             if end > len(table) * PAGE_SLOTS:
-                raise ShapeError(f"pages[{b}] hold {len(table) * PAGE_SLOTS} slots, position {end - 1} needs one more")
-            if len(table) and not 0 <= int(table.min()) <= int(table.max()) < kv_pages:
-                raise ShapeError(f"pages[{b}] reach {int(table.max())} of {kv_pages}")
+                raise ShapeError(f"pages[{b}] hold {len(table) * PAGE_SLOTS} slots, position {end - 1} needs more")
+            if len(table) > kv_pages:
+                raise ShapeError(f"pages[{b}] are {len(table)}, but the cache has {kv_pages}")
+            _check_range(f"pages[{b}]", table, kv_pages)
 
     def token_positions(self) -> Array:
         """Return int32 [T], the absolute position of every token."""
@@ -85,6 +91,22 @@ class Step:
             return np.zeros(0, np.int32)
         starts = np.repeat(self.positions - np.concatenate(([0], np.cumsum(self.lengths)[:-1])), self.lengths)
         return (starts + np.arange(self.T)).astype(np.int32)
+
+
+def _int32(name: str, values: Any) -> Array:
+    """Return *values* as int32 [n]; unlike ``astype``, nothing is wrapped or cut."""
+    try:
+        array = np.asarray(values, np.int32)
+    except (OverflowError, TypeError, ValueError) as error:
+        raise ShapeError(f"{name}: not 32-bit integers: {error}", arg=name) from None
+    if array.ndim != 1:
+        raise ShapeError(f"{name}: shape {array.shape}, expected one axis", arg=name)
+    return array
+
+
+def _check_range(name: str, indices: Array, limit: int) -> None:
+    if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < limit:
+        raise ShapeError(f"{name} are {int(indices.min())}..{int(indices.max())}, expected 0..{limit - 1}", arg=name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,8 @@
 """Add two hidden states: the residual connection.
 
     out[t, d] = a[t, d] + b[t, d]
+
+Both have the same shape; nothing is broadcast.
 """
 
 from ollama_zmq.ops.spec import Input, Op, Output

@@ -1,6 +1,8 @@
 """Add a learned vector to every row.
 
     out[t, n] = x[t, n] + bias[n]
+
+The bias may be of any float type; it is added in float32.
 """
 
 from ollama_zmq.ops.spec import Input, Op, Output, Weight

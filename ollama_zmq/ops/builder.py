@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from ollama_zmq.errors import OpError
-from ollama_zmq.ops.program import POSITIONS, ROWS, CacheSpec, Call, Program, TensorSpec, WeightSpec
+from ollama_zmq.ops.program import POSITIONS, ROWS, CacheSpec, Call, Program, TensorSpec, WeightSpec, verify
 from ollama_zmq.ops.registry import op_named
 from ollama_zmq.ops.spec import Shape
 
@@ -114,7 +114,10 @@ class Builder(Ops):
 
     def weight(self, spec: WeightSpec) -> Value:
         """Declare a weight; declaring the same one again is the same weight."""
-        self._weights.setdefault(spec.name, spec)
+        if self._weights.setdefault(spec.name, spec) != spec:
+            raise OpError(
+                f"weight {spec.name!r} is declared twice: {self._weights[spec.name]} and {spec}", value=spec.name
+            )
         return Value(spec.name, spec.shape, "any")
 
     def cache(self, name: str, *, n_kv_heads: int, head_dim: int) -> Value:
@@ -124,8 +127,12 @@ class Builder(Ops):
 
     def apply(self, op: str, args: dict[str, Value], attrs: dict[str, int | float | str]) -> Value:
         declared = op_named(op)
-        shapes = declared.infer({name: value.shape for name, value in args.items()}, attrs)
         names = {name: value.name for name, value in args.items()}
+        try:
+            shapes = declared.infer({name: value.shape for name, value in args.items()}, attrs)
+        except OpError as error:
+            where = ", ".join(names.values())
+            raise type(error)(f"program {self.name!r}: {error} (in {op} of {where})", **error.facts) from None
         result = next(iter(args.values()))
         for name, shape in shapes.items():
             result = Value(f"v{len(self._calls)}", shape, declared.args[name].dtype)
@@ -134,10 +141,14 @@ class Builder(Ops):
         return result
 
     def program(self, name: str, output: Value) -> Program:
-        """Return what was recorded, with *output* as the tensor that leaves; *name* is what it is."""
+        """Return what was recorded, with *output* as the tensor that leaves. It passes ``verify``.
+
+        Raises:
+            OpError: a name was declared twice, or *output* is no float32 tensor of this program.
+        """
         if output.dtype != "float32":
             raise OpError(f"program {self.name!r}: output {name} is {output.dtype}, expected float32")
-        return Program(
+        program = Program(
             self.name,
             tuple(self._inputs),
             (TensorSpec(output.name, output.dtype, output.shape),),
@@ -145,3 +156,5 @@ class Builder(Ops):
             tuple(self._caches),
             tuple(self._calls),
         )
+        verify(program)
+        return program

@@ -2,9 +2,10 @@
 
     out[t, n] = sum_k x[t, k] * weight[n, k]
 
-The weight keeps the type it has in the file. For a quantized weight a device may quantize ``x`` to int8 in blocks, with one
-scale per 32 values (formats with 32-value blocks) or per 256 (K-quants), as llama.cpp does; the tolerance is relative to
-``sqrt(sum_k x^2 * weight^2)`` of the element and covers that. For a float weight (F32, F16, BF16) ``x`` stays float32.
+The weight keeps the type it has in the file. For a quantized weight a device may quantize ``x`` to int8 in blocks,
+with one scale per 32 values (formats with 32-value blocks) or per 256 (K-quants), as llama.cpp does; the tolerance is
+relative to ``sqrt(sum_k x^2 * weight^2)`` of the element and covers that. For a float weight (F32, F16, BF16) ``x``
+stays float32.
 """
 
 from ollama_zmq.ops.spec import Input, Op, Output, Weight

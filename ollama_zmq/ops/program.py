@@ -8,7 +8,9 @@ mean the same thing by it. ``verify`` is the only gate: after it every value has
 range, every weight and cache is declared, and every value is written before it is read and written once.
 
 Two sizes stay open until a step runs: ``T``, the tokens of the pass, and ``R``, the rows somebody wants. Two values are
-given by the step and never declared: ``positions`` int32 [T] and ``rows`` int32 [R].
+given by the step and never declared: ``positions`` int32 [T] and ``rows`` int32 [R]. The first axis of every tensor
+that is computed is one of the two and no other axis is, so the memory of a value is its row's times T or R; and only
+what a device has checked is ever used as an index: ``rows`` by ``take_rows``, the program's input by ``embed``.
 """
 
 from __future__ import annotations
@@ -23,16 +25,18 @@ import msgspec
 from ollama_zmq import packing
 from ollama_zmq.errors import OpError, ShapeError
 from ollama_zmq.ops.registry import op_named
-from ollama_zmq.ops.spec import OPEN_SYMBOLS, Shape
+from ollama_zmq.ops.spec import OPEN_SYMBOLS, Op, Shape
 
 PAGE_SLOTS = 64  # tokens in one page of the KV cache, the same on every device
 POSITIONS = "positions"
 ROWS = "rows"
+STEP_VALUES = (POSITIONS, ROWS)
 
 MAX_CALLS = 50_000
 MAX_VALUES = 50_000
 MAX_SIZE = 1 << 31
 MAX_NAME = 128
+INPUT_RANKS = {"int32": 1, "float32": 2}
 
 
 class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
@@ -135,24 +139,37 @@ def verify(program: Program) -> Verified:
         ShapeError: some call does not fit, or an output is not what is declared.
     """
     if len(program.inputs) != 1 or len(program.outputs) != 1:
-        raise OpError(f"program {program.name!r}: {len(program.inputs)} inputs, {len(program.outputs)} outputs, expected 1, 1")
+        found = f"{len(program.inputs)} inputs and {len(program.outputs)} outputs"
+        raise OpError(f"program {program.name!r}: {found}, expected one of each")
     if len(program.calls) > MAX_CALLS:
         raise OpError(f"program {program.name!r}: {len(program.calls)} calls, at most {MAX_CALLS}")
     shapes: dict[str, Shape] = {POSITIONS: ("T",), ROWS: ("R",)}
     dtypes: dict[str, str] = {POSITIONS: "int32", ROWS: "int32"}
-    for tensor in program.inputs:
-        _declare(tensor.name, tensor.shape, tensor.dtype, shapes, dtypes)
+    _declare_input(program.inputs[0], shapes, dtypes)
     for weight in program.weights:
         _declare(weight.name, weight.shape, "any", shapes, dtypes)
     for cache in program.caches:
         _declare(cache.name, (cache.n_kv_heads, cache.head_dim), "kv", shapes, dtypes)
     for call in program.calls:
         _infer(call, shapes, dtypes)
-    for tensor in program.outputs:
-        found = (shapes.get(tensor.name), dtypes.get(tensor.name))
-        if found != (tensor.shape, tensor.dtype):
-            raise ShapeError(f"output {tensor.name}: {found[1]} {found[0]}, declared {tensor.dtype} {tensor.shape}")
+    _check_output(program.outputs[0], shapes, dtypes)
     return Verified(program, shapes)
+
+
+def _declare_input(tensor: TensorSpec, shapes: dict[str, Shape], dtypes: dict[str, str]) -> None:
+    rows, columns = tensor.shape[:1], tensor.shape[1:]
+    right = len(tensor.shape) == INPUT_RANKS.get(tensor.dtype) and all(isinstance(size, int) for size in columns)
+    if rows != ("T",) or not right:
+        name, found = tensor.name[:MAX_NAME], f"{tensor.dtype[:MAX_NAME]} {list(tensor.shape)}"
+        raise ShapeError(f"input {name}: {found}, expected int32 [T] or float32 [T, D]", arg=name)
+    _declare(tensor.name, tensor.shape, tensor.dtype, shapes, dtypes)
+
+
+def _check_output(tensor: TensorSpec, shapes: dict[str, Shape], dtypes: dict[str, str]) -> None:
+    shape, dtype = shapes.get(tensor.name), dtypes.get(tensor.name)
+    if (shape, dtype) != (tensor.shape, tensor.dtype) or dtype != "float32":
+        declared = f"{tensor.dtype} {tensor.shape}"
+        raise ShapeError(f"output {tensor.name[:MAX_NAME]}: {dtype} {shape}, declared {declared}, expected float32")
 
 
 def _declare(name: str, shape: Shape, dtype: str, shapes: dict[str, Shape], dtypes: dict[str, str]) -> None:
@@ -177,9 +194,22 @@ def _infer(call: Call, shapes: dict[str, Shape], dtypes: dict[str, str]) -> None
             raise OpError(f"{op.name}.{name}: value {value[:MAX_NAME]!r} is not written before it is read", op=op.name)
         if dtypes[value] != op.args[name].dtype:
             raise ShapeError(f"{op.name}.{name}: dtype {dtypes[value]}, expected {op.args[name].dtype}", op=op.name)
+    _check_rows(op, read, shapes)
     inferred = op.infer({name: shapes[value] for name, value in read.items()}, call.attrs)
     for name, shape in inferred.items():
         _declare(call.args[name], shape, op.args[name].dtype, shapes, dtypes)
+
+
+def _check_rows(op: Op, read: Mapping[str, str], shapes: Mapping[str, Shape]) -> None:
+    """Refuse what would index by unchecked numbers, or find other rows than the step's T tokens."""
+    for name, value in read.items():
+        if name != value and (name in STEP_VALUES or value in STEP_VALUES):
+            raise OpError(f"{op.name}.{name}: {value[:MAX_NAME]!r} cannot stand here: a step gives its own", op=op.name)
+        by_token = (op.uses_pages or ROWS in op.args) and op.args[name].dims.startswith("T")
+        if by_token and shapes[value][:1] != ("T",):
+            raise ShapeError(
+                f"{op.name}.{name}: shape {list(shapes[value])}, expected [{op.args[name].dims}]", op=op.name
+            )
 
 
 def row_floats(verified: Verified) -> int:

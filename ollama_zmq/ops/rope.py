@@ -4,8 +4,9 @@
     (a, b)     -> (a cos - b sin, a sin + b cos)
 
 ``pairing`` says which values turn together: "interleaved" (2i, 2i + 1), as llama files are stored, or "halves"
-(i, i + rotary_dim / 2). ``factors`` are the frequency factors of a file's ``rope_freqs.weight`` (all 1 where it has none);
-``scale`` is the inverse of linear scaling. Angles are taken in float64: at position 100 000 a float32 angle is off by 4e-3.
+(i, i + rotary_dim / 2). ``factors`` are the frequency factors of a file's ``rope_freqs.weight`` (all 1 where it has
+none); ``scale`` is the inverse of linear scaling. Angles are taken in float64: at position 100 000 a float32 angle is
+off by 4e-3. Values from ``rotary_dim`` on are copied.
 
 Source: Su et al. 2021, "RoFormer", eq. 34.
 """

@@ -1,10 +1,10 @@
 """How an op is declared: its arguments' shapes in symbols, its attributes' ranges, its tolerance.
 
 One capital per axis, the same everywhere: ``T`` tokens in this pass, ``R`` rows asked for, ``D`` hidden, ``N`` and
-``K`` rows and columns of a weight, ``H``/``G`` query and key-value heads, ``E`` head dimension, ``V`` vocabulary. A symbol is
-bound by the first argument or attribute that carries it; ``H*E`` is the product of two that are known. So one check
-serves every op: when a Builder records a call, when a worker verifies a program that came over the wire, and when a
-kernel is called directly.
+``K`` rows and columns of a weight, ``H``/``G`` query and key-value heads, ``E`` head dimension, ``V`` vocabulary. A
+symbol is bound by the first argument or attribute that carries it; ``H*E`` is the product of two that are known. So
+one check serves every op: when a Builder records a call, when a worker verifies a program that came over the wire, and
+when a kernel is called directly.
 """
 
 from __future__ import annotations
@@ -116,8 +116,8 @@ class Attr:
             if value not in self.choices:
                 raise OpError(f"{name}={value!r}, expected one of {', '.join(self.choices)}", attr=name)
             return
-        right = isinstance(value, int) and not isinstance(value, bool) or (self.type is float and isinstance(value, float))
-        if not right:
+        allowed = (int, float) if self.type is float else (int,)
+        if isinstance(value, bool) or not isinstance(value, allowed):
             raise OpError(f"{name}={value!r}, expected {self.type.__name__}", attr=name)
         if not self.low <= value <= self.high:
             raise OpError(f"{name}={value} is outside {self.low:g}..{self.high:g}", attr=name)
