@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ollama_zmq.errors import ModelFileError
+from ollama_zmq.errors import ModelFileError, OpError
 from ollama_zmq.formats.gguf import GgufFile
 from ollama_zmq.ops.builder import Builder, Ops, Value
 from ollama_zmq.ops.program import PAGE_SLOTS, CacheSpec, Program, WeightSpec
@@ -63,13 +63,14 @@ class Architecture(Protocol):
 
 
 EMBED, HEAD_NORM, HEAD, ROPE_FACTORS = "token_embd.weight", "output_norm.weight", "output.weight", "rope_freqs.weight"
+DERIVED = (".attn_rot_embd.weight", ".rope_freqs.weight")  # per-layer copies of what the header says, in old files
 
 
 class Network:
     """A model file as programs: which layers, which tensors, how many bytes.
 
     Raises:
-        ModelFileError: unknown architecture, or a tensor is missing or has the wrong shape.
+        ModelFileError: unknown architecture, or a tensor is missing, has the wrong shape, or would not be used.
     """
 
     def __init__(self, gguf: GgufFile) -> None:
@@ -83,6 +84,7 @@ class Network:
         self.output_norm = self._weight(HEAD_NORM)
         self.output = self._weight(HEAD) if HEAD in gguf.tensors else self.embedding
         self.rope_factors = self._weight(ROPE_FACTORS) if ROPE_FACTORS in gguf.tensors else None
+        self._check()
 
     @property
     def n_layers(self) -> int:
@@ -124,13 +126,7 @@ class Network:
 
     def parameter_count(self) -> int:
         """Return how many numbers the file's tensors hold."""
-        total = 0
-        for tensor in self.gguf.tensors.values():
-            product = 1
-            for size in tensor.shape:
-                product *= size
-            total += product
-        return total
+        return self.gguf.n_parameters
 
     def embed_program(self) -> Program:
         """Token ids [T] -> hidden state [T, D]."""
@@ -182,8 +178,24 @@ class Network:
                 found[name] = self._weight(full_name)
         return found
 
+    def _check(self) -> None:
+        """Refuse tensors that do not fit together, and those that no op reads: ignored, they would spoil the text."""
+        try:
+            programs = (self.embed_program(), self.layers_program(range(self.n_layers)), self.head_program())
+        except OpError as error:
+            raise ModelFileError(f"{self.gguf.path}: the tensors do not fit: {error}") from error
+        if self.embedding.shape[1] != self.hidden_size:
+            found = f"has {self.embedding.shape[1]} columns, expected {self.hidden_size}"
+            raise ModelFileError(f"{self.gguf.path}: tensor {EMBED!r} {found}", tensor=EMBED)
+        read = {weight.name for program in programs for weight in program.weights}
+        for name in self.gguf.tensors:
+            if name not in read and not name.endswith(DERIVED):
+                raise ModelFileError(
+                    f"{self.gguf.path}: tensor {name!r} is not supported in this architecture", tensor=name
+                )
+
     def _weight(self, name: str) -> WeightSpec:
         tensor = self.gguf.tensors.get(name)
         if tensor is None:
             raise ModelFileError(f"{self.gguf.path}: tensor {name!r} is missing", tensor=name)
-        return WeightSpec(name, int(tensor.type), tensor.shape)
+        return WeightSpec(name, tensor.type.id, tensor.shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 from ollama_zmq.errors import ModelFileError
@@ -15,17 +16,17 @@ class Keys:
         self.metadata = metadata
         self.prefix = prefix
 
-    def integer(self, name: str, default: int | None = None) -> int:
-        """Return a key that is a whole number, at least 0, or at least 1 where there is no default."""
+    def integer(self, name: str, default: int | None = None, *, least: int = 1) -> int:
+        """Return a key that is a whole number, at least *least*."""
         value = self._value(name, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < (1 if default is None else 0):
-            raise ModelFileError(f"{self.prefix}.{name} = {value!r}, expected a positive whole number")
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ModelFileError(f"{self.prefix}.{name} = {value!r}, expected a whole number from {least}")
         return value
 
     def number(self, name: str, default: float | None = None) -> float:
         """Return a key that is a number."""
         value = self._value(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
             raise ModelFileError(f"{self.prefix}.{name} = {value!r}, expected a number")
         return float(value)
 
@@ -43,12 +44,17 @@ class Keys:
 def rope_scale(keys: Keys) -> float:
     """Return the factor on rotary angles: 1, or the inverse of linear scaling.
 
+    A file that has a factor and does not name its type scales linearly, as llama.cpp reads it.
+
     Raises:
         ModelFileError: the file scales in a way that is neither linear nor by frequency factors.
     """
-    kind = keys.word("rope.scaling.type", "none")
+    kind = keys.word("rope.scaling.type", "linear")
     if kind not in ("none", "linear", "llama3"):
         raise ModelFileError(f"{keys.prefix}.rope.scaling.type = {kind!r} is not supported")
-    factor = keys.number("rope.scaling.factor", 1.0) if kind == "linear" else 1.0
-    old_key = keys.number("rope.scale_linear", 1.0)
-    return 1.0 / (factor if factor not in (0.0, 1.0) else old_key or 1.0)
+    if kind != "linear":
+        return 1.0
+    factor = keys.number("rope.scaling.factor", keys.number("rope.scale_linear", 1.0))
+    if factor < 0:
+        raise ModelFileError(f"{keys.prefix}.rope.scaling.factor = {factor}, expected a positive number")
+    return 1.0 / (factor or 1.0)

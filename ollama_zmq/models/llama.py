@@ -28,8 +28,11 @@ LAYER_WEIGHTS = {
     "attn_output.bias": False,  # D
     "ffn_norm": True,  # D
     "ffn_gate": True,  # F D
+    "ffn_gate.bias": False,  # F
     "ffn_up": True,  # F D
+    "ffn_up.bias": False,  # F
     "ffn_down": True,  # D F
+    "ffn_down.bias": False,  # D
 }
 
 
@@ -70,8 +73,10 @@ class Llama:
         h = ops.add(h, ops.linear(a, w["attn_output"], w.get("attn_output.bias")))
 
         x = ops.rms_norm(h, w["ffn_norm"], eps=self.norm_eps)
-        x = ops.silu_mul(ops.linear(x, w["ffn_gate"]), ops.linear(x, w["ffn_up"]))
-        return ops.add(h, ops.linear(x, w["ffn_down"]))
+        gate = ops.linear(x, w["ffn_gate"], w.get("ffn_gate.bias"))
+        up = ops.linear(x, w["ffn_up"], w.get("ffn_up.bias"))
+        x = ops.silu_mul(gate, up)
+        return ops.add(h, ops.linear(x, w["ffn_down"], w.get("ffn_down.bias")))
 
     def head(self, ops: Ops, hidden_state: Value, norm: Value, output: Value) -> Value:
         return ops.linear(ops.rms_norm(hidden_state, norm, eps=self.norm_eps), output)
@@ -101,7 +106,7 @@ class LlamaArchitecture:
             ModelFileError: a key is missing or impossible, or the file asks for experts or a rotary scaling we lack.
         """
         keys = Keys(metadata, "llama")
-        if keys.integer("expert_count", 0):
+        if keys.integer("expert_count", 0, least=0):
             raise ModelFileError("llama.expert_count is not 0: mixture-of-experts models are not supported")
         n_heads = keys.integer("attention.head_count")
         n_kv_heads = keys.integer("attention.head_count_kv", n_heads)
@@ -110,7 +115,9 @@ class LlamaArchitecture:
         if keys.integer("attention.value_length", head_dim) != head_dim:
             raise ModelFileError("llama.attention.value_length differs from key_length, which is not supported")
         if n_heads % n_kv_heads:
-            raise ModelFileError(f"llama.attention.head_count {n_heads} is not a multiple of head_count_kv {n_kv_heads}")
+            raise ModelFileError(
+                f"llama.attention.head_count {n_heads} is not a multiple of head_count_kv {n_kv_heads}"
+            )
         return Llama(
             n_layers=keys.integer("block_count"),
             hidden_size=hidden_size,
