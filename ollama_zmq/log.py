@@ -31,7 +31,8 @@ def configure(level: int | None = None) -> None:
     import structlog
 
     if level is None:
-        level = logging.DEBUG if os.environ.get("OLLAMA_DEBUG", "0").strip("\"' ") not in ("", "0", "false") else logging.INFO
+        wanted = os.environ.get("OLLAMA_DEBUG", "0").strip("\"' ").lower()
+        level = logging.INFO if wanted in ("", "0", "false") else logging.DEBUG
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -1,8 +1,8 @@
 """Bounded MessagePack: typed records to bytes and back, with limits set before any memory is touched.
 
 Every record that crosses a process border is a ``msgspec.Struct``. Encoding is deterministic (fields in
-declaration order), so equal records have equal bytes and a digest of them is an identity. Decoding goes through
-``msgpack`` because it takes limits on every container, then ``msgspec.convert`` checks types and ranges.
+declaration order, mappings by key), so equal records have equal bytes and a digest is an identity. Decoding goes
+through ``msgpack`` because it takes limits on every container, then ``msgspec.convert`` checks types and ranges.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_MAP_LEN = 4096
 
 def pack(record: Any) -> bytes:
     """Return the MessagePack bytes of *record*; equal records give equal bytes."""
-    return msgspec.msgpack.encode(record)
+    return msgspec.msgpack.encode(record, order="deterministic")
 
 
 def unpack(data: bytes | memoryview, record_type: type[Record] | Any) -> Record:
@@ -31,8 +31,18 @@ def unpack(data: bytes | memoryview, record_type: type[Record] | Any) -> Record:
     Raises:
         ValueError: not MessagePack, over a limit, trailing bytes, or not such a record. The message says what.
     """
+    record: Record = as_record(unpack_plain(data), record_type)
+    return record
+
+
+def unpack_plain(data: bytes | memoryview) -> Any:
+    """Return what is in *data* as plain dicts, lists, numbers, texts and bytes.
+
+    Raises:
+        ValueError: not MessagePack, over a limit, or trailing bytes.
+    """
     try:
-        plain = msgpack.unpackb(
+        return msgpack.unpackb(
             data,
             strict_map_key=True,
             max_str_len=MAX_STR_LEN,
@@ -43,6 +53,14 @@ def unpack(data: bytes | memoryview, record_type: type[Record] | Any) -> Record:
         )
     except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as error:
         raise ValueError(f"not valid MessagePack: {error or type(error).__name__}") from None
+
+
+def as_record(plain: Any, record_type: type[Record] | Any) -> Record:
+    """Return *plain* data as the *record_type* it must be; unknown fields are ignored.
+
+    Raises:
+        ValueError: a field is missing or of the wrong type. The message says which.
+    """
     try:
         converted: Record = msgspec.convert(plain, record_type)
     except (msgspec.ValidationError, RecursionError) as error:

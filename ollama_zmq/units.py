@@ -6,15 +6,15 @@ from datetime import datetime, timedelta
 
 _DECIMAL_UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "KB"))
 _NUMBER_UNITS = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K"))
-FOREVER = timedelta(days=365 * 20)
+FOREVER = timedelta(days=365 * 21)
 
 
 def human_bytes(nbytes: int) -> str:
-    """``4700000000`` -> ``4.7 GB``: decimal units, one decimal below ten."""
+    """``4700000000`` -> ``4.7 GB``: decimal units, one decimal below ten unless it is a whole number."""
     for size, unit in _DECIMAL_UNITS:
         if nbytes >= size:
             value = nbytes / size
-            return f"{int(value)} {unit}" if value >= 10 else f"{int(value * 10) / 10:.1f} {unit}"
+            return f"{int(value)} {unit}" if value >= 10 or value == int(value) else f"{value:.1f} {unit}"
     return f"{nbytes} B"
 
 
@@ -23,18 +23,16 @@ def human_number(count: int) -> str:
     for size, unit in _NUMBER_UNITS:
         if count >= size:
             value = count / size
-            if unit in "TB":
-                return f"{value:.1f}{unit}"
-            if unit == "M":
-                return f"{value:.0f}M" if value == int(value) else f"{value:.2f}M"
-            return f"{value:.0f}{unit}"
+            decimals = 0 if value == int(value) else {"K": 0, "M": 2}.get(unit, 1)
+            return f"{value:.{decimals}f}{unit}"
     return str(count)
 
 
 def human_duration(elapsed: timedelta) -> str:
     """Roughly how long: ``About a minute``, ``2 hours``, ``3 weeks``."""
     seconds = int(elapsed.total_seconds())
-    minutes, hours, days = seconds // 60, round(seconds / 3600), seconds // 86400
+    minutes, hours = seconds // 60, int(elapsed.total_seconds() / 3600 + 0.5)
+    days = hours // 24
     if seconds < 1:
         return "Less than a second"
     if seconds == 1:
@@ -62,5 +60,5 @@ def human_time(moment: datetime, now: datetime) -> str:
     """*moment* seen from *now*: ``2 hours ago``, ``4 minutes from now``, ``Forever``. Both are aware."""
     if moment > now:
         ahead = moment - now
-        return "Forever" if ahead > FOREVER else f"{human_duration(ahead)} from now"
+        return "Forever" if ahead >= FOREVER else f"{human_duration(ahead)} from now"
     return f"{human_duration(now - moment)} ago"
