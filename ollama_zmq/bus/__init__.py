@@ -1,0 +1,1 @@
+"""Sockets and the threads that own them. The only package that imports zmq; it decides nothing."""

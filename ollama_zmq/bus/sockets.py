@@ -1,0 +1,240 @@
+"""How every socket of the bus is set up, and what its monitor says in our words.
+
+A worker binds a DEALER; the broker has one ROUTER that connects to every worker under a routing id of its choice.
+
+    option                       value        because
+    LINGER                       0            what is unsent at the end is of no use to anyone
+    ROUTER_MANDATORY             1            a full or unknown peer is EAGAIN or EHOSTUNREACH, not silence
+    MAXMSGSIZE                   32 MB + 64 KB   a hidden state float32 [512, 16384] crosses in one frame; over it the
+                                              peer disconnects and the message is lost, which ``seq`` shows
+    SNDHWM, RCVHWM               256          messages, roughly; bytes are limited by the credits of the coordinator
+    HANDSHAKE_IVL                3 s          who is not ZeroMQ is dropped after it
+    HEARTBEAT_IVL, TIMEOUT, TTL  1, 3, 3 s    libzmq's I/O thread answers: they prove process and network, no progress
+    RECONNECT_IVL, _MAX          100..2000 ms
+    IMMEDIATE                    never        with CONNECT_ROUTING_ID every send would be EHOSTUNREACH for ever
+    IPV6                         only for an address in brackets
+    ZAP_DOMAIN                   worker       asks :mod:`ollama_zmq.bus.security` who may come in
+
+Weights travel in chunks of at most ``CHUNK_BYTES``: a 64 MB frame over 100 Mbit/s does not arrive within a heartbeat
+timeout, 1 MB frames do.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from ollama_zmq.errors import LocalProtocolError, RequestError, Unreachable
+
+CHUNK_BYTES = 1 << 20
+MAX_FRAME_BYTES = (32 << 20) + (64 << 10)
+QUEUE_MESSAGES = 256
+HANDSHAKE_MS = 3000
+HEARTBEAT_MS = 1000
+HEARTBEAT_TIMEOUT_MS = 3000
+RECONNECT_MS = (100, 2000)
+ZAP_DOMAIN = b"worker"
+
+_routing_ids: WeakKeyDictionary[zmq.Socket[bytes], set[bytes]] = WeakKeyDictionary()
+
+
+def worker_socket(context: zmq.Context[Any], endpoint: str, *, zap: bool = False) -> zmq.Socket[bytes]:
+    """Return a DEALER bound to *endpoint*; ``LAST_ENDPOINT`` has the port when it was 0 or "*".
+
+    Args:
+        zap: ask the ZAP handler of *context*, which must be running, about every peer.
+
+    Raises:
+        RequestError: the port is in use or not permitted, or the host is not one of this machine.
+    """
+    dealer: zmq.Socket[bytes] = context.socket(zmq.DEALER)
+    _set_common(dealer)
+    dealer.setsockopt(zmq.IPV6, int("[" in endpoint))
+    if zap:
+        dealer.setsockopt(zmq.ZAP_DOMAIN, ZAP_DOMAIN)
+    try:
+        dealer.bind(endpoint)
+    except zmq.ZMQError as error:
+        dealer.close(0)
+        raise _bind_error(endpoint, error) from None
+    return dealer
+
+
+def _bind_error(endpoint: str, error: zmq.ZMQError) -> RequestError:
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    if error.errno == errno.EADDRINUSE:
+        return RequestError(f"port {port} on {host} is in use", endpoint=endpoint, reason="in use")
+    if error.errno == errno.EACCES:
+        return RequestError(f"port {port} on {host} is not permitted", endpoint=endpoint, reason="not permitted")
+    if error.errno in (errno.ENODEV, errno.EADDRNOTAVAIL, errno.EINVAL):
+        return RequestError(f"host {host!r} is not an address of this machine", endpoint=endpoint, reason="host")
+    return RequestError(f"cannot listen on {endpoint}: {error.strerror}", endpoint=endpoint, reason="other")
+
+
+def broker_socket(context: zmq.Context[Any], broker: str = "") -> zmq.Socket[bytes]:
+    """Return a ROUTER that can :func:`connect` to workers. *broker* is its id, which workers see in their logs."""
+    router: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
+    _set_common(router)
+    router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    if broker:
+        router.setsockopt(zmq.ROUTING_ID, broker.encode())
+    _routing_ids[router] = set()
+    return router
+
+
+def connect(router: zmq.Socket[bytes], endpoint: str, routing_id: bytes) -> None:
+    """Connect *router* to a worker that it will call *routing_id*; it may send at once.
+
+    A routing id is never used twice, not even after a disconnect: libzmq aborts the process over a duplicate.
+
+    Raises:
+        LocalProtocolError: *routing_id* was used before.
+        Unreachable: *endpoint* is not an address.
+    """
+    used = _routing_ids[router]
+    if routing_id in used:
+        raise LocalProtocolError(f"routing id {routing_id!r} was used before")
+    router.setsockopt(zmq.IPV6, int("[" in endpoint))
+    router.setsockopt(zmq.CONNECT_ROUTING_ID, routing_id)
+    used.add(routing_id)
+    try:
+        router.connect(endpoint)
+    except zmq.ZMQError as error:
+        raise Unreachable(f"{endpoint} is not an address: {error.strerror}", endpoint=endpoint) from None
+
+
+def _set_common(socket: zmq.Socket[bytes]) -> None:
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
+    socket.setsockopt(zmq.SNDHWM, QUEUE_MESSAGES)
+    socket.setsockopt(zmq.RCVHWM, QUEUE_MESSAGES)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TTL, HEARTBEAT_TIMEOUT_MS)
+    socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS[0])
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MS[1])
+
+
+def check_frame_sizes(frames: Sequence[Any]) -> None:
+    """Refuse what the other side of a TCP connection would drop together with the connection.
+
+    Raises:
+        LocalProtocolError: a frame is over ``MAX_FRAME_BYTES``.
+    """
+    for frame in frames:
+        nbytes = memoryview(frame).nbytes
+        if nbytes > MAX_FRAME_BYTES:
+            raise LocalProtocolError(f"frame of {nbytes} bytes, at most {MAX_FRAME_BYTES}", nbytes=nbytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A bound socket took a TCP connection; *fd* names it until it is disconnected."""
+
+    fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The ZeroMQ handshake is done; messages flow."""
+
+    endpoint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """A TCP connection is gone. libzmq does not say why: closed by the peer, heartbeat, or a frame too large."""
+
+    endpoint: str
+    fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class HandshakeFailed:
+    """The other side is not a ZeroMQ peer of ours, or refuses us.
+
+    Attributes:
+        kind: "auth" (refused through ZAP), "protocol" (it does not speak ZeroMQ) or "closed".
+        code: 400, a number of libzmq, or an errno.
+    """
+
+    endpoint: str
+    kind: str
+    code: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """The connection was not made; libzmq tries again in so many milliseconds. It does not tell the errno."""
+
+    endpoint: str
+    after_ms: int
+
+
+SocketEvent = Accepted | Connected | Disconnected | HandshakeFailed | Retried
+
+_WATCHED = (
+    zmq.EVENT_ACCEPTED
+    | zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_CONNECT_RETRIED
+)
+
+
+class Monitor:
+    """What happens to the connections of one socket. ``socket`` may be polled; one thread uses it and closes it.
+
+    May be opened by another thread than the one that reads it. The events of every endpoint of a ROUTER come here;
+    ``endpoint`` tells them apart.
+    """
+
+    def __init__(self, watched: zmq.Socket[bytes]) -> None:
+        self.socket: zmq.Socket[bytes] = watched.get_monitor_socket(_WATCHED)
+
+    def events(self) -> list[SocketEvent]:
+        """Return what happened since the last call, oldest first. Does not wait."""
+        found: list[SocketEvent] = []
+        while True:
+            try:
+                frames = self.socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return found
+            event = _event_of(frames)
+            if event is not None:
+                found.append(event)
+
+    def close(self) -> None:
+        """Close the pair. The watched socket must be closed by its owner, before or after."""
+        self.socket.close(0)
+
+
+def _event_of(frames: list[bytes]) -> SocketEvent | None:
+    parsed = parse_monitor_message(frames)
+    endpoint, value = parsed["endpoint"].decode(errors="replace"), int(parsed["value"])
+    match parsed["event"]:
+        case zmq.EVENT_ACCEPTED:
+            return Accepted(value)
+        case zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            return Connected(endpoint)
+        case zmq.EVENT_DISCONNECTED:
+            return Disconnected(endpoint, value)
+        case zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            return HandshakeFailed(endpoint, "auth", value)
+        case zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+            return HandshakeFailed(endpoint, "protocol", value)
+        case zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+            return HandshakeFailed(endpoint, "closed", value)
+        case zmq.EVENT_CONNECT_RETRIED:
+            return Retried(endpoint, value)
+        case _:
+            return None

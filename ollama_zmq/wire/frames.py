@@ -1,0 +1,210 @@
+"""Messages to frames and back. No sockets, no clocks, no threads.
+
+    frame 0    b"OZ" + one byte of protocol version
+    frame 1    the header, a MessagePack map: "t" names the message; "epoch", "seq" and the message's fields;
+               "tensors", a list of [name, dtype, [sizes]], absent when the message carries none
+    frame 2..  one tensor each, little-endian, C order, in the order of the list
+
+``epoch`` counts the connections of one broker to one worker, ``seq`` the messages of one side within an epoch: what
+arrives with an older epoch is stale, and a step in ``seq`` is a message that got lost on the way.
+
+Two versions must be able to tell each other apart, so ``Hello`` and ``Refused`` are read whatever the version byte
+says; their fields only ever grow. Everything else of another version is refused before it is looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from ollama_zmq import packing
+from ollama_zmq.errors import LocalProtocolError, RemoteProtocolError
+from ollama_zmq.version import PROTOCOL
+from ollama_zmq.wire.messages import AnyMessage, Hello, Refused
+
+Array = npt.NDArray[Any]
+Frame = Any  # whatever shows its bytes through the buffer protocol: bytes, memoryview, ndarray, zmq.Frame
+
+MAGIC = b"OZ"
+DTYPES = {name: np.dtype(name).newbyteorder("<") for name in ("float32", "int32", "uint8", "float16")}
+MAX_HEADER_BYTES = 2 << 20  # the program of 126 layers with its weight sources takes under 0.5 MB
+MAX_TENSORS = 8
+MAX_DIMS = 4
+MAX_EMPTY_SIZES = 1 << 40  # product of the sizes other than 0; NumPy refuses shapes far above it
+ANY_VERSION = (Hello, Refused)
+ANY_VERSION_TAGS = {message.__struct_config__.tag for message in ANY_VERSION}
+
+Size = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
+Counter = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+
+
+class TensorEntry(msgspec.Struct, frozen=True, array_like=True):
+    """One row of the tensor list."""
+
+    name: Annotated[str, msgspec.Meta(max_length=64)]
+    dtype: Annotated[str, msgspec.Meta(max_length=16)]
+    shape: Annotated[
+        tuple[Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)], ...], msgspec.Meta(max_length=MAX_DIMS)
+    ]
+
+
+class Route(msgspec.Struct, frozen=True):
+    """What a header says besides its message."""
+
+    epoch: Counter
+    seq: Counter
+    tensors: Annotated[tuple[TensorEntry, ...], msgspec.Meta(max_length=MAX_TENSORS)] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Envelope:
+    """A message on its way, with its tensors.
+
+    Attributes:
+        tensors: tensor name -> array of float32, int32, uint8 or float16, exactly those that the message names.
+        epoch: of the connection.
+        seq: counts the sender's messages in this epoch, from 0.
+    """
+
+    message: AnyMessage
+    tensors: Mapping[str, Array] = field(default_factory=dict)
+    epoch: int = 0
+    seq: int = 0
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Envelope):
+            return NotImplemented
+        return (
+            (self.message, self.epoch, self.seq) == (other.message, other.epoch, other.seq)
+            and self.tensors.keys() == other.tensors.keys()
+            and all(_same(array, other.tensors[name]) for name, array in self.tensors.items())
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _same(a: Array, b: Array) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def encode(envelope: Envelope) -> list[Frame]:
+    """Return the frames of *envelope*. Tensor memory is shared, not copied.
+
+    Raises:
+        LocalProtocolError: missing, surplus, strided or unsupported tensor.
+    """
+    message, tensors = envelope.message, envelope.tensors
+    if tensors.keys() != set(message.tensors):
+        raise LocalProtocolError(f"{_tag(message)}: tensors {sorted(tensors)}, expected {sorted(message.tensors)}")
+    fields = msgspec.to_builtins(message, builtin_types=(bytes,))
+    header = {"t": fields.pop("t"), "epoch": envelope.epoch, "seq": envelope.seq, **fields}
+    if message.tensors:
+        header["tensors"] = [_entry(message, name, tensors[name]) for name in message.tensors]
+    packed = packing.pack(header)
+    if len(packed) > MAX_HEADER_BYTES:
+        raise LocalProtocolError(f"{_tag(message)}: header of {len(packed)} bytes, at most {MAX_HEADER_BYTES}")
+    bodies = [_body(tensors[name]) for name in message.tensors]
+    return [MAGIC + bytes([PROTOCOL]), packed, *bodies]
+
+
+def _entry(message: AnyMessage, name: str, array: Array) -> tuple[str, str, tuple[int, ...]]:
+    if array.dtype.name not in DTYPES:
+        raise LocalProtocolError(f"{_tag(message)}.{name}: dtype {array.dtype} is not one of {', '.join(DTYPES)}")
+    if not array.flags.c_contiguous:
+        raise LocalProtocolError(f"{_tag(message)}.{name}: not C-contiguous")
+    if array.ndim > MAX_DIMS:
+        raise LocalProtocolError(f"{_tag(message)}.{name}: {array.ndim} dimensions, at most {MAX_DIMS}")
+    return name, array.dtype.name, array.shape
+
+
+def _body(array: Array) -> Frame:
+    if not array.size:
+        return b""
+    return np.asarray(array, DTYPES[array.dtype.name]).reshape(-1).view(np.uint8).data
+
+
+def decode(frames: Sequence[Frame]) -> Envelope:
+    """Return the envelope in *frames*. Arrays are read-only views of the frames, of any alignment.
+
+    ``Hello`` and ``Refused`` are read in every protocol version.
+
+    Raises:
+        RemoteProtocolError: anything about the frames that the peer should not have sent. The peer's version is in
+            ``facts["theirs"]`` when that is what is wrong.
+    """
+    if not 2 <= len(frames) <= 2 + MAX_TENSORS:
+        raise RemoteProtocolError(f"{len(frames)} frames, expected 2 to {2 + MAX_TENSORS}")
+    theirs = _version(frames[0])
+    route, message = _header(_bytes(frames[1]), theirs)
+    names = tuple(entry.name for entry in route.tensors)
+    if names != message.tensors:
+        raise RemoteProtocolError(f"{_tag(message)}: tensors {list(names)}, expected {list(message.tensors)}")
+    if len(frames) != 2 + len(names):
+        raise RemoteProtocolError(f"{_tag(message)}: {len(frames)} frames, expected {2 + len(names)}")
+    pairs = zip(route.tensors, frames[2:], strict=True)
+    tensors = {entry.name: _array(entry, frame, f"{_tag(message)}.{entry.name}") for entry, frame in pairs}
+    return Envelope(message, tensors, route.epoch, route.seq)
+
+
+def _version(frame: Frame) -> int:
+    data = _bytes(frame)
+    if len(data) != 3 or data[:2] != MAGIC:
+        shown = bytes(data[:8])
+        raise RemoteProtocolError(f"frame 0 is {shown!r} ({len(data)} bytes), expected {MAGIC!r} and a version byte")
+    return data[2]
+
+
+def _header(data: memoryview, theirs: int) -> tuple[Route, AnyMessage]:
+    if len(data) > MAX_HEADER_BYTES:
+        raise RemoteProtocolError(f"header of {len(data)} bytes, at most {MAX_HEADER_BYTES}")
+    try:
+        plain = packing.unpack_plain(data)
+    except ValueError as error:
+        damaged = RemoteProtocolError(f"header: {error}")
+        raise (damaged if theirs == PROTOCOL else _foreign(theirs)) from None
+    tag = plain.get("t") if isinstance(plain, dict) else None
+    if theirs != PROTOCOL and tag not in ANY_VERSION_TAGS:
+        raise _foreign(theirs)
+    try:
+        return packing.as_record(plain, Route), packing.as_record(plain, AnyMessage)
+    except ValueError as error:
+        raise RemoteProtocolError(f"header {str(tag)[:32]!r}: {error}") from None
+
+
+def _foreign(theirs: int) -> RemoteProtocolError:
+    return RemoteProtocolError(
+        f"protocol {theirs}, this is protocol {PROTOCOL}: install the same version of ollama-zmq on both",
+        theirs=theirs,
+        ours=PROTOCOL,
+    )
+
+
+def _array(entry: TensorEntry, frame: Frame, name: str) -> Array:
+    dtype = DTYPES.get(entry.dtype)
+    if dtype is None:
+        raise RemoteProtocolError(f"{name}: dtype {entry.dtype!r} is not one of {', '.join(DTYPES)}")
+    data, shape = _bytes(frame), list(entry.shape)
+    expected = prod(shape) * dtype.itemsize
+    if len(data) != expected:
+        raise RemoteProtocolError(f"{name}: {len(data)} bytes, expected {expected} for {entry.dtype} {shape}")
+    if not expected and prod(size or 1 for size in shape) > MAX_EMPTY_SIZES:
+        raise RemoteProtocolError(f"{name}: shape {shape} of an empty tensor is out of range")
+    array = np.frombuffer(data, dtype) if expected else np.zeros(0, dtype)
+    array = array.astype(dtype.newbyteorder("="), copy=False).reshape(shape)
+    array.flags.writeable = False
+    return array
+
+
+def _bytes(frame: Frame) -> memoryview:
+    view = memoryview(frame)
+    return view if view.format == "B" and view.ndim == 1 else view.cast("B")
+
+
+def _tag(message: AnyMessage) -> str:
+    return str(message.__struct_config__.tag)
