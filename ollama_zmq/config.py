@@ -1,0 +1,209 @@
+"""What the environment says, read once: the variables of Ollama that mean something here, and ``OLLAMA_RPC_SERVERS``.
+
+A value is trimmed of spaces and quotes. A number that is none is a warning and the default; a switch that is neither
+true nor false is on. Nothing here fails: what was wrong stands in ``Config.warnings``, for the log.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TypeVar
+
+from ollama_zmq.durations import keep_alive_s
+
+DEFAULT_PORT = 11434
+_SCHEME_PORTS = {"http": 80, "https": 443}
+_FALSE = frozenset(("0", "f", "F", "false", "FALSE", "False"))
+_LOCAL_ORIGINS = ("localhost", "127.0.0.1", "0.0.0.0")
+_APP_ORIGINS = ("app://*", "file://*", "tauri://*", "vscode-webview://*", "vscode-file://*")
+
+# what `ollama serve --help` lists
+VARIABLES = {
+    "OLLAMA_CONTEXT_LENGTH": "Context length to use unless otherwise specified (default: 4096)",
+    "OLLAMA_DEBUG": "Show additional debug information (e.g. OLLAMA_DEBUG=1)",
+    "OLLAMA_HOST": "IP Address for the ollama server (default 127.0.0.1:11434)",
+    "OLLAMA_KEEP_ALIVE": 'The duration that models stay loaded in memory (default "5m")',
+    "OLLAMA_MAX_QUEUE": "Maximum number of queued requests (default 512)",
+    "OLLAMA_MODELS": "The path to the models directory",
+    "OLLAMA_NOHISTORY": "Do not preserve readline history",
+    "OLLAMA_NOPRUNE": "Do not prune model blobs on startup",
+    "OLLAMA_NUM_PARALLEL": "Maximum number of parallel requests (default 1)",
+    "OLLAMA_ORIGINS": "A comma separated list of allowed origins",
+    "OLLAMA_RPC_SERVERS": "A comma separated list of rpc-server workers (host:port)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the server listens or is found. An empty *host* means every interface."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str = ""
+
+    @property
+    def netloc(self) -> str:
+        """``127.0.0.1:11434``, ``[::1]:11434``."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """What a client on this machine connects to: an unspecified host becomes loopback."""
+        reachable = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        path = f"/{self.path.strip('/')}" if self.path.strip("/") else ""
+        return f"{self.scheme}://{Address(self.scheme, reachable, self.port).netloc}{path}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The settings of one process. Made by :meth:`from_environment`.
+
+    Attributes:
+        host: ``OLLAMA_HOST``.
+        models: folder of manifests and blobs.
+        keep_alive_s: how long an unused model stays loaded; ``inf`` for ever.
+        context_length: ``num_ctx`` where neither request nor Modelfile has one; 0 for the default.
+        num_parallel: sequences per model at the same time.
+        max_queue: requests that may wait.
+        origins: patterns of web origins that may call; ``*`` stands for any text.
+        rpc_servers: workers, ``host:port`` joined by commas.
+        warnings: one line for each value that was not understood.
+    """
+
+    host: Address = Address("http", "127.0.0.1", DEFAULT_PORT)
+    models: Path = field(default_factory=lambda: Path.home() / ".ollama" / "models")
+    keep_alive_s: float = 300.0
+    load_timeout_s: float = 300.0
+    context_length: int = 0
+    num_parallel: int = 1
+    max_queue: int = 512
+    origins: tuple[str, ...] = ()
+    rpc_servers: str = ""
+    no_history: bool = False
+    no_prune: bool = False
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Config:
+        """Read *environ*, usually ``os.environ``."""
+        values = _Values(environ)
+        host = values.host()
+        return cls(
+            host=host,
+            models=Path(values.text("OLLAMA_MODELS") or Path.home() / ".ollama" / "models").expanduser(),
+            keep_alive_s=values.duration("OLLAMA_KEEP_ALIVE", 300.0),
+            load_timeout_s=values.duration("OLLAMA_LOAD_TIMEOUT", 300.0) or math.inf,
+            context_length=values.count("OLLAMA_CONTEXT_LENGTH", 0),
+            num_parallel=max(1, values.count("OLLAMA_NUM_PARALLEL", 1)),
+            max_queue=values.count("OLLAMA_MAX_QUEUE", 512),
+            origins=_origins(values.text("OLLAMA_ORIGINS")),
+            rpc_servers=values.text("OLLAMA_RPC_SERVERS"),
+            no_history=values.switch("OLLAMA_NOHISTORY"),
+            no_prune=values.switch("OLLAMA_NOPRUNE"),
+            warnings=tuple(values.warnings),
+        )
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    own = [origin.strip() for origin in text.split(",") if origin.strip()]
+    local = [
+        f"{scheme}://{host}{port}" for host in _LOCAL_ORIGINS for port in ("", ":*") for scheme in ("http", "https")
+    ]
+    return (*own, *local, *_APP_ORIGINS)
+
+
+T = TypeVar("T")
+
+
+class _Values:
+    """The variables as typed values, with a note of what was wrong."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.environ = environ
+        self.warnings: list[str] = []
+
+    def text(self, name: str) -> str:
+        return self.environ.get(name, "").strip().strip("\"'").strip()
+
+    def switch(self, name: str) -> bool:
+        text = self.text(name)
+        return bool(text) and text not in _FALSE
+
+    def count(self, name: str, default: int) -> int:
+        return self._parsed(name, default, _unsigned)
+
+    def duration(self, name: str, default: float) -> float:
+        return self._parsed(name, default, _seconds)
+
+    def _parsed(self, name: str, default: T, parse: Callable[[str], T]) -> T:
+        text = self.text(name)
+        if not text:
+            return default
+        try:
+            return parse(text)
+        except ValueError:
+            self.warnings.append(f"{name}={text!r}: not understood, using {default}")
+            return default
+
+    def host(self) -> Address:
+        """``OLLAMA_HOST``: ``[scheme://]host[:port][/path]``, each part optional."""
+        text = self.text("OLLAMA_HOST")
+        scheme, found, rest = text.partition("://")
+        if not found:
+            scheme, rest = "http", text
+        default = _SCHEME_PORTS.get(scheme, DEFAULT_PORT) if found else DEFAULT_PORT
+        hostport, _, path = rest.partition("/")
+        host, port_text = _split_host(hostport)
+        try:
+            port = default if port_text is None else _port(port_text)
+        except ValueError:
+            self.warnings.append(f"OLLAMA_HOST={text!r}: port {port_text!r} is not one of 0..65535, using {default}")
+            port = default
+        return Address(scheme, host, port, path.strip("/"))
+
+
+def _split_host(text: str) -> tuple[str, str | None]:
+    """Host and port of ``host:port``; the port is None when there is none."""
+    bare = text.strip("[]")
+    if not bare:
+        return "127.0.0.1", None
+    try:
+        return str(ip_address(bare)), None
+    except ValueError:
+        pass
+    host, colon, port = text.rpartition(":")
+    return (host.strip("[]"), port) if colon else (text, None)
+
+
+def _port(text: str) -> int:
+    port = _unsigned(text)
+    if port > 65535:
+        raise ValueError(text)
+    return port
+
+
+def _unsigned(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise ValueError(text)
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    """A Go duration, or a bare number of seconds; negative is without end."""
+    digits = text.removeprefix("-")
+    if digits.isascii() and digits.isdigit():
+        return keep_alive_s(int(text))
+    return keep_alive_s(text)

@@ -1,0 +1,102 @@
+"""The environment becomes one record; what is wrong in it is told and never fatal."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from ollama_zmq.config import Address, Config
+
+
+def read(**environ: str) -> Config:
+    return Config.from_environment(environ)
+
+
+def test_an_empty_environment_gives_ollamas_defaults():
+    config = read()
+    assert (config.host, config.keep_alive_s, config.max_queue, config.num_parallel, config.context_length) == (
+        Address("http", "127.0.0.1", 11434),
+        300.0,
+        512,
+        1,
+        0,
+    )
+    assert (config.models, config.rpc_servers, config.warnings) == (Path.home() / ".ollama/models", "", ())
+
+
+@pytest.mark.parametrize(
+    ("text", "netloc"),
+    [
+        ("", "127.0.0.1:11434"),
+        ("1.2.3.4", "1.2.3.4:11434"),
+        ("1.2.3.4:1234", "1.2.3.4:1234"),
+        (":1234", ":1234"),
+        ("http://1.2.3.4", "1.2.3.4:80"),
+        ("https://1.2.3.4", "1.2.3.4:443"),
+        ("https://1.2.3.4:4321", "1.2.3.4:4321"),
+        ("example.com", "example.com:11434"),
+        ("example.com:1234", "example.com:1234"),
+        ("::1", "[::1]:11434"),
+        ("[::1]", "[::1]:11434"),
+        ("[::1]:1337", "[::1]:1337"),
+        (' "1.2.3.4" ', "1.2.3.4:11434"),
+        ("1.2.3.4:1234/", "1.2.3.4:1234"),
+        ("0.0.0.0:0", "0.0.0.0:0"),
+    ],
+)
+def test_host_is_read_as_ollama_reads_it(text, netloc):
+    config = read(OLLAMA_HOST=text)
+    assert (config.host.netloc, config.warnings) == (netloc, ())
+
+
+@pytest.mark.parametrize("text", ["example.com:99999", "example.com:http", "http://example.com:-1"])
+def test_an_impossible_port_is_a_warning_and_the_default(text):
+    config = read(OLLAMA_HOST=text)
+    assert config.host.port == (80 if "://" in text else 11434)
+    assert len(config.warnings) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("0.0.0.0", "http://127.0.0.1:11434"),
+        (":99", "http://127.0.0.1:99"),
+        ("[::]:99", "http://[::1]:99"),
+        ("https://example.com/ollama/", "https://example.com:443/ollama"),
+    ],
+)
+def test_a_client_connects_to_loopback_where_the_server_listens_everywhere(text, url):
+    assert read(OLLAMA_HOST=text).host.url == url
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("", 300.0), ("1h30m", 5400.0), ("90", 90.0), ("0", 0.0), ("-1", math.inf), ("-1m", math.inf), ("250ms", 0.25)],
+)
+def test_keep_alive_is_seconds_or_a_go_duration(text, seconds):
+    assert read(OLLAMA_KEEP_ALIVE=text).keep_alive_s == pytest.approx(seconds)
+
+
+def test_numbers_that_are_none_are_named_and_replaced():
+    config = read(OLLAMA_MAX_QUEUE="many", OLLAMA_KEEP_ALIVE="soon", OLLAMA_CONTEXT_LENGTH="-5")
+    assert (config.max_queue, config.keep_alive_s, config.context_length) == (512, 300.0, 0)
+    assert config.warnings == (
+        "OLLAMA_KEEP_ALIVE='soon': not understood, using 300.0",
+        "OLLAMA_CONTEXT_LENGTH='-5': not understood, using 0",
+        "OLLAMA_MAX_QUEUE='many': not understood, using 512",
+    )
+
+
+@pytest.mark.parametrize(("text", "on"), [("", False), ("0", False), ("false", False), ("1", True), ("yes", True)])
+def test_a_switch_that_is_neither_true_nor_false_is_on(text, on):
+    assert read(OLLAMA_NOPRUNE=text).no_prune is on
+
+
+def test_own_origins_come_before_the_local_ones():
+    origins = read(OLLAMA_ORIGINS="https://a.example, chrome-extension://*").origins
+    assert origins[:2] == ("https://a.example", "chrome-extension://*")
+    assert {"http://localhost", "http://localhost:*", "https://127.0.0.1:*", "app://*"} <= set(origins)
+
+
+def test_quotes_around_a_list_of_workers_are_dropped():
+    assert read(OLLAMA_RPC_SERVERS='"10.0.0.1:50052,b:1"').rpc_servers == "10.0.0.1:50052,b:1"
