@@ -1,0 +1,142 @@
+"""Every op in NumPy, float64 inside: what the reference device does, each formula as its declaration has it.
+
+Arguments and attributes come by the names of the declaration. Tensors that are read are float32 or int32, weights are
+dequantized already; the result is rounded to float32 by who calls. Ops that use the KV cache are given the step too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ollama_zmq.devices.base import Array, Step
+from ollama_zmq.ops.program import PAGE_SLOTS, CacheSpec
+
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class KvCache:
+    """The keys and values of one layer: float16 [S, G, E] each, S = pages * PAGE_SLOTS."""
+
+    k: npt.NDArray[np.float16]
+    v: npt.NDArray[np.float16]
+
+    @classmethod
+    def empty(cls, spec: CacheSpec, kv_pages: int) -> KvCache:
+        """Return a cache of zeros."""
+        shape = (kv_pages * PAGE_SLOTS, spec.n_kv_heads, spec.head_dim)
+        return cls(np.zeros(shape, np.float16), np.zeros(shape, np.float16))
+
+
+def embed(token_ids: Array, weight: Array) -> Float64:
+    return _float64(weight[token_ids])
+
+
+def rms_norm(x: Array, weight: Array, *, eps: float) -> Float64:
+    x = _float64(x)
+    normed: Float64 = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * weight
+    return normed
+
+
+def linear(x: Array, weight: Array) -> Float64:
+    return _float64(x) @ _float64(weight).T
+
+
+def add(a: Array, b: Array) -> Float64:
+    return _float64(a) + b
+
+
+def add_bias(x: Array, bias: Array) -> Float64:
+    return _float64(x) + bias
+
+
+def silu_mul(gate: Array, up: Array) -> Float64:
+    g = _float64(gate)
+    with np.errstate(over="ignore"):  # exp of a large number is inf, and the quotient 0
+        gated: Float64 = g / (1 + np.exp(-g)) * up
+    return gated
+
+
+def rope(
+    x: Array,
+    positions: Array,
+    factors: Array | None = None,
+    *,
+    n_heads: int,
+    head_dim: int,
+    rotary_dim: int,
+    theta: float,
+    scale: float,
+    pairing: str,
+) -> Float64:
+    half = rotary_dim // 2
+    frequency = theta ** (-2.0 * np.arange(half) / rotary_dim) * scale
+    angle = np.outer(positions, frequency if factors is None else frequency / factors)[:, None, :]
+    first = slice(0, rotary_dim, 2) if pairing == "interleaved" else slice(0, half)
+    second = slice(1, rotary_dim, 2) if pairing == "interleaved" else slice(half, rotary_dim)
+    heads = _float64(x).reshape(len(x), n_heads, head_dim)
+    turned = heads.copy()
+    turned[..., first] = heads[..., first] * np.cos(angle) - heads[..., second] * np.sin(angle)
+    turned[..., second] = heads[..., first] * np.sin(angle) + heads[..., second] * np.cos(angle)
+    return turned.reshape(x.shape)
+
+
+def take_rows(x: Array, rows: Array) -> Float64:
+    return _float64(x[rows])
+
+
+def store_kv(step: Step, k: Array, v: Array, cache: KvCache, *, n_kv_heads: int, head_dim: int) -> None:
+    for rows, start, slots in _sequences(step):
+        written = slots[start:]
+        with np.errstate(over="ignore"):  # beyond float16 is inf
+            cache.k[written] = k[rows].reshape(-1, n_kv_heads, head_dim).astype(np.float16)
+            cache.v[written] = v[rows].reshape(-1, n_kv_heads, head_dim).astype(np.float16)
+
+
+def attention(
+    step: Step, q: Array, cache: KvCache, *, n_heads: int, n_kv_heads: int, head_dim: int, scale: float
+) -> Float64:
+    out = np.empty((len(q), n_heads, head_dim))
+    for rows, start, slots in _sequences(step):
+        queries = _float64(q[rows]).reshape(-1, n_heads, head_dim)
+        keys, values = _float64(cache.k[slots]), _float64(cache.v[slots])
+        future = np.arange(len(slots)) > start + np.arange(len(queries))[:, None]
+        for h in range(n_heads):
+            g = h // (n_heads // n_kv_heads)
+            scores = np.where(future, -np.inf, scale * (queries[:, h] @ keys[:, g].T))
+            weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+            out[rows, h] = weights @ values[:, g] / weights.sum(axis=-1, keepdims=True)
+    return out.reshape(q.shape)
+
+
+def _sequences(step: Step) -> Iterator[tuple[slice, int, Array]]:
+    """Yield each sequence's rows of the pass, its first position, and the cache slot of every position so far."""
+    row = 0
+    for length, start, pages in zip(step.lengths.tolist(), step.positions.tolist(), step.pages, strict=True):
+        position = np.arange(start + length)
+        yield slice(row, row + length), start, pages[position // PAGE_SLOTS] * PAGE_SLOTS + position % PAGE_SLOTS
+        row += length
+
+
+def _float64(array: Array) -> Float64:
+    return array.astype(np.float64)
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "add": add,
+    "add_bias": add_bias,
+    "attention": attention,
+    "embed": embed,
+    "linear": linear,
+    "rms_norm": rms_norm,
+    "rope": rope,
+    "rope_factors": rope,
+    "silu_mul": silu_mul,
+    "store_kv": store_kv,
+    "take_rows": take_rows,
+}
