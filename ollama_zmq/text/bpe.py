@@ -78,7 +78,9 @@ def _engine(vocabulary: Vocabulary, merges: list[str], rules: PreTokenizer) -> E
         )
     except Exception as error:  # the library raises bare Exception
         raise ModelFileError(f"tokenizer.ggml.merges: {error}", n_merges=len(merges)) from error
-    steps = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in rules.patterns]
+    steps: list[pre_tokenizers.PreTokenizer] = [
+        pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in rules.patterns
+    ]
     if rules.byte_level:
         steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
     engine = Tokenizer(model)

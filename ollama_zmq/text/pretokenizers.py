@@ -11,6 +11,8 @@ own ``tokenizer.json``; ``(?i:'s|'t)`` is spelled out, since Oniguruma would als
 same match, in linear instead of quadratic time on long runs of blanks.
 """
 
+# ruff: noqa: RUF001 -- the punctuation of other scripts is meant
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -19,7 +19,7 @@ from ollama_zmq.text.pretokenizers import pre_tokenizer
 from ollama_zmq.text.special import SpecialTokens
 from ollama_zmq.text.spm import DEFAULTS as SPM_DEFAULTS
 from ollama_zmq.text.spm import SentencePiece
-from ollama_zmq.text.vocabulary import BYTE, CONTROL, HIDDEN, NORMAL, USER_DEFINED, Defaults, Vocabulary, string_list
+from ollama_zmq.text.vocabulary import BYTE, HIDDEN, NORMAL, USER_DEFINED, Defaults, Vocabulary, string_list
 
 log = structlog.get_logger()
 

@@ -3,8 +3,8 @@
 Keys are ``tokenizer.ggml.*``. A file tells the kind of each token (``token_type``), but converters forget: a chat
 model whose ``<|im_end|>`` is a normal token would never stop. llama.cpp therefore knows the usual markers by their
 text, makes them control tokens and counts them as ends of generation; the same files must behave the same here, so
-the lists below are those of its ``llama_vocab::impl::load``. Where it takes the first marker in hash order, we take
-the first in the order of the list.
+the lists in markers.py are those of its ``llama_vocab::impl::load``. Where it takes the first marker in hash order,
+we take the first in the order of the list.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ollama_zmq.errors import ModelFileError
+from ollama_zmq.text import markers as known
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE, UNUSED, LSTRIP, RSTRIP = (1 << bit for bit in range(8))
 SPECIAL = CONTROL | USER_DEFINED | UNKNOWN  # matched as a whole, before the text is segmented
@@ -22,30 +23,6 @@ HIDDEN = CONTROL | UNKNOWN  # matched only with parse_special, shown only on dem
 
 # GGUF token types 0..6: undefined, normal, unknown, control, user defined, unused, byte
 ATTRIBUTE_OF_TYPE = np.array([0, NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE], np.uint8)
-
-END_OF_TURN = (
-    "<|eot_id|> <|im_end|> <|end|> <end_of_turn> <|endoftext|> <|end_of_text|> <EOT> _<EOT> [EOT]"
-    " <｜end▁of▁sentence｜> <end_of_utterance>"
-).split()
-END_OF_MESSAGE = ["<|eom_id|>"]
-FILL_IN_PAD = "<|fim_pad|> <fim-pad> <fim_pad> <PAD> [PAD]".split()
-FILL_IN_REPOSITORY = "<|fim_repo|> <|repo_name|> <fim-repo> <REPO> <reponame>".split()
-FILL_IN_SEPARATOR = ["<|file_sep|>"]
-FILL_IN_PREFIX = (
-    "<|fim_prefix|> <fim-prefix> <fim_prefix> <｜fim▁begin｜> <PRE> ▁<PRE> <|code_prefix|> <|prefix|>".split()
-)
-FILL_IN_SUFFIX = (
-    "<|fim_suffix|> <fim-suffix> <fim_suffix> <｜fim▁hole｜> <SUF> ▁<SUF> <|code_suffix|> <|suffix|>".split()
-)
-FILL_IN_MIDDLE = (
-    "<|fim_middle|> <fim-middle> <fim_middle> <｜fim▁end｜> <MID> ▁<MID> <|code_middle|> <|middle|>".split()
-)
-END_OF_GENERATION = (
-    "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|flush|> <|calls|> <end_of_turn> <|endoftext|> </s> <|eom_id|>"
-    " <EOT> _<EOT> [EOT] [EOS] <|end_of_text|> <end_of_utterance> <eos> <turn|> <|tool_response>"
-    " <｜end▁of▁sentence｜> [e~["
-).split()
-HARMONY_VISIBLE = "<|channel|> <|message|> <|start|> <|constrain|>".split()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +96,7 @@ class Vocabulary:
 
     def _id_at(self, metadata: Mapping[str, object], key: str, default: int | None = None) -> int | None:
         token_id = metadata.get(f"tokenizer.ggml.{key}", default)
-        in_range = isinstance(token_id, int) and 0 <= token_id < len(self.texts)
-        return int(token_id) if in_range else None  # type: ignore[call-overload,no-any-return]
+        return token_id if isinstance(token_id, int) and 0 <= token_id < len(self.texts) else None
 
     def _control_id(self, token_id: int | None, markers: Iterable[str]) -> int | None:
         """*token_id*, else that of the first of *markers* the vocabulary has, made a control token."""
@@ -136,26 +112,26 @@ class Vocabulary:
         self.bos_id = self._id_at(metadata, "bos_token_id", defaults.bos_id)
         self.eos_id = self._id_at(metadata, "eos_token_id", defaults.eos_id)
         self.unk_id = self._id_at(metadata, "unknown_token_id", defaults.unk_id)
-        self.eot_id = self._control_id(self._id_at(metadata, "eot_token_id"), END_OF_TURN)
-        self.eom_id = self._control_id(self._id_at(metadata, "eom_token_id"), END_OF_MESSAGE)
+        self.eot_id = self._control_id(self._id_at(metadata, "eot_token_id"), known.END_OF_TURN)
+        self.eom_id = self._control_id(self._id_at(metadata, "eom_token_id"), known.END_OF_MESSAGE)
         for key, old_key, markers in (
-            ("fim_pre_token_id", "prefix_token_id", FILL_IN_PREFIX),
-            ("fim_suf_token_id", "suffix_token_id", FILL_IN_SUFFIX),
-            ("fim_mid_token_id", "middle_token_id", FILL_IN_MIDDLE),
+            ("fim_pre_token_id", "prefix_token_id", known.FILL_IN_PREFIX),
+            ("fim_suf_token_id", "suffix_token_id", known.FILL_IN_SUFFIX),
+            ("fim_mid_token_id", "middle_token_id", known.FILL_IN_MIDDLE),
         ):
             if self._id_at(metadata, old_key) is None:
                 self._control_id(self._id_at(metadata, key), markers)
 
     def _find_ends(self, metadata: Mapping[str, object]) -> None:
         fill_in = (
-            self._control_id(self._id_at(metadata, "fim_pad_token_id"), FILL_IN_PAD),
-            self._control_id(self._id_at(metadata, "fim_rep_token_id"), FILL_IN_REPOSITORY),
-            self._control_id(self._id_at(metadata, "fim_sep_token_id"), FILL_IN_SEPARATOR),
+            self._control_id(self._id_at(metadata, "fim_pad_token_id"), known.FILL_IN_PAD),
+            self._control_id(self._id_at(metadata, "fim_rep_token_id"), known.FILL_IN_REPOSITORY),
+            self._control_id(self._id_at(metadata, "fim_sep_token_id"), known.FILL_IN_SEPARATOR),
         )
-        marked = [self.ids[marker] for marker in END_OF_GENERATION if marker in self.ids]
+        marked = [self.ids[marker] for marker in known.END_OF_GENERATION if marker in self.ids]
         for token_id in marked:
             self.attributes[token_id] |= CONTROL
-        for marker in HARMONY_VISIBLE:
+        for marker in known.HARMONY_VISIBLE:
             if marker in self.ids:
                 self.attributes[self.ids[marker]] = USER_DEFINED
         candidates = (*fill_in, *marked, self.eos_id, self.eot_id, self.eom_id)
@@ -178,7 +154,7 @@ class Vocabulary:
     def _mark_stripping(self, metadata: Mapping[str, object]) -> None:
         """Set which special tokens swallow the white space beside them; a GGUF does not say, so names must."""
         pre, name = (str(metadata.get(key, "")) for key in ("tokenizer.ggml.pre", "general.name"))
-        if any(known in pre for known in ("jina-v2-de", "jina-v2-es", "jina-v2-code")):
+        if any(part in pre for part in ("jina-v2-de", "jina-v2-es", "jina-v2-code")):
             self._mark(["<mask>"], LSTRIP)
         elif "phi-3" in name.lower() or "phi3" in name.lower():
             kept = {self.ids.get(marker) for marker in ("<unk>", "<s>", "<|endoftext|>")}

@@ -1,0 +1,299 @@
+"""Go templates, as in a Modelfile's TEMPLATE and in the models of Ollama's library. The only importer of ``gotpl``.
+
+A template that mentions ``.Messages`` is given all of them at once. An older one is a single turn of ``.System``,
+``.Prompt`` and ``.Response``: it is run once per turn, and in the last one everything behind ``.Response`` is cut off,
+for there the model goes on.
+
+Source of the rules: Ollama's ``template/template.go``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from itertools import groupby
+from typing import Any
+
+from gotpl import ExecutionBudget, SandboxPolicy, Template
+from gotpl.parse.parser import parse_template
+
+from ollama_zmq.errors import RequestError
+from ollama_zmq.text.templates import ChatTemplate, Message, Think
+
+LIMITS = ExecutionBudget(
+    max_output_chars=64_000_000, max_iterations=1_000_000, max_template_depth=100, max_function_calls=1_000_000
+)
+TYPES = {"string": "string", "integer": "number", "number": "number", "boolean": "boolean", "null": "null"}
+
+
+class Json(dict[str, Any]):
+    """A Go value whose fields have Go's names and that prints as JSON under its own."""
+
+    def __init__(self, fields: Mapping[str, Any], printed: object) -> None:
+        super().__init__(fields)
+        self.printed = printed
+
+    def __str__(self) -> str:
+        return go_json(self.printed)
+
+
+class JsonList(list[Json]):
+    """Go values that print together as one JSON array."""
+
+    def __str__(self) -> str:
+        return go_json([item.printed for item in self])
+
+
+class GoTemplate(ChatTemplate):
+    """A Go template.
+
+    Raises:
+        RequestError: it is not one.
+    """
+
+    def __init__(self, source: str, *, clock: Callable[[], datetime] = datetime.now) -> None:
+        self.source = source
+        self._functions = _functions(clock)
+        names = set(_fields(self._parsed(source)))
+        if not names & {"Messages", "Response"}:
+            source += "{{ .Response }}"
+        self.takes_tools = "Tools" in names
+        self.takes_suffix = "Suffix" in names
+        self.takes_thinking = bool(names & {"Think", "Thinking"})
+        self._takes_messages = "Messages" in names
+        self._whole = self._compiled(source)
+        self._last_turn = self._whole if self._takes_messages else self._compiled(self._cut(source))
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Message] | None = None,
+        add_generation_prompt: bool = True,
+        think: Think = None,
+    ) -> str:
+        """See :class:`ChatTemplate`. Go templates decide by the last message whether the assistant is to speak."""
+        system, merged = collate(messages)
+        if not self._takes_messages:
+            return self._render_turns(merged, think)
+        values = {
+            "System": system,
+            "Messages": [_go_message(message) for message in merged],
+            "Tools": JsonList(map(_go_tool, tools or ())),
+            "Prompt": "",
+            "Suffix": "",
+            "Response": "",
+        }
+        return self._run(self._whole, values | _thinking(think))
+
+    def render_insert(self, prompt: str, suffix: str, *, think: Think = None) -> str:
+        """See :class:`ChatTemplate`."""
+        if not self.takes_suffix:
+            return super().render_insert(prompt, suffix, think=think)
+        values = {"System": "", "Messages": [], "Tools": JsonList(), "Response": "", "Prompt": prompt, "Suffix": suffix}
+        return self._run(self._whole, values | _thinking(think))
+
+    def _render_turns(self, messages: Sequence[Message], think: Think) -> str:
+        turns = list(_turns(messages))
+        common = {"Suffix": "", "Messages": [], "Tools": JsonList()} | _thinking(think)
+        done = [self._run(self._whole, common | turn) for turn in turns[:-1]]
+        return "".join(done) + self._run(self._last_turn, common | turns[-1])
+
+    def _parsed(self, source: str) -> Any:
+        try:
+            return parse_template(
+                source, name="template", left_delimiter="{{", right_delimiter="}}", functions=self._functions
+            )
+        except Exception as error:  # syntax, unknown functions, and whatever a young parser throws at odd text
+            raise RequestError(f"template error: {error}") from error
+
+    def _compiled(self, source: str) -> Template:
+        try:
+            return Template(
+                source,
+                functions=self._functions,
+                missing_key="zero",
+                format_mode="python",
+                sandbox=SandboxPolicy(allow_functions=self._functions, default_budget=LIMITS),
+            )
+        except Exception as error:
+            raise RequestError(f"template error: {error}") from error
+
+    def _run(self, template: Template, values: Mapping[str, Any]) -> str:
+        try:
+            return template.render(dict(values))
+        except Exception as error:  # whatever a foreign template can bring about
+            raise RequestError(f"template error: {error}") from error
+
+    def _cut(self, source: str) -> str:
+        """*source* up to the first ``.Response`` that is printed, with the blocks around it closed."""
+        parsed = self._parsed(source)
+        found = _first_response(parsed.root, 0)
+        if found is None:
+            return source
+        end, depth = found
+        later = "".join(source[part.start : part.end] for part in parsed.definitions if part.start >= end)
+        for n_open in range(depth + 1):  # an else-if nests in the tree, but has no end of its own
+            cut = source[:end] + "{{end}}" * n_open + later
+            try:
+                self._parsed(cut)
+            except RequestError:
+                continue
+            return cut
+        return source
+
+
+def collate(messages: Sequence[Message]) -> tuple[str, list[Message]]:
+    """All system texts as one, and *messages* with neighbours of the same role (but tool) merged."""
+    system = "\n\n".join(str(m.get("content") or "") for m in messages if m.get("role") == "system")
+    merged: list[Message] = []
+    for role, group in groupby(messages, key=lambda message: message.get("role")):
+        same = list(group)
+        if role == "tool" or len(same) == 1:
+            merged += same
+        else:
+            content = "\n\n".join(str(message["content"]) for message in same if message.get("content"))
+            merged.append({**_united(same), "content": content})
+    return system, merged
+
+
+def go_json(value: object) -> str:
+    """JSON as Go's ``json.Marshal`` writes it: no blanks, ``<``, ``>`` and ``&`` escaped."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _united(messages: Sequence[Message]) -> dict[str, Any]:
+    """The fields of several messages as one: lists joined, of other fields the last."""
+    united: dict[str, Any] = {}
+    for message in messages:
+        for key, value in message.items():
+            united[key] = [*united.get(key, ()), *value] if isinstance(value, list) else value
+    return united
+
+
+def _turns(messages: Sequence[Message]) -> Iterator[dict[str, str]]:
+    """The turns an old template is run for; the last one is the one to be answered."""
+    turn = {"System": "", "Prompt": "", "Response": ""}
+    for message in messages:
+        role, content = message.get("role"), str(message.get("content") or "")
+        if (role == "system" and (turn["Prompt"] or turn["Response"])) or (role == "user" and turn["Response"]):
+            yield turn
+            turn = {"System": "", "Prompt": "", "Response": ""}
+        key = {"system": "System", "user": "Prompt", "assistant": "Response"}.get(str(role))
+        if key:
+            turn[key] = content
+    yield turn
+
+
+def _fields(node: object) -> Iterator[str]:
+    """Every field name in a syntax tree."""
+    if isinstance(node, tuple):
+        for part in node:
+            yield from _fields(part)
+    elif dataclasses.is_dataclass(node):
+        yield from getattr(node, "fields", ())
+        for field in dataclasses.fields(node):
+            yield from _fields(getattr(node, field.name)) if field.name != "fields" else ()
+
+
+def _first_response(nodes: Any, depth: int) -> tuple[int, int] | None:
+    """Where the first action with ``.Response`` ends, and within how many blocks it stands."""
+    for node in nodes.nodes:
+        kind = type(node).__name__
+        if kind == "ActionNode" and "Response" in _fields(node):
+            return node.end, depth
+        for body in (getattr(node, "body", None), getattr(node, "else_body", None)):
+            if body is not None and (found := _first_response(body, depth + 1)):
+                return found
+    return None
+
+
+def _thinking(think: Think) -> dict[str, object]:
+    level = think if isinstance(think, str) else ""
+    return {"Think": bool(think), "ThinkLevel": level, "IsThinkSet": think is not None}
+
+
+def _go_message(message: Message) -> Json:
+    calls = [_go_call(index, call["function"], call) for index, call in enumerate(message.get("tool_calls") or ())]
+    fields = {
+        "Role": message.get("role") or "",
+        "Content": message.get("content") or "",
+        "Thinking": message.get("thinking") or "",
+        "Images": list(message.get("images") or ()),
+        "ToolCalls": JsonList(calls),
+        "ToolName": message.get("tool_name") or "",
+        "ToolCallID": message.get("tool_call_id") or "",
+    }
+    return Json(fields, dict(message))
+
+
+def _go_call(index: int, function: Mapping[str, Any], call: Mapping[str, Any]) -> Json:
+    arguments = function.get("arguments") or {}
+    fields = {
+        "Index": function.get("index", index),
+        "Name": function.get("name", ""),
+        "Arguments": Json(arguments, arguments) if isinstance(arguments, Mapping) else arguments,
+    }
+    return Json({"ID": call.get("id", ""), "Function": Json(fields, dict(function))}, dict(call))
+
+
+def _go_tool(tool: Mapping[str, Any]) -> Json:
+    function = tool.get("function") or {}
+    parameters = function.get("parameters") or {}
+    properties = {
+        name: Json(
+            {
+                "Type": _type_of(property_.get("type")),
+                "Description": property_.get("description", ""),
+                "Enum": list(property_.get("enum") or ()),
+                "Items": property_.get("items"),
+            },
+            property_,
+        )
+        for name, property_ in (parameters.get("properties") or {}).items()
+    }
+    go_parameters = {
+        "Type": parameters.get("type", ""),
+        "Required": list(parameters.get("required") or ()),
+        "Properties": Json(properties, parameters.get("properties") or {}),
+    }
+    go_function = {
+        "Name": function.get("name", ""),
+        "Description": function.get("description", ""),
+        "Parameters": Json(go_parameters, parameters),
+    }
+    return Json({"Type": tool.get("type", "function"), "Function": Json(go_function, function)}, dict(tool))
+
+
+def _type_of(kind: object) -> object:
+    """A JSON schema type as Go prints it: one name bare, several in brackets."""
+    return f"[{' '.join(map(str, kind))}]" if isinstance(kind, list) and len(kind) != 1 else kind or ""
+
+
+def _typescript(property_: object) -> str:
+    """``toTypeScriptType``: the TypeScript name of a property's type."""
+    kind = getattr(property_, "printed", property_)
+    kind = kind.get("type") if isinstance(kind, Mapping) else kind
+    if isinstance(kind, list):
+        return " | ".join(map(_typescript, kind))
+    return {"array": "any[]", "object": "Record<string, any>"}.get(str(kind), TYPES.get(str(kind), "any"))
+
+
+def _printed(value: Any) -> object:
+    if isinstance(value, JsonList):
+        return [item.printed for item in value]
+    return value.printed if isinstance(value, Json) else value
+
+
+def _functions(clock: Callable[[], datetime]) -> dict[str, Callable[..., object]]:
+    return {
+        "json": lambda value: go_json(_printed(value)),
+        "currentDate": lambda *_: clock().strftime("%Y-%m-%d"),
+        "yesterdayDate": lambda *_: (clock() - timedelta(days=1)).strftime("%Y-%m-%d"),
+        "toTypeScriptType": _typescript,
+    }

@@ -1,0 +1,85 @@
+"""What a model is shown: which messages, and what is left out when they do not fit. Ollama's rules; pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ollama_zmq.errors import ContextOverflow
+from ollama_zmq.text.templates import ChatTemplate, Message, Think
+
+
+def conversation(messages: Sequence[Message], *, system: str = "", examples: Sequence[Message] = ()) -> list[Message]:
+    """The request's *messages* after a Modelfile's MESSAGEs (*examples*) and its SYSTEM.
+
+    SYSTEM is left out when the request begins with a system message of its own.
+    """
+    shown = [*examples, *messages]
+    begins_with_system = bool(messages) and messages[0].get("role") == "system"
+    return [{"role": "system", "content": system}, *shown] if system and not begins_with_system else shown
+
+
+def render_generate(
+    template: ChatTemplate,
+    *,
+    prompt: str,
+    system: str = "",
+    suffix: str = "",
+    examples: Sequence[Message] = (),
+    images: Sequence[object] = (),
+    think: Think = None,
+) -> str:
+    """The prompt of an ``/api/generate`` request that is not raw.
+
+    Raises:
+        RequestError: there is a *suffix* and the template has no place for one; or see ``ChatTemplate.render``.
+    """
+    if suffix:
+        return template.render_insert(prompt, suffix, think=think)
+    user: dict[str, object] = {"role": "user", "content": prompt}
+    if images:
+        user["images"] = list(images)
+    return template.render(conversation([user], system=system, examples=examples), think=think)
+
+
+def newest_that_fit(
+    messages: Sequence[Message], count_tokens: Callable[[Sequence[Message]], int], context: int
+) -> list[Message]:
+    """*messages* without the oldest ones that make them longer than *context* tokens.
+
+    System messages and the last message always stay. *count_tokens* renders and counts; it is called about
+    log2(len(messages)) times, since fewer messages never need more tokens.
+    """
+
+    def without(n_dropped: int) -> list[Message]:
+        kept = [message for message in messages[:n_dropped] if message.get("role") == "system"]
+        return [*kept, *messages[n_dropped:]]
+
+    fewest, most = 0, max(0, len(messages) - 1)
+    while fewest < most:
+        middle = (fewest + most) // 2
+        if count_tokens(without(middle)) <= context:
+            most = middle
+        else:
+            fewest = middle + 1
+    return without(fewest)
+
+
+def cut_to_context(token_ids: Sequence[int], *, context: int, keep: int, may_cut: bool = True) -> list[int]:
+    """*token_ids* of a completion, cut in the middle when there is no room to answer in *context* tokens.
+
+    The first *keep* stay (BOS included), and of the rest the newest, so that half of the room behind *keep* is free.
+
+    Raises:
+        ContextOverflow: it does not fit and *may_cut* is false.
+    """
+    if len(token_ids) <= context - 1:
+        return list(token_ids)
+    if not may_cut:
+        raise ContextOverflow(
+            f"the prompt has {len(token_ids)} tokens, the context {context}: shorten it or raise num_ctx",
+            prompt_tokens=len(token_ids),
+            context=context,
+        )
+    keep = max(0, min(keep, context - 2))
+    length = context - max((context - keep) // 2, 1)
+    return [*token_ids[:keep], *token_ids[len(token_ids) - (length - keep) :]]
