@@ -1,0 +1,387 @@
+"""Everything that ``ollama serve`` has below HTTP, as one object that any thread may use.
+
+    main thread          asyncio, HTTP; calls the broker
+    broker thread        CoordinatorLoop: ROUTER, coordinator, engine, sampler
+    local worker thread  WorkerLoop over inproc://: the machine's own device
+    loader thread        opens a model file and resolves names, once per load
+
+Benchmarks use it directly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+import zmq
+
+from ollama_zmq.bus.coordinator_loop import CoordinatorLoop
+from ollama_zmq.bus.worker_loop import WorkerLoop
+from ollama_zmq.cluster.events import Effect, Joined, Loaded, LoadFailed, ModelLost, Progressed
+from ollama_zmq.cluster.placement import Policy
+from ollama_zmq.cluster.stages import LOCAL, LoadOrder
+from ollama_zmq.cluster.state import ClusterState
+from ollama_zmq.devices.base import Budget
+from ollama_zmq.devices.registry import default_budget, open_device
+from ollama_zmq.engine.engine import Engine
+from ollama_zmq.engine.requests import Broken, Finished, Output, Request, Scored
+from ollama_zmq.errors import OllamaZmqError, RequestError, Unreachable
+from ollama_zmq.formats.gguf import GgufFile, open_gguf
+from ollama_zmq.models.base import Network
+from ollama_zmq.text.tokenizer import Tokenizer, load_tokenizer
+
+log = structlog.get_logger()
+
+OnOutput = Callable[[Output], None]
+OnProgress = Callable[[str, int, int], None]
+LOCAL_ENDPOINT = "inproc://local-worker"
+DEFAULT_RPC_PORT = 50052
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRequest:
+    """What to load and how.
+
+    Attributes:
+        blob: "sha256-<hex>" when the file is a blob of a store; workers that hold the blob need not be sent its bytes.
+        num_ctx: slots of one sequence; at most the context the model was trained for is used.
+        num_batch: the most tokens of one pass; num_parallel: sequences at once; num_thread: 0 means all.
+    """
+
+    name: str
+    path: Path
+    num_ctx: int
+    blob: str = ""
+    rpc_servers: tuple[str, ...] = ()
+    num_batch: int = 512
+    num_parallel: int = 1
+    num_thread: int = 0
+    policy: Policy = Policy.THROUGHPUT
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model that answers.
+
+    Attributes:
+        tokenizer: None when the file has none; token ids still work.
+        size: bytes in use on all devices for it; size_remote: those of them on workers.
+    """
+
+    request: LoadRequest
+    network: Network
+    tokenizer: Tokenizer | None
+    num_ctx: int
+    size: int
+    size_remote: int
+    load_s: float
+
+
+@dataclass(slots=True)
+class _Load:
+    """A load on its way: what was opened, and who waits for it."""
+
+    request: LoadRequest
+    gguf: GgufFile
+    network: Network
+    tokenizer: Tokenizer | None
+    order: LoadOrder
+    future: Future[LoadedModel]
+    on_progress: OnProgress | None
+    started: float
+
+
+class Broker:
+    """Loads one model at a time over the workers it is given, and answers requests with it.
+
+    Args:
+        threads: of the local device; None means all CPUs this process may use.
+        memory_limit: bytes the local device may use; None means what is available, less a tenth.
+        find_blob: "sha256-<hex>" -> path in the store of this machine, or None.
+    """
+
+    def __init__(
+        self,
+        *,
+        threads: int | None = None,
+        memory_limit: int | None = None,
+        find_blob: Callable[[str], Path | None] | None = None,
+    ) -> None:
+        self.loaded: LoadedModel | None = None
+        self._find_in_store = find_blob
+        self._files: dict[str, Path] = {}
+        self._sinks: dict[str, OnOutput] = {}
+        self._load: _Load | None = None
+        self._joins: list[Future[ClusterState]] = []
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._device = open_device("cpu", threads=threads, budget=Budget(memory_limit or default_budget()))
+        self._worker = WorkerLoop(
+            self._context, LOCAL_ENDPOINT, self._device, name=LOCAL, find_blob=self._find_blob, zap=False
+        )
+        self._loop = CoordinatorLoop(self._context, secrets.token_hex(8), self._on_effect, self._on_output)
+        self._loop.endpoints[LOCAL] = LOCAL_ENDPOINT
+        self._threads = [
+            threading.Thread(target=self._worker.run, name="local-worker", daemon=True),
+            threading.Thread(target=self._loop.run, name="broker", daemon=True),
+        ]
+
+    def __enter__(self) -> Broker:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start the broker's and the local worker's thread."""
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """Give back every lease and stop. Requests that still run end with an error."""
+        self._loop.call(lambda: self._fail_all(RequestError("the server is stopping")))
+        self._loop.stop()
+        self._threads[1].join(timeout=5)
+        self._worker.stop()
+        self._threads[0].join(timeout=5)
+        self._device.close()
+        self._context.destroy(linger=0)
+
+    def load(self, wanted: LoadRequest, on_progress: OnProgress | None = None) -> Future[LoadedModel]:
+        """Replace whatever is loaded with *wanted*.
+
+        Args:
+            on_progress: called with (what, bytes done, bytes in all) from the broker's thread.
+
+        Returns:
+            A future; it fails with an :class:`OllamaZmqError` that names what is wrong, and then nothing is loaded.
+        """
+        future: Future[LoadedModel] = Future()
+        started = time.monotonic()
+
+        def prepare() -> None:
+            try:
+                load = self._open(wanted, future, on_progress, started)
+                endpoints = {address: resolve(address) for address in wanted.rpc_servers}
+            except OllamaZmqError as error:
+                future.set_exception(error)
+                return
+            except OSError as error:
+                future.set_exception(RequestError(f"cannot open {wanted.path}: {error.strerror or error}"))
+                return
+            self._loop.call(lambda: self._begin(load, endpoints))
+
+        threading.Thread(target=prepare, name="loader", daemon=True).start()
+        return future
+
+    def unload(self) -> Future[None]:
+        """Forget the loaded model, here and on every worker."""
+        future: Future[None] = Future()
+
+        def forget() -> None:
+            self._forget(RequestError("the model was unloaded"))
+            self._loop.apply(self._loop.coordinator.unload())
+            future.set_result(None)
+
+        self._loop.call(forget)
+        return future
+
+    def submit(self, request: Request, on_output: OnOutput) -> None:
+        """Begin *request*; its outputs come from the broker's thread and end with Finished, Scored or Broken."""
+
+        def begin() -> None:
+            self._sinks[request.request_id] = on_output
+            engine = self._loop.engine
+            if engine is None:
+                self._on_output(Broken(request.request_id, RequestError("no model is loaded")))
+                return
+            self._loop.deliver(engine.submit(request, time.monotonic()))
+
+        self._loop.call(begin)
+
+    def cancel(self, request_id: str) -> None:
+        """End a request; what it holds is free again."""
+
+        def end() -> None:
+            if self._loop.engine is not None and request_id in self._sinks:
+                self._loop.deliver(self._loop.engine.cancel(request_id))
+
+        self._loop.call(end)
+
+    def cluster(self) -> ClusterState:
+        """Return what is known of the workers and stages at this moment."""
+        future: Future[ClusterState] = Future()
+        self._loop.call(lambda: future.set_result(self._loop.coordinator.state()))
+        return future.result(timeout=10)
+
+    def check_workers(self, addresses: tuple[str, ...]) -> Future[ClusterState]:
+        """Greet *addresses* without loading anything; the state tells who answered and why others did not."""
+        future: Future[ClusterState] = Future()
+
+        def prepare() -> None:
+            try:
+                endpoints = {address: resolve(address) for address in addresses}
+            except OllamaZmqError as error:
+                future.set_exception(error)
+                return
+            self._loop.call(lambda: join(endpoints))
+
+        def join(endpoints: dict[str, str]) -> None:
+            self._joins.append(future)
+            self._loop.endpoints.update(endpoints)
+            self._loop.apply(self._loop.coordinator.join(addresses, time.monotonic()))
+
+        threading.Thread(target=prepare, name="resolver", daemon=True).start()
+        return future
+
+    # In the loader's thread
+
+    def _open(
+        self, wanted: LoadRequest, future: Future[LoadedModel], on_progress: OnProgress | None, started: float
+    ) -> _Load:
+        gguf = open_gguf(wanted.path)
+        try:
+            network = Network(gguf)
+            tokenizer = load_tokenizer(gguf.metadata) if "tokenizer.ggml.model" in gguf.metadata else None
+        except OllamaZmqError:
+            gguf.close()
+            raise
+        order = LoadOrder(
+            name=wanted.name,
+            network=network,
+            blob=wanted.blob or _file_identity(wanted.path),
+            addresses=wanted.rpc_servers,
+            num_ctx=min(wanted.num_ctx, network.context_length),
+            num_parallel=wanted.num_parallel,
+            max_tokens=wanted.num_batch,
+            policy=wanted.policy,
+        )
+        return _Load(wanted, gguf, network, tokenizer, order, future, on_progress, started)
+
+    # In the broker's thread
+
+    def _begin(self, load: _Load, endpoints: dict[str, str]) -> None:
+        self._forget(RequestError("another model is being loaded"))
+        if self._load is not None:
+            self._load.future.set_exception(RequestError("another model is being loaded"))
+        self._load = load
+        self._files = {load.order.blob: load.request.path}
+        self._loop.endpoints.update(endpoints)
+        self._loop.model_file = load.gguf
+        self._loop.apply(self._loop.coordinator.load(load.order, time.monotonic()))
+
+    def _on_effect(self, effect: Effect) -> None:
+        match effect:
+            case Joined():
+                joins, self._joins = self._joins, []
+                for future in joins:
+                    future.set_result(self._loop.coordinator.state())
+            case Progressed(done, total):
+                if self._load is not None and self._load.on_progress is not None:
+                    self._load.on_progress("sending weights", done, total)
+            case Loaded():
+                self._finish_load(effect)
+            case LoadFailed(error):
+                load, self._load = self._load, None
+                if load is not None:
+                    load.future.set_exception(error)
+            case ModelLost():
+                self.loaded = None
+
+    def _finish_load(self, loaded: Loaded) -> None:
+        load, self._load = self._load, None
+        assert load is not None
+        self._loop.engine = Engine(
+            tokenizer=load.tokenizer,
+            vocab_size=load.network.vocab_size,
+            num_ctx=load.order.num_ctx,
+            kv_pages=loaded.kv_pages,
+            max_tokens=load.order.max_tokens,
+            max_sequences=load.order.num_parallel,
+        )
+        self.loaded = LoadedModel(
+            request=load.request,
+            network=load.network,
+            tokenizer=load.tokenizer,
+            num_ctx=load.order.num_ctx,
+            size=sum(loaded.resident_bytes.values()),
+            size_remote=sum(nbytes for address, nbytes in loaded.resident_bytes.items() if address != LOCAL),
+            load_s=time.monotonic() - load.started,
+        )
+        load.future.set_result(self.loaded)
+
+    def _on_output(self, output: Output) -> None:
+        ended = isinstance(output, Finished | Scored | Broken)
+        sink = self._sinks.pop(output.request_id, None) if ended else self._sinks.get(output.request_id)
+        if sink is not None:
+            sink(output)
+
+    def _forget(self, error: OllamaZmqError) -> None:
+        """Drop the engine; whoever still waits for it is told *error*."""
+        self._fail_all(error)
+        self._loop.engine = None
+        self.loaded = None
+
+    def _fail_all(self, error: OllamaZmqError) -> None:
+        for request_id in list(self._sinks):
+            self._on_output(Broken(request_id, error))
+
+    def _find_blob(self, blob: str) -> Path | None:
+        """Where the local worker finds a model file: the one being loaded, or a blob of the store."""
+        return self._files.get(blob) or (self._find_in_store(blob) if self._find_in_store else None)
+
+
+def parse_servers(text: str) -> tuple[str, ...]:
+    """``"10.0.0.10:50052, box2"`` -> ``("10.0.0.10:50052", "box2:50052")``, in order.
+
+    Raises:
+        RequestError: an entry has no host, a bad port, or stands there twice.
+    """
+    found: list[str] = []
+    for entry in (part.strip() for part in text.split(",")):
+        if not entry:
+            continue
+        host, colon, port = entry.removeprefix("tcp://").rpartition(":")
+        if not colon or (entry.endswith("]") and "[" in entry):
+            host, port = entry.removeprefix("tcp://"), str(DEFAULT_RPC_PORT)
+        if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
+            raise RequestError(
+                f"rpc server {entry!r}: expected host:port, as in 10.0.0.10:{DEFAULT_RPC_PORT}", entry=entry
+            )
+        address = f"{host}:{int(port)}"
+        if address in found:
+            raise RequestError(f"rpc server {address} is listed twice", entry=entry)
+        found.append(address)
+    return tuple(found)
+
+
+def resolve(address: str) -> str:
+    """Return the ZeroMQ endpoint of ``host:port``, with the host looked up once.
+
+    Raises:
+        Unreachable: the name has no address.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise Unreachable(f"cannot resolve worker {address}: {why.lower()}", worker=address) from None
+    family, *_, sockaddr = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    ip = str(sockaddr[0])
+    return f"tcp://[{ip}]:{port}" if family == socket.AF_INET6 else f"tcp://{ip}:{port}"
+
+
+def _file_identity(path: Path) -> str:
+    """Return an identity for a file outside any store: no other machine has it, so its bytes are sent."""
+    stat = path.stat()
+    return "file-" + hashlib.sha256(f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()).hexdigest()

@@ -1,0 +1,281 @@
+"""The broker's thread: one ROUTER, the coordinator and the engine. It knows sockets and clocks and decides nothing.
+
+Other threads hand it functions to run (:meth:`call`); everything that changes happens here. A step's path through this
+thread is: engine -> microbatch -> coordinator -> ROUTER -> worker -> ROUTER -> coordinator -> engine -> outputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import structlog
+import zmq
+
+from ollama_zmq.bus import sockets
+from ollama_zmq.cluster.coordinator import Coordinator
+from ollama_zmq.cluster.events import (
+    Attached,
+    Computed,
+    Connect,
+    Detached,
+    Disconnect,
+    Effect,
+    Event,
+    Got,
+    Joined,
+    Loaded,
+    LoadFailed,
+    ModelLost,
+    Progressed,
+    Send,
+    SendChunk,
+    StepFailed,
+    Tick,
+)
+from ollama_zmq.engine.engine import Engine
+from ollama_zmq.engine.requests import Output
+from ollama_zmq.errors import OllamaZmqError, RemoteProtocolError, Unreachable
+from ollama_zmq.formats.gguf import GgufFile
+from ollama_zmq.wire import frames
+from ollama_zmq.wire.messages import Put
+
+log = structlog.get_logger()
+
+TICK_S = 0.1
+
+
+class CoordinatorLoop:
+    """Feeds one :class:`Coordinator` and one :class:`Engine` and carries out what they want until :meth:`stop`.
+
+    Attributes:
+        endpoints: worker address -> ZeroMQ endpoint; filled by whoever resolves names, before the worker is joined.
+        engine: of the loaded model, or None.
+        model_file: where chunks of weights are read from.
+        on_effect: told of what concerns the load as a whole (Joined, Progressed, Loaded, LoadFailed, ModelLost).
+        on_output: told of every output of the engine.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[Any],
+        broker: str,
+        on_effect: Callable[[Effect], None],
+        on_output: Callable[[Output], None],
+    ) -> None:
+        self.coordinator = Coordinator(broker)
+        self.engine: Engine | None = None
+        self.endpoints: dict[str, str] = {}
+        self.model_file: GgufFile | None = None
+        self._on_effect = on_effect
+        self._on_output = on_output
+        self._context = context
+        self._broker = broker
+        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._wake_lock = threading.Lock()
+        self._wake_in: zmq.Socket[bytes] = context.socket(zmq.PAIR)
+        self._wake_out: zmq.Socket[bytes] = context.socket(zmq.PAIR)
+        self._wake_in.bind(f"inproc://wake-{broker}")
+        self._wake_out.connect(f"inproc://wake-{broker}")
+        self._running = True
+        self._ticked_at = 0.0
+        self._digests: dict[tuple[str, str], Any] = {}  # (worker, weight) -> sha256 of what was sent so far
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Run *function* in the loop's thread, soon. May be called from any thread."""
+        self._calls.put(function)
+        with self._wake_lock:
+            if not self._wake_out.closed:
+                self._wake_out.send(b"")
+
+    def stop(self) -> None:
+        """End :meth:`run`; leases are given back first."""
+
+        def leave() -> None:
+            self.apply(self.coordinator.leave_all())
+            self._running = False
+
+        self.call(leave)
+
+    def run(self) -> None:
+        """Serve until :meth:`stop`."""
+        self._router = sockets.broker_socket(self._context, self._broker)
+        self._monitor = sockets.Monitor(self._router)
+        poller = zmq.Poller()
+        for socket in (self._router, self._monitor.socket, self._wake_in):
+            poller.register(socket, zmq.POLLIN)
+        try:
+            while self._running:
+                self._serve_once(poller)
+        finally:
+            self._close()
+
+    def apply(self, effects: list[Effect]) -> None:
+        """Carry out *effects* in order. Only in the loop's thread."""
+        for effect in effects:
+            try:
+                self._carry_out(effect)
+            except OllamaZmqError as error:
+                log.warning("effect.failed", effect=type(effect).__name__, error=str(error))
+
+    def pump(self) -> None:
+        """Send every microbatch that the engine has ready. Only in the loop's thread."""
+        now = time.monotonic()
+        while self.engine is not None and (microbatch := self.engine.next_microbatch(now)) is not None:
+            self.apply(self.coordinator.run(microbatch, now))
+
+    def deliver(self, outputs: list[Output]) -> None:
+        """Hand *outputs* to whoever asked for them."""
+        for output in outputs:
+            self._on_output(output)
+
+    def _serve_once(self, poller: zmq.Poller) -> None:
+        now = time.monotonic()
+        wait_s = min(self.coordinator.next_deadline(now) - now, TICK_S if self.coordinator.flights else 1.0)
+        ready = dict(poller.poll(max(int(wait_s * 1000), 0) + 1))
+        if self._wake_in in ready:
+            self._run_calls()
+        if self._monitor.socket in ready:
+            for happened in self._monitor.events():
+                self._on_socket_event(happened)
+        if self._router in ready:
+            self._receive()
+        now = time.monotonic()
+        if now - self._ticked_at >= TICK_S:
+            self._ticked_at = now
+            self.handle(Tick())
+        self.pump()
+
+    def handle(self, event: Event) -> None:
+        """Give one event to the coordinator and carry out what follows."""
+        self.apply(self.coordinator.handle(event, time.monotonic()))
+
+    def _run_calls(self) -> None:
+        while self._wake_in.poll(0):
+            self._wake_in.recv()
+        while not self._calls.empty():
+            self._calls.get()()
+
+    def _receive(self) -> None:
+        """Take every message that has arrived; rubbish costs its sender the connection, nothing else."""
+        while True:
+            try:
+                parts = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            address = bytes(parts[0].buffer).decode(errors="replace").partition("#")[0]
+            try:
+                envelope = frames.decode([part.buffer for part in parts[1:]])
+            except RemoteProtocolError as error:
+                log.warning("message.rejected", peer=address, error=str(error))
+                self.handle(Detached(address, f"worker {address} sent what the protocol forbids: {error}"))
+                continue
+            self.handle(Got(address, envelope))
+
+    def _on_socket_event(self, happened: sockets.SocketEvent) -> None:
+        address = next((a for a, e in self.endpoints.items() if e == getattr(happened, "endpoint", None)), None)
+        if address is None:
+            return
+        match happened:
+            case sockets.Connected():
+                self.handle(Attached(address))
+            case sockets.Disconnected():
+                self.handle(Detached(address, f"worker {address} is gone: the connection broke"))
+            case sockets.HandshakeFailed(kind="auth"):
+                self.handle(Detached(address, _leased(address)))
+            case sockets.HandshakeFailed():
+                self.handle(Detached(address, _stranger(address)))
+            case sockets.Retried():
+                self.handle(Detached(address, _nobody(address), final=False))
+
+    def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case Send(address, envelope):
+                self._send(address, envelope)
+            case SendChunk():
+                self._send_chunk(effect)
+            case Connect(address, epoch):
+                self._connect(address, epoch)
+            case Disconnect(address, epoch):
+                self._disconnect(address)
+            case Computed(microbatch, logits) if self.engine is not None:
+                self.deliver(self.engine.complete(microbatch, logits, time.monotonic()))
+            case StepFailed(_, error) if self.engine is not None:
+                self.deliver(self.engine.fail(error, time.monotonic()))
+            case Joined() | Progressed() | Loaded() | LoadFailed():
+                self._on_effect(effect)
+            case ModelLost(error):
+                log.warning("model.lost", error=str(error))
+                engine, self.engine = self.engine, None
+                if engine is not None:
+                    self.deliver(engine.fail(error, time.monotonic()))
+                self._on_effect(effect)
+
+    def _send(self, address: str, envelope: frames.Envelope) -> None:
+        """Send to a worker. A full or vanished peer shows as the error that it is, never as silence."""
+        routing_id = _routing_id(address, envelope.epoch)
+        try:
+            self._router.send_multipart([routing_id, *frames.encode(envelope)], zmq.NOBLOCK, copy=False)
+        except zmq.ZMQError as error:
+            self.handle(Detached(address, f"worker {address} takes no more messages: {error.strerror}"))
+
+    def _send_chunk(self, effect: SendChunk) -> None:
+        """Read one chunk from the model file and send it. The digest of the whole weight goes with the last one."""
+        assert self.model_file is not None
+        link = self.coordinator.links[effect.address]
+        weight = self.model_file.data(effect.source.name)
+        chunk = np.frombuffer(weight, np.uint8, effect.nbytes, effect.offset)
+        key = (effect.address, effect.source.name)
+        if effect.offset == 0:
+            self._digests[key] = hashlib.sha256()
+        digest = self._digests[key]
+        digest.update(chunk)
+        last = effect.offset + effect.nbytes == effect.source.nbytes
+        put = Put(effect.program, effect.source.name, effect.offset, digest.digest() if last else b"")
+        self._send(effect.address, link.envelope(put, {"chunk": chunk}))
+
+    def _connect(self, address: str, epoch: int) -> None:
+        endpoint = self.endpoints[address]
+        try:
+            sockets.connect(self._router, endpoint, _routing_id(address, epoch))
+        except Unreachable as error:
+            self.handle(Detached(address, str(error)))
+            return
+        if endpoint.startswith("inproc://"):
+            self.handle(Attached(address))
+
+    def _disconnect(self, address: str) -> None:
+        """Forget a connection; what was queued on it goes with it."""
+        try:
+            self._router.disconnect(self.endpoints[address])
+        except zmq.ZMQError as error:
+            log.debug("connection.absent", worker=address, error=error.strerror)
+
+    def _close(self) -> None:
+        self._router.disable_monitor()
+        self._monitor.close()
+        self._router.close(0)
+        with self._wake_lock:
+            self._wake_out.close(0)
+        self._wake_in.close(0)
+
+
+def _routing_id(address: str, epoch: int) -> bytes:
+    return f"{address}#{epoch}".encode()
+
+
+def _nobody(address: str) -> str:
+    return f"nobody listens at {address}: start `ollama rpc-server` there, or take it off the list"
+
+
+def _stranger(address: str) -> str:
+    return f"{address} answers, but not as an ollama-zmq worker: is another service on that port?"
+
+
+def _leased(address: str) -> str:
+    return f"worker {address} is leased to another broker: stop that `ollama serve`, or take the worker off the list"

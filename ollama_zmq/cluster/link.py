@@ -1,0 +1,182 @@
+"""One worker as the coordinator sees it: joining, measuring the link, liveness.
+
+    State        Event                        Effects                           Next state
+    ABSENT       join                         Connect                           CONNECTING
+    CONNECTING   Attached                     Send(Hello)                       GREETING
+    CONNECTING   Detached, not final          none, for REFUSED_GRACE_S         CONNECTING
+    GREETING     Got(Welcome)                 Send(Ping) to measure             MEASURING
+    GREETING     Got(Refused)                 Disconnect                        REFUSED
+    MEASURING    Got(Pong), more to measure   Send(Ping)                        MEASURING
+    MEASURING    Got(Pong), enough            none                              READY
+    READY        Tick, PING_S since the last  Send(Ping)                        READY
+    any          Detached, final              Disconnect                        LOST
+    joining      Tick past the deadline       Disconnect                        LOST
+
+Every message carries the link's epoch. A new connection is a new epoch and a new routing id, because libzmq delivers
+what was queued for a dead worker to the process that took its place.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+
+from ollama_zmq.cluster.events import Connect, Disconnect, Effect, Send
+from ollama_zmq.errors import RemoteProtocolError
+from ollama_zmq.ops.registry import ops_hash
+from ollama_zmq.version import PROTOCOL, VERSION
+from ollama_zmq.wire.frames import Envelope
+from ollama_zmq.wire.messages import AnyMessage, Hello, Ping, Pong, Refused, Welcome
+
+JOIN_LIMIT_S = 5.0
+REFUSED_GRACE_S = 1.0
+PING_S = 2.0
+RTT_PROBES = 5
+RTT_BYTES = 8 << 10
+BANDWIDTH_BYTES = 1 << 20
+
+
+class Status(Enum):
+    """Where a worker stands. The values are shown to people."""
+
+    ABSENT = "absent"
+    CONNECTING = "connecting"
+    GREETING = "greeting"
+    MEASURING = "measuring"
+    READY = "ready"
+    LOST = "lost"
+    REFUSED = "refused"
+
+
+JOINING = frozenset({Status.CONNECTING, Status.GREETING, Status.MEASURING})
+
+
+@dataclass(slots=True)
+class Link:
+    """The state of one worker's connection.
+
+    Attributes:
+        remote: False for the broker's own device, whose link is not measured and cannot be lost.
+        was_ready: whether this worker has been ready before; losing it is then no mistake in the list.
+        detail: why it is lost or refused, for a person.
+    """
+
+    address: str
+    broker: str
+    remote: bool = True
+    status: Status = Status.ABSENT
+    epoch: int = 0
+    detail: str = ""
+    welcome: Welcome | None = None
+    was_ready: bool = False
+    rtt_s: float = 0.0
+    bandwidth_bytes_per_s: float = 0.0
+    resident_bytes: int = 0
+    joined_at: float = 0.0
+    pinged_at: float = 0.0
+    sequence_out: int = 0
+    sequence_in: int = 0
+    probes: list[float] = field(default_factory=list)
+
+    def join(self, epoch: int, now: float) -> list[Effect]:
+        """Begin a new connection under a new *epoch*."""
+        self.status, self.epoch, self.joined_at = Status.CONNECTING, epoch, now
+        self.detail, self.welcome = "", None
+        self.sequence_out = self.sequence_in = self.resident_bytes = 0
+        self.probes = []
+        return [Connect(self.address, epoch)]
+
+    def attached(self, now: float) -> list[Effect]:
+        """Greet the worker that let us in."""
+        if self.status is not Status.CONNECTING:
+            return []
+        self.status, self.joined_at = Status.GREETING, now
+        return [self.send(Hello(VERSION, PROTOCOL, self.broker))]
+
+    def detached(self, reason: str, *, final: bool, now: float) -> list[Effect]:
+        """Take note that the connection is gone; while joining, a refused connection may still be made."""
+        if self.status in (Status.ABSENT, Status.LOST, Status.REFUSED):
+            return []
+        if not final and self.status is Status.CONNECTING and now - self.joined_at < REFUSED_GRACE_S:
+            return []
+        return self.drop(Status.LOST, reason)
+
+    def drop(self, status: Status, detail: str) -> list[Effect]:
+        """End the connection and remember why."""
+        self.status, self.detail = status, detail
+        return [Disconnect(self.address, self.epoch)]
+
+    def receive(self, message: AnyMessage, sequence: int, now: float) -> list[Effect]:
+        """Advance by a message about the link itself; others are none of its business.
+
+        Raises:
+            RemoteProtocolError: a message was lost on the way (a gap in the sequence).
+        """
+        if sequence != self.sequence_in:
+            raise RemoteProtocolError(f"{self.address}: message {sequence} arrived, {self.sequence_in} was next")
+        self.sequence_in += 1
+        match message:
+            case Welcome() if self.status is Status.GREETING:
+                return self._welcomed(message, now)
+            case Refused():
+                return self.drop(Status.REFUSED, f"{self.address}: {message.reason}")
+            case Pong() if self.status is Status.MEASURING:
+                return self._measured(now)
+        return []
+
+    def tick(self, now: float) -> list[Effect]:
+        """Give up joining when it takes too long; otherwise show the worker that we live."""
+        if self.status in JOINING and now - self.joined_at > JOIN_LIMIT_S:
+            return self.drop(Status.LOST, self._why_no_answer())
+        if self.status is Status.READY and now - self.pinged_at > PING_S:
+            return [self._ping(0, now)]
+        return []
+
+    def send(self, message: AnyMessage, tensors: dict[str, np.ndarray] | None = None) -> Send:
+        """Address *message* to this worker, in this epoch, next in sequence."""
+        return Send(self.address, self.envelope(message, tensors))
+
+    def envelope(self, message: AnyMessage, tensors: dict[str, np.ndarray] | None = None) -> Envelope:
+        """Return *message* numbered as the next one of this epoch."""
+        sequence = self.sequence_out
+        self.sequence_out += 1
+        return Envelope(message, tensors or {}, epoch=self.epoch, seq=sequence)
+
+    def _welcomed(self, welcome: Welcome, now: float) -> list[Effect]:
+        if welcome.ops != ops_hash():
+            return self.drop(
+                Status.REFUSED,
+                f"worker {self.address} runs ollama-zmq {welcome.package} with other tensor ops than this broker "
+                f"({VERSION}): install the same version on both",
+            )
+        self.welcome = welcome
+        if not self.remote:
+            return self._ready(now)
+        self.status = Status.MEASURING
+        return [self._ping(RTT_BYTES, now)]
+
+    def _measured(self, now: float) -> list[Effect]:
+        self.probes.append(now - self.pinged_at)
+        if len(self.probes) < RTT_PROBES:
+            return [self._ping(RTT_BYTES, now)]
+        if len(self.probes) == RTT_PROBES:
+            return [self._ping(BANDWIDTH_BYTES, now)]
+        self.rtt_s = statistics.median(self.probes[:RTT_PROBES])
+        self.bandwidth_bytes_per_s = 2 * BANDWIDTH_BYTES / max(self.probes[-1] - self.rtt_s, 1e-6)
+        return self._ready(now)
+
+    def _ready(self, now: float) -> list[Effect]:
+        self.status, self.was_ready, self.pinged_at = Status.READY, True, now
+        return []
+
+    def _ping(self, nbytes: int, now: float) -> Send:
+        self.pinged_at = now
+        return self.send(Ping(len(self.probes)), {"payload": np.zeros(nbytes, np.uint8)})
+
+    def _why_no_answer(self) -> str:
+        if self.status is not Status.CONNECTING:
+            return f"worker {self.address} accepted the connection but did not answer within {JOIN_LIMIT_S:g} s"
+        return f"no answer from {self.address} within {JOIN_LIMIT_S:g} s: is the address right and the port open?"

@@ -1,0 +1,126 @@
+"""A model cut into stages: which worker runs which program, made of which bytes of the file.
+
+Embedding, output head and sampling stay on the broker's own device, so text and logits never leave the main host and
+the last hop carries one hidden state instead of a vocabulary of logits. Without workers everything is one program.
+
+    local embed -> worker layers 0..14 -> worker layers 15..29 -> local head
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ollama_zmq.cluster.placement import Demand, Placement, Policy
+from ollama_zmq.cluster.state import StageState
+from ollama_zmq.models.base import Network
+from ollama_zmq.ops.program import PAGE_SLOTS, Program, program_id, row_floats, verify
+from ollama_zmq.wire.messages import Define, WeightSource
+
+LOCAL = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOrder:
+    """What to load, and where it may go.
+
+    Attributes:
+        blob: identity of the model file, "sha256-<hex>" for a blob of the store.
+        addresses: "host:port" of the workers, in order of preference.
+        num_ctx: slots of one sequence; num_parallel: sequences at once.
+        max_tokens: the most tokens of one pass.
+    """
+
+    name: str
+    network: Network
+    blob: str
+    addresses: tuple[str, ...]
+    num_ctx: int
+    num_parallel: int
+    max_tokens: int
+    policy: Policy = Policy.THROUGHPUT
+
+    @property
+    def kv_pages(self) -> int:
+        """Pages in the KV cache of every layer."""
+        return -(-self.num_ctx // PAGE_SLOTS) * self.num_parallel
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A program on a worker.
+
+    Attributes:
+        part: "embed", "layers", "head" or "whole".
+        nbytes: weight bytes it streams for one token; macs: multiply-adds of one token.
+    """
+
+    address: str
+    part: str
+    layers: range
+    define: Define
+    nbytes: int
+    macs: int
+
+    @property
+    def program(self) -> bytes:
+        """The id of its program."""
+        return self.define.program
+
+    @property
+    def state(self) -> StageState:
+        """This stage for ``/api/cluster``, without latencies."""
+        first, last = (self.layers.start, self.layers.stop - 1) if self.layers else (-1, -1)
+        return StageState(self.address, self.part, first, last)
+
+
+def demand_of(order: LoadOrder) -> Demand:
+    """Return what the planner must know about a model."""
+    network = order.network
+    one_layer = verify(network.layers_program(range(1)))
+    return Demand(
+        layer_nbytes=tuple(network.layer_nbytes(i) for i in range(network.n_layers)),
+        kv_nbytes=network.kv_nbytes(order.kv_pages * PAGE_SLOTS),
+        scratch_nbytes=4 * order.max_tokens * row_floats(one_layer),
+        head_nbytes=network.head_nbytes(),
+    )
+
+
+def stages_of(order: LoadOrder, placement: Placement) -> tuple[Stage, ...]:
+    """Return the stages of *placement* in pipeline order."""
+    network = order.network
+    if all(address == LOCAL for address, _ in placement.stages):
+        return (_stage(order, LOCAL, "whole", range(network.n_layers), network.whole_program()),)
+    middle = [
+        _stage(order, address, "layers", layers, network.layers_program(layers)) for address, layers in placement.stages
+    ]
+    return (
+        _stage(order, LOCAL, "embed", range(0), network.embed_program()),
+        *middle,
+        _stage(order, LOCAL, "head", range(0), network.head_program()),
+    )
+
+
+def _stage(order: LoadOrder, address: str, part: str, layers: range, program: Program) -> Stage:
+    tensors = order.network.gguf.tensors
+    sources = tuple(
+        WeightSource(spec.name, order.blob, tensors[spec.name].offset, tensors[spec.name].nbytes)
+        for spec in program.weights
+    )
+    code = program.to_bytes()
+    define = Define(program_id(code), code, sources, order.kv_pages if program.caches else 0, order.max_tokens)
+    matrices = [spec for spec in program.weights if len(spec.shape) == 2]
+    streamed = [
+        spec for spec in matrices if part != "embed" and not (part == "whole" and _only_embedded(order, spec.name))
+    ]
+    return Stage(
+        address,
+        part,
+        layers,
+        define,
+        nbytes=sum(tensors[spec.name].nbytes for spec in streamed),
+        macs=sum(spec.shape[0] * spec.shape[1] for spec in streamed),
+    )
+
+
+def _only_embedded(order: LoadOrder, name: str) -> bool:
+    return name == order.network.embedding.name and name != order.network.output.name

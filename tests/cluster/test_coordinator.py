@@ -1,0 +1,311 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.cluster.fake_workers import BUDGET, FakeWorkers, welcome
+
+from ollama_zmq.cluster.coordinator import Coordinator, Phase
+from ollama_zmq.cluster.events import (
+    Computed,
+    Connect,
+    Detached,
+    Disconnect,
+    Got,
+    Joined,
+    Loaded,
+    LoadFailed,
+    ModelLost,
+    Progressed,
+    SendChunk,
+    StepFailed,
+    Tick,
+)
+from ollama_zmq.cluster.stages import LOCAL, LoadOrder
+from ollama_zmq.cluster.uploads import BUSY_CREDIT_BYTES, CHUNK_BYTES, IDLE_CREDIT_BYTES, Upload
+from ollama_zmq.devices.base import Step
+from ollama_zmq.engine.requests import Microbatch
+from ollama_zmq.errors import OutOfDeviceMemory, ShapeError, StageLost, Unreachable
+from ollama_zmq.formats.gguf import open_gguf
+from ollama_zmq.models.base import Network
+from ollama_zmq.wire.frames import Envelope
+from ollama_zmq.wire.messages import Bye, Define, Failed, Hello, Ping, Pong, Ran, Refused, Release, Run, WeightSource
+
+A, B = "a:50052", "b:50052"
+
+
+@pytest.fixture(scope="module")
+def network(tiny_gguf: Path) -> Iterator[Network]:
+    with open_gguf(tiny_gguf) as gguf:
+        yield Network(gguf)
+
+
+@pytest.fixture
+def workers() -> FakeWorkers:
+    return FakeWorkers(Coordinator("f00d"))
+
+
+def order(network: Network, *addresses: str, num_ctx: int = 128) -> LoadOrder:
+    return LoadOrder("tiny", network, "sha256-00", addresses, num_ctx, 1, 16)
+
+
+def load(workers: FakeWorkers, wanted: LoadOrder) -> list[object]:
+    return list(workers.carry_out(workers.coordinator.load(wanted, workers.now)))
+
+
+def decode_step(number: int = 1) -> Microbatch:
+    return Microbatch(number, np.array([7], np.int32), Step.of([1], [0], [[0]], [0]))
+
+
+def test_two_workers_share_the_layers_and_the_ends_stay_here(workers, network):
+    (loaded,) = load(workers, order(network, A, B))
+    assert isinstance(loaded, Loaded)
+    assert [(s.worker, s.part, s.first_layer, s.last_layer) for s in loaded.stages] == [
+        (LOCAL, "embed", -1, -1),
+        (A, "layers", 0, 1),
+        (B, "layers", 2, 3),
+        (LOCAL, "head", -1, -1),
+    ]
+    assert workers.coordinator.phase is Phase.LOADED
+
+
+def test_without_workers_one_program_holds_everything(workers, network):
+    (loaded,) = load(workers, order(network))
+    assert [(s.worker, s.part) for s in loaded.stages] == [(LOCAL, "whole")]
+    assert len(workers.sent(Run)) == 1  # the warm-up token
+
+
+def test_a_step_passes_every_stage_in_order_with_two_messages_each(workers, network):
+    load(workers, order(network, A, B))
+    workers.seen.clear()
+    (computed,) = workers.carry_out(workers.coordinator.run(decode_step(), workers.now))
+    assert [address for address, _ in workers.sent(Run)] == [LOCAL, A, B, LOCAL]
+    assert isinstance(computed, Computed)
+    assert (computed.microbatch, computed.logits.shape) == (1, (1, network.vocab_size))
+    assert np.all(computed.logits == 7 + 4)  # each stage added one
+
+
+def test_pages_go_to_layers_and_rows_to_the_head(workers, network):
+    load(workers, order(network, A))
+    workers.seen.clear()
+    workers.carry_out(workers.coordinator.run(decode_step(), workers.now))
+    embed, layers, head = (message for _, message in workers.sent(Run))
+    assert (embed.pages, layers.pages, head.pages) == ((), ((0,),), ())
+    assert (embed.rows, layers.rows, head.rows) == ((), (), (0,))
+
+
+def test_a_stranger_in_the_list_fails_the_load_and_is_named(workers, network):
+    workers.mute = {B}
+    effects = load(workers, order(network, A, B))
+    assert effects == []
+    workers.now = 10.0
+    (failed,) = workers.happen(Tick())
+    assert isinstance(failed, LoadFailed)
+    assert isinstance(failed.error, Unreachable)
+    assert B in str(failed.error)
+    assert A not in str(failed.error)
+
+
+def test_a_refused_connection_may_still_be_made_for_a_moment(workers, network):
+    workers.mute = {A}
+    load(workers, order(network, A))
+    assert workers.happen(Detached(A, "nobody listens at a:50052", final=False)) == []
+    workers.now = 2.0
+    (failed,) = workers.happen(Detached(A, "nobody listens at a:50052", final=False))
+    assert str(failed.error) == "nobody listens at a:50052"
+
+
+def test_a_refusal_is_passed_on(workers, network):
+    workers.answers[(A, Hello)] = lambda _: [Refused("runs ollama-zmq 9 (protocol 9)", "9", 9)]
+    (failed,) = load(workers, order(network, A))
+    assert str(failed.error) == f"{A}: runs ollama-zmq 9 (protocol 9)"
+
+
+def test_other_ops_are_refused_here(workers, network):
+    workers.answers[(A, Hello)] = lambda _: [welcome(ops="0000", package="0.0.9")]
+    (failed,) = load(workers, order(network, A))
+    assert "other tensor ops" in str(failed.error)
+    assert "0.0.9" in str(failed.error)
+
+
+def test_a_lost_stage_loses_the_model_and_the_next_load_runs_on_what_is_left(workers, network):
+    load(workers, order(network, A, B))
+    workers.mute = {B}
+    workers.carry_out(workers.coordinator.run(decode_step(), workers.now))
+    (lost,) = workers.happen(Detached(B, "worker b:50052 is gone: the connection broke"))
+    assert isinstance(lost, ModelLost)
+    assert isinstance(lost.error, StageLost)
+    assert B in str(lost.error)
+    assert [address for address, _ in workers.sent(Release)] == [LOCAL, A, LOCAL]
+
+    assert load(workers, order(network, A, B)) == []  # B is tried again
+    (loaded,) = workers.happen(Detached(B, "nobody listens")) or workers.happen(Tick())
+    assert [s.worker for s in loaded.stages] == [LOCAL, A, LOCAL]
+
+
+def test_with_every_worker_gone_the_model_runs_here(workers, network):
+    load(workers, order(network, A))
+    workers.happen(Detached(A, "gone"))
+    workers.mute = {A}
+    load(workers, order(network, A))
+    (loaded,) = workers.happen(Detached(A, "gone"))
+    assert [s.part for s in loaded.stages] == ["whole"]
+
+
+def test_a_returned_worker_has_a_new_epoch_and_is_used(workers, network):
+    load(workers, order(network, A))
+    before = workers.coordinator.links[A].epoch
+    workers.happen(Detached(A, "gone"))
+    (loaded,) = load(workers, order(network, A))
+    assert workers.coordinator.links[A].epoch > before
+    assert [s.worker for s in loaded.stages] == [LOCAL, A, LOCAL]
+
+
+def test_a_message_of_an_older_epoch_is_dropped(workers, network):
+    load(workers, order(network, A))
+    stale = Got(A, Envelope(Pong(0), {"payload": np.zeros(0, np.uint8)}, epoch=0, seq=0))
+    assert workers.coordinator.handle(stale, workers.now) == []
+
+
+def test_a_gap_in_the_sequence_costs_the_connection(workers, network):
+    load(workers, order(network, A))
+    link = workers.coordinator.links[A]
+    gap = Envelope(Pong(0), {"payload": np.zeros(0, np.uint8)}, epoch=link.epoch, seq=link.sequence_in + 1)
+    (lost,) = workers.happen(Got(A, gap))
+    assert isinstance(lost, ModelLost)
+
+
+def test_missing_weights_are_sent_in_order_and_progress_is_told(workers, network):
+    workers.lacking = {A}
+    effects = load(workers, order(network, A))
+    chunks = [e for e in workers.seen if isinstance(e, SendChunk)]
+    sources = workers.sent(Define)[1][1].sources
+    assert [c.source.name for c in chunks] == [s.name for s in sources]
+    assert sum(c.nbytes for c in chunks) == sum(s.nbytes for s in sources)
+    progress = [e for e in effects if isinstance(e, Progressed)]
+    assert progress[-1].done == progress[-1].total == sum(s.nbytes for s in sources)
+    assert isinstance(effects[-1], Loaded)
+
+
+def test_a_weight_that_fits_no_budget_is_named_with_the_budgets(workers, network):
+    workers.answers[(A, Hello)] = lambda _: [welcome(memory_budget=1000)]
+    workers.answers[(LOCAL, Hello)] = lambda _: [welcome(memory_budget=2000)]
+    (failed,) = load(workers, order(network, A))
+    assert isinstance(failed.error, OutOfDeviceMemory)
+    assert "a:50052 1 KB" in str(failed.error)
+
+
+def test_what_a_small_worker_cannot_hold_runs_here(workers, network):
+    workers.answers[(A, Hello)] = lambda _: [welcome(memory_budget=1000)]
+    (loaded,) = load(workers, order(network, A))
+    assert [s.part for s in loaded.stages] == ["whole"]
+
+
+def test_a_worker_that_cannot_load_fails_the_load_and_the_others_forget(workers, network):
+    workers.answers[(B, Define)] = lambda m: [Failed(m.program, -1, "OutOfDeviceMemory", "needs 9 GB of 1 GB")]
+    effects = load(workers, order(network, A, B))
+    (failed,) = [e for e in effects if isinstance(e, LoadFailed)]
+    assert isinstance(failed.error, OutOfDeviceMemory)
+    assert str(failed.error) == f"worker {B}: needs 9 GB of 1 GB"
+    assert (A in [address for address, _ in workers.sent(Release)], workers.coordinator.phase) == (True, Phase.IDLE)
+
+
+def test_a_failed_step_leaves_the_model_standing(workers, network):
+    load(workers, order(network, A))
+    workers.answers[(A, Run)] = lambda m: [Failed(m.program, m.microbatch, "ShapeError", "pages[0] reach 9 of 2")]
+    (failed,) = workers.carry_out(workers.coordinator.run(decode_step(5), workers.now))
+    assert (failed.microbatch, type(failed), type(failed.error)) == (5, StepFailed, ShapeError)
+    del workers.answers[(A, Run)]
+    (computed,) = workers.carry_out(workers.coordinator.run(decode_step(6), workers.now))
+    assert computed.microbatch == 6
+
+
+def test_a_silent_step_passes_its_deadline(workers, network):
+    load(workers, order(network, A))
+    workers.mute = {A}
+    workers.carry_out(workers.coordinator.run(decode_step(), workers.now))
+    deadline = workers.coordinator.next_deadline(1e9)
+    workers.now = deadline + 0.1
+    (lost,) = workers.happen(Tick())
+    assert "did not answer a step" in str(lost.error)
+
+
+def test_the_local_device_has_no_deadline(workers, network):
+    load(workers, order(network))
+    workers.mute = {LOCAL}
+    workers.carry_out(workers.coordinator.run(decode_step(), workers.now))
+    workers.now = 1e6
+    assert workers.happen(Tick()) == []
+
+
+def test_an_answer_that_nobody_waits_for_is_ignored(workers, network):
+    load(workers, order(network, A))
+    link = workers.coordinator.links[A]
+    program = workers.coordinator.stages[1].program
+    late = Envelope(Ran(program, 99, 1, 1), {"output": np.zeros((1, 4), np.float32)}, link.epoch, link.sequence_in)
+    assert workers.happen(Got(A, late)) == []
+
+
+def test_idle_workers_are_pinged(workers, network):
+    load(workers, order(network, A))
+    workers.seen.clear()
+    workers.now += 3.0
+    workers.happen(Tick())
+    assert [(address, m.nonce) for address, m in workers.sent(Ping) if address == A] == [
+        (A, len(workers.coordinator.links[A].probes))
+    ]
+
+
+def test_workers_that_are_not_in_a_new_list_are_let_go(workers, network):
+    load(workers, order(network, A, B))
+    load(workers, order(network, B))
+    assert [address for address, _ in workers.sent(Bye)] == [A]
+    assert set(workers.coordinator.links) == {LOCAL, B}
+
+
+def test_joining_without_a_load_tells_who_answers(workers):
+    (joined,) = workers.carry_out(workers.coordinator.join((A,), workers.now))
+    assert joined == Joined()
+    state = workers.coordinator.state()
+    assert [(w.address, w.status, w.memory_budget) for w in state.workers] == [
+        (LOCAL, "ready", BUDGET),
+        (A, "ready", BUDGET),
+    ]
+    assert state.workers[1].rtt_us > 0
+
+
+def test_joining_others_leaves_the_stages_of_a_loaded_model(workers, network):
+    load(workers, order(network, A))
+    workers.carry_out(workers.coordinator.join((B,), workers.now))
+    assert workers.coordinator.phase is Phase.LOADED
+    assert set(workers.coordinator.links) == {LOCAL, A, B}
+
+
+def test_latencies_of_decode_steps_are_kept_per_stage(workers, network):
+    load(workers, order(network, A))
+    for number in range(5):
+        workers.carry_out(workers.coordinator.run(decode_step(number), workers.now))
+    latency = workers.coordinator.state().stages[1].latency
+    assert latency is not None
+    assert (latency.compute.p50_us, latency.queue.p95_us, latency.steps) == (10, 1, 5)
+
+
+def test_every_connection_has_an_epoch_of_its_own(workers, network):
+    load(workers, order(network, A, B))
+    workers.happen(Detached(A, "gone"))
+    load(workers, order(network, A, B))
+    epochs = [e.epoch for e in workers.seen if isinstance(e, Connect)]
+    assert len(epochs) == len(set(epochs))
+    assert [e.address for e in workers.seen if isinstance(e, Disconnect)] == [A]
+
+
+def test_upload_credit_is_small_while_steps_are_in_flight():
+    upload = Upload()
+    upload.add(b"p", WeightSource("w", "", 0, 10 * CHUNK_BYTES + 5))
+    assert sum(c.nbytes for c in upload.next_chunks(busy=False)) == IDLE_CREDIT_BYTES
+    upload.acknowledged(IDLE_CREDIT_BYTES)
+    assert [c.nbytes for c in upload.next_chunks(busy=True)] == [CHUNK_BYTES]
+    assert upload.next_chunks(busy=True) == []
+    assert BUSY_CREDIT_BYTES < CHUNK_BYTES

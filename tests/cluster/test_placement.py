@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from itertools import combinations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ollama_zmq.cluster.placement import Demand, Policy, Site, place
+from ollama_zmq.errors import OutOfDeviceMemory
+
+LOCAL = Site("local", 10**12, 1e10)
+
+
+def demand(n_layers: int, nbytes: int = 100, kv: int = 0) -> Demand:
+    return Demand((nbytes,) * n_layers, kv, 0, 0)
+
+
+def worker(address: str, speed: float = 1e10, budget: int = 10**12, rtt_s: float = 1e-4) -> Site:
+    return Site(address, budget, speed, rtt_s)
+
+
+def cut(placement) -> list[tuple[str, int]]:
+    return [(address, len(layers)) for address, layers in placement.stages]
+
+
+def test_equal_workers_share_equally():
+    assert cut(place(demand(30), [worker("a"), worker("b")], LOCAL)) == [("a", 15), ("b", 15)]
+
+
+def test_layers_follow_the_measured_speed():
+    big = demand(40, 10**9)
+    assert cut(place(big, [worker("fast", 3e10), worker("slow", 1e10)], LOCAL)) == [("fast", 30), ("slow", 10)]
+
+
+def test_every_named_worker_is_used():
+    placement = place(demand(8, 10**9), [worker("a", 1e12), worker("b", 1e12), worker("slow", 1e9)], LOCAL)
+    assert [address for address, _ in cut(placement)] == ["a", "b", "slow"]
+
+
+def test_more_workers_than_layers_leaves_the_last_ones_out():
+    placement = place(demand(1), [worker("a"), worker("b")], LOCAL)
+    assert cut(placement) == [("a", 1)]
+    assert "not used: b" in placement.notes
+
+
+def test_a_budget_is_never_exceeded_and_the_rest_runs_here():
+    placement = place(demand(10, 10**9), [worker("small", budget=35 * 10**8)], LOCAL)
+    assert cut(placement) == [("small", 3), ("local", 7)]
+    assert any("the rest runs on this machine" in note for note in placement.notes)
+
+
+def test_the_kv_cache_counts():
+    assert cut(place(demand(10, 10**9, kv=10**9), [worker("small", budget=64 * 10**8)], LOCAL))[0] == ("small", 3)
+
+
+def test_what_fits_nowhere_names_need_and_budgets():
+    with pytest.raises(OutOfDeviceMemory, match=r"4 layers need 440 B .* a 200 B, local 100 B"):
+        place(demand(4, 100), [worker("a", budget=200)], Site("local", 100, 1e10))
+
+
+def test_a_slower_plan_is_said_to_be_slower():
+    (note,) = place(demand(10, 10**6), [worker("far", rtt_s=0.05)], LOCAL).notes
+    assert "this machine alone" in note
+
+
+def test_fastest_leaves_out_a_worker_that_slows_down():
+    placement = place(demand(10, 10**6), [worker("far", rtt_s=0.05)], LOCAL, Policy.FASTEST)
+    assert cut(placement) == [("local", 10)]
+
+
+@given(
+    sizes=st.lists(st.integers(1, 50), min_size=2, max_size=7),
+    speeds=st.lists(st.integers(1, 9), min_size=2, max_size=3),
+)
+def test_no_cut_has_a_faster_slowest_stage(sizes, speeds):
+    sites = [worker(f"w{i}", float(speed), rtt_s=0.0) for i, speed in enumerate(speeds)]
+    used = sites[: len(sizes)]
+    placement = place(Demand(tuple(sizes), 0, 0, 0), sites, LOCAL)
+    by_address = {site.address: site for site in sites}
+    found = max(
+        sum(sizes[r.start : r.stop]) / by_address[address].decode_bytes_per_s for address, r in placement.stages
+    )
+    best = min(
+        max(
+            sum(sizes[a:b]) / site.decode_bytes_per_s
+            for site, a, b in zip(used, (0, *cuts), (*cuts, len(sizes)), strict=True)
+        )
+        for cuts in combinations(range(1, len(sizes)), len(used) - 1)
+    )
+    assert found == best
+
+
+@given(sizes=st.lists(st.integers(1, 50), min_size=1, max_size=9), n=st.integers(0, 3))
+def test_every_layer_is_placed_once_and_in_order(sizes, n):
+    placement = place(Demand(tuple(sizes), 0, 0, 0), [worker(f"w{i}") for i in range(n)], LOCAL)
+    assert [i for _, layers in placement.stages for i in layers] == list(range(len(sizes)))
