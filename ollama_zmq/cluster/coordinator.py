@@ -316,7 +316,8 @@ class Coordinator:
         if flight is None or self.stages[flight.stage].program != message.program:
             return []
         step = flight.microbatch.step
-        if step.T == len(step.lengths) and flight.microbatch is not WARM_UP:
+        decoding = len(step.lengths) == step.T
+        if decoding and flight.microbatch is not WARM_UP:
             self._latency[flight.stage].add((now - flight.sent_at) * 1e6, message.compute_us, message.queue_us)
         flight.stage += 1
         if flight.stage < len(self.stages):

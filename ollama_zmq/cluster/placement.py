@@ -6,8 +6,8 @@ Stages are contiguous runs of layers, in the order the workers were named. A sta
 
 ``THROUGHPUT`` (workers that were named are used) minimises the slowest stage, then the sum; each worker gets at least
 one layer while there are as many layers as workers. ``FASTEST`` minimises the sum, which is what one stream waits for,
-and may leave workers out. A stage must fit its worker's budget: weights and 10 % besides, KV cache at the requested context,
-scratch memory. What no worker can hold goes to the local device, as the last stage.
+and may leave workers out. A stage must fit its worker's budget: weights and 10 % besides, KV cache at the requested
+context, scratch memory. What no worker can hold goes to the local device, as the last stage.
 
 The search is dynamic programming over (workers used, layers placed), O(workers · layers²): 80 layers over 8 workers
 take 60 ms.

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.cluster.fake_workers import BUDGET, FakeWorkers, welcome
 
 from ollama_zmq.cluster.coordinator import Coordinator, Phase
 from ollama_zmq.cluster.events import (
@@ -32,6 +31,7 @@ from ollama_zmq.formats.gguf import open_gguf
 from ollama_zmq.models.base import Network
 from ollama_zmq.wire.frames import Envelope
 from ollama_zmq.wire.messages import Bye, Define, Failed, Hello, Ping, Pong, Ran, Refused, Release, Run, WeightSource
+from tests.cluster.fake_workers import BUDGET, FakeWorkers, welcome
 
 A, B = "a:50052", "b:50052"
 
