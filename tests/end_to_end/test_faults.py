@@ -1,0 +1,183 @@
+"""What a person does wrong, and what machines do, ends in an error that names it; the server lives on."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+
+import pytest
+
+from ollama_zmq.cli.children import Children, free_port
+from tests.end_to_end.cluster import Cluster, until
+
+
+def test_a_killed_worker_ends_its_request_and_nothing_else(cluster: Cluster) -> None:
+    with cluster.stream(**cluster.endless()) as lines:
+        next(lines)
+        cluster.workers[1].signal(signal.SIGKILL)
+        last = list(lines)[-1]
+    assert set(last) == {"error"}
+    assert cluster.addresses[1] in last["error"]
+    whole = cluster.generate(rpc_servers="", temperature=0.0)
+    rest = cluster.generate(temperature=0.0)
+    assert rest["context"] == whole["context"]
+    assert {s["worker"] for s in cluster.get("/api/cluster")["stages"]} == {cluster.addresses[0], "local"}
+
+
+def test_a_worker_that_comes_back_is_used_again(cluster: Cluster, models: Path) -> None:
+    cluster.generate()
+    cluster.workers[0].signal(signal.SIGKILL)
+    cluster.workers[0].process.wait()
+    cluster.generate()
+    port = cluster.addresses[0].partition(":")[2]
+    cluster.children.start("rpc-server", "--port", port, "--threads", "1", env={"OLLAMA_MODELS": str(models)})
+
+    def is_used() -> bool:
+        cluster.generate(num_ctx=512)  # the other context makes it load again
+        cluster.generate()
+        return cluster.addresses[0] in {s["worker"] for s in cluster.get("/api/cluster")["stages"]}
+
+    until(is_used)
+
+
+def test_a_second_broker_is_refused_and_the_first_goes_on(cluster: Cluster, models: Path) -> None:
+    cluster.generate()
+    other = Cluster.start(cluster.children, models, n_workers=0)
+    servers = ",".join(cluster.addresses)
+    refused = other.post("/api/generate", model="tiny", prompt="hello", options={"rpc_servers": servers}, stream=False)
+    assert refused.status_code == 503
+    assert f"worker {cluster.addresses[0]} is leased to another broker" in refused.json()["error"]
+    cluster.generate()
+
+
+def test_a_stranger_who_knocks_at_a_worker_disturbs_nobody(cluster: Cluster) -> None:
+    with cluster.stream(prompt="hello", options={"num_predict": 200, "temperature": 0.0}) as lines:
+        next(lines)
+        for address in cluster.addresses:
+            host, _, port = address.partition(":")
+            with socket.create_connection((host, int(port))) as knock:
+                knock.sendall(b"GET / HTTP/1.1\r\n\r\n" + bytes(100))
+        last = list(lines)[-1]
+    assert last["done"]
+    assert last["eval_count"] == 200
+
+
+def test_a_client_that_leaves_frees_the_engine(cluster: Cluster) -> None:
+    with cluster.stream(**cluster.endless()) as lines:
+        next(lines)
+    assert cluster.generate(num_predict=4)["eval_count"] == 4
+
+
+def test_a_small_worker_gets_what_fits(children: Children, models: Path) -> None:
+    env = {"OLLAMA_MODELS": str(models)}
+    small = children.start_worker(threads=1, memory_mb=24, env=env)
+    large = children.start_worker(threads=1, env=env)
+    url = children.start_server([small, large], env=env)
+    cluster = Cluster(children, url, children.running[-1], (small, large), tuple(children.running[:2]))
+    split = cluster.generate(num_ctx=256, num_batch=64, temperature=0.0)
+    workers = {worker["address"]: worker for worker in cluster.get("/api/cluster")["workers"]}
+    assert workers[small]["memory_budget"] == 24 << 20
+    assert 0 < workers[small]["resident_bytes"] <= 24 << 20
+    assert split["context"] == cluster.generate(num_ctx=256, rpc_servers="", temperature=0.0)["context"]
+
+
+# Somebody else at the address
+
+Serve = Callable[[socket.socket], None]
+
+
+def _speak(connection: socket.socket, words: bytes) -> None:
+    with suppress(OSError), closing(connection):
+        connection.sendall(words)
+        while connection.recv(4096):
+            connection.sendall(words)
+
+
+@pytest.fixture
+def somebody() -> Iterator[Callable[[bytes], str]]:
+    """Start a service that says the same to everybody, and return its address."""
+    with ExitStack() as stack:
+
+        def start(words: bytes) -> str:
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            stack.callback(listener.shutdown, socket.SHUT_RDWR)
+
+            def accept() -> None:
+                with suppress(OSError):
+                    while True:
+                        _speak(listener.accept()[0], words)
+
+            threading.Thread(target=accept, daemon=True).start()
+            return f"127.0.0.1:{listener.getsockname()[1]}"
+
+        yield start
+
+
+def _load_over(cluster: Cluster, servers: str) -> tuple[int, str]:
+    answer = cluster.post("/api/generate", model="tiny", prompt="hello", options={"rpc_servers": servers}, stream=False)
+    return answer.status_code, answer.json()["error"]
+
+
+HTTP_ANSWER = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
+
+
+@pytest.mark.parametrize("words", [HTTP_ANSWER, bytes(range(7, 256)) * 4, b""], ids=["http", "noise", "silence"])
+def test_another_service_at_the_address_is_named(
+    quiet_cluster: Cluster, somebody: Callable[[bytes], str], words: bytes
+) -> None:
+    address = somebody(words)
+    status, error = _load_over(quiet_cluster, address)
+    assert status == 503
+    assert address in error
+    quiet_cluster.generate()
+
+
+def test_nobody_at_the_address_is_named(quiet_cluster: Cluster) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    status, error = _load_over(quiet_cluster, f"{quiet_cluster.addresses[0]},{address}")
+    assert status == 503
+    assert address in error
+    assert quiet_cluster.addresses[0] not in error
+
+
+def test_a_name_without_an_address_is_named(quiet_cluster: Cluster) -> None:
+    status, error = _load_over(quiet_cluster, "no-such-host.invalid:50052")
+    assert status == 503
+    assert "cannot resolve worker no-such-host.invalid:50052" in error
+
+
+@pytest.mark.parametrize("servers", ["127.0.0.1:99999", ":50052", "127.0.0.1:5,127.0.0.1:5"])
+def test_a_list_that_is_none_is_the_callers_fault(quiet_cluster: Cluster, servers: str) -> None:
+    status, error = _load_over(quiet_cluster, servers)
+    assert status == 400
+    assert "rpc server" in error
+
+
+# Ports and interrupts
+
+
+@pytest.mark.parametrize("command", ["rpc-server", "serve"])
+def test_a_port_in_use_is_named(children: Children, command: str, somebody: Callable[[bytes], str]) -> None:
+    port = somebody(b"").partition(":")[2]
+    arguments = ["--port", port] if command == "rpc-server" else []
+    child = children.start(command, *arguments, env={"OLLAMA_HOST": f"127.0.0.1:{port}"})
+    assert child.process.wait(30) == 1
+    assert child.output.startswith("Error: ")
+    assert port in child.output
+    assert "Traceback" not in child.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupts_end_every_process_without_a_traceback(cluster: Cluster, number: signal.Signals) -> None:
+    with cluster.stream(**cluster.endless()) as lines:
+        next(lines)
+        processes = [cluster.server, *cluster.workers]
+        for child in processes:
+            child.signal(number)
+        codes = [child.process.wait(30) for child in processes]
+    assert all(code in (0, 130, 143) for code in codes), codes
+    assert [child.name for child in processes if "Traceback" in child.output] == []
