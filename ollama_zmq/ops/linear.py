@@ -2,10 +2,11 @@
 
     out[t, n] = sum_k x[t, k] * weight[n, k]
 
-The weight keeps the type it has in the file. For a quantized weight a device may quantize ``x`` to int8 in blocks,
-with one scale per 32 values (formats with 32-value blocks) or per 256 (K-quants), as llama.cpp does; the tolerance is
-relative to ``sqrt(sum_k x^2 * weight^2)`` of the element and covers that. For a float weight (F32, F16, BF16) ``x``
-stays float32.
+The weight keeps the type it has in the file. For a float weight (F32, F16, BF16) ``x`` stays float32. For a quantized
+weight a device may quantize ``x`` to int8 in blocks, with one scale per 32 values (formats with 32-value blocks) or per
+256 (K-quants), as llama.cpp does. ``rtol`` covers that: it bounds the root mean square, over the outputs of a call, of
+the error divided by ``sqrt(sum_k x^2 * weight^2)``; a single output may be off by five times as much. Measured with
+outlier channels: 0.010 with scales per 32 values, 0.016 per 256.
 """
 
 from ollama_zmq.ops.spec import Input, Op, Output, Weight

@@ -11,18 +11,22 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import gguf
 import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
 from ollama_zmq.devices.base import Step
+from ollama_zmq.errors import UnsupportedOp
 from ollama_zmq.formats.quants import QuantType, dequantize
 from ollama_zmq.ops.builder import Builder, Value
 from ollama_zmq.ops.program import WeightSpec, verify
 from ollama_zmq.ops.registry import OPS
+from tests.models_tiny import draw_linear
 
 FEW = settings(max_examples=25, deadline=None)
+FLOAT_KINDS = ("F32", "F16", "BF16")
+REQUIRED_KINDS = (*FLOAT_KINDS, "Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
+OPTIONAL_KINDS = ("Q5_0", "Q5_1", "Q2_K", "Q3_K")
 seeds = st.integers(0, 2**32 - 1)
 rows = st.sampled_from([1, 2, 3, 7, 8, 13, 16, 17, 33])
 widths = st.sampled_from([1, 2, 7, 15, 16, 17, 31, 64, 97, 255, 256, 576, 1031])
@@ -47,10 +51,25 @@ def plain(array):
     return Weight(QuantType.F32, np.ascontiguousarray(array, np.float32).tobytes(), array.shape)
 
 
-def quantized(array, kind):
-    """Return *array* stored as *kind*, one of the types that the gguf package quantizes to."""
-    data = gguf.quantize(np.ascontiguousarray(array, np.float32), gguf.GGMLQuantizationType[kind])
-    return Weight(QuantType[kind], data.tobytes(), array.shape)
+def drawn(rng, kind, n_rows, n_columns):
+    """Return a random weight [n_rows, n_columns] of type *kind*."""
+    return Weight(QuantType[kind], draw_linear(rng, kind, n_rows, n_columns).tobytes(), (n_rows, n_columns))
+
+
+def columns(kind, most=1100):
+    """Row lengths that rows of *kind* can have: any for a float type, else whole blocks."""
+    block = QuantType[kind].block_size
+    return widths if block == 1 else st.integers(1, most // block).map(lambda n_blocks: n_blocks * block)
+
+
+@contextmanager
+def supported_or_refused(kind):
+    """Let a device refuse a type that not every device must have, if it names the type."""
+    try:
+        yield
+    except UnsupportedOp as error:
+        if kind not in OPTIONAL_KINDS or kind not in str(error):
+            raise
 
 
 def hidden(rng, n_rows, n_columns):
