@@ -1,0 +1,301 @@
+"""Laws of programs: what a Builder records verifies, what is wrong is refused by name, bytes and ids do not change."""
+
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ollama_zmq.errors import OpError, ShapeError, UnsupportedOp
+from ollama_zmq.ops.builder import Builder
+from ollama_zmq.ops.program import (
+    MAX_SIZE,
+    CacheSpec,
+    Call,
+    Program,
+    TensorSpec,
+    WeightSpec,
+    check_inputs,
+    program_id,
+    row_floats,
+    verify,
+)
+from ollama_zmq.ops.registry import OPS, ops_hash
+from ollama_zmq.ops.spec import Attr, Output
+
+HEADS = {"n_heads": 2, "n_kv_heads": 1, "head_dim": 4}
+
+
+def small_program(name="layer"):
+    """One attention layer of D=8: every kind of value there is."""
+    ops = Builder(name)
+    h = ops.input("hidden_state", ("T", 8))
+    norm, wq, wk = (ops.weight(WeightSpec(n, 0, s)) for n, s in (("norm", (8,)), ("wq", (8, 8)), ("wk", (4, 8))))
+    cache = ops.cache("kv.0", n_kv_heads=1, head_dim=4)
+    x = ops.rms_norm(h, norm, eps=1e-5)
+    q = ops.rope(ops.linear(x, wq), ops.positions, None, n_heads=2, head_dim=4, rotary_dim=4, theta=1e4)
+    k = ops.linear(x, wk)
+    ops.store_kv(k, k, cache, n_kv_heads=1, head_dim=4)
+    out = ops.add(h, ops.attention(q, cache, **HEADS, scale=0.5))
+    return ops.program("hidden_state", ops.take_rows(out, ops.rows))
+
+
+PROGRAM = small_program()
+
+
+def changed(**fields):
+    return msgspec.structs.replace(PROGRAM, **fields)
+
+
+def with_call(i, **fields):
+    """The small program with call *i* changed. 0 norm, 1 wq, 2 rope, 3 wk, 4 store, 5 attention, 6 add, 7 rows."""
+    calls = list(PROGRAM.calls)
+    calls[i] = msgspec.structs.replace(calls[i], **fields)
+    return changed(calls=tuple(calls))
+
+
+def with_args(i, **args):
+    return with_call(i, args=PROGRAM.calls[i].args | args)
+
+
+def with_attrs(i, **attrs):
+    return with_call(i, attrs=PROGRAM.calls[i].attrs | attrs)
+
+
+def with_input(dtype, shape):
+    return changed(inputs=(TensorSpec("hidden_state", dtype, shape),))
+
+
+def test_what_a_builder_records_verifies():
+    verified = verify(PROGRAM)
+    assert verified.shapes["v0"] == ("T", 8)
+    assert verified.shapes[verified.output.name] == ("R", 8)
+
+
+def test_bytes_and_back():
+    assert Program.from_bytes(PROGRAM.to_bytes()) == PROGRAM
+
+
+def test_golden_id():
+    """If this changes, programs mean something else on the wire: change PROTOCOL."""
+    assert PROGRAM.id.hex() == "9844a6b2c927ef22446ce97165410a07"
+    assert program_id(PROGRAM.to_bytes()) == PROGRAM.id
+
+
+def test_an_id_does_not_depend_on_the_order_of_arguments():
+    backwards = tuple(
+        Call(call.op, dict(reversed(call.args.items())), dict(reversed(call.attrs.items()))) for call in PROGRAM.calls
+    )
+    assert changed(calls=backwards).id == PROGRAM.id
+
+
+def test_an_id_depends_on_every_number():
+    ids = {PROGRAM.id, with_attrs(0, eps=1e-6).id, with_attrs(2, theta=1e5).id, small_program("other").id}
+    assert len(ids) == 4
+
+
+def test_the_ops_hash_changes_with_any_declaration(monkeypatch):
+    """Peers whose ops differ must see that they do."""
+    before = ops_hash()
+    changed_eps = {"eps": Attr(float, 0.0, 2.0)}
+    monkeypatch.setitem(OPS, "rms_norm", replace(OPS["rms_norm"], attrs=changed_eps))
+    after = ops_hash()
+    monkeypatch.setitem(OPS, "rms_norm", replace(OPS["rms_norm"], args=OPS["rms_norm"].args | {"out": Output("D T")}))
+    assert len({before, after, ops_hash()}) == 3
+
+
+def test_every_op_is_found_by_its_own_name():
+    assert all(name == op.name for name, op in OPS.items())
+
+
+def test_row_floats_counts_what_each_call_writes():
+    assert row_floats(verify(PROGRAM)) == 8 + 8 + 8 + 4 + 8 + 8 + 8
+
+
+WRONG = {
+    "no input": (changed(inputs=()), OpError, "0 inputs and 1 outputs"),
+    "two outputs": (changed(outputs=PROGRAM.outputs * 2), OpError, "1 inputs and 2 outputs"),
+    "input of fixed rows": (with_input("float32", (5, 8)), ShapeError, "input hidden_state"),
+    "input of R rows": (with_input("float32", ("R", 8)), ShapeError, "input hidden_state"),
+    "input with an open width": (with_input("float32", ("T", "T")), ShapeError, "input hidden_state"),
+    "input of rank 1": (with_input("float32", ("T",)), ShapeError, "input hidden_state"),
+    "input of another dtype": (with_input("float64", ("T", 8)), ShapeError, "input hidden_state"),
+    "input of unknown symbol": (with_input("float32", ("T", "X")), ShapeError, "input hidden_state"),
+    "weight of size 0": (changed(weights=(WeightSpec("norm", 0, (0,)),)), ShapeError, "norm: size 0"),
+    "weight too large": (changed(weights=(WeightSpec("norm", 0, (MAX_SIZE,)),)), ShapeError, "norm: size"),
+    "weight declared twice": (changed(weights=PROGRAM.weights * 2), OpError, "'norm'.*declared twice"),
+    "cache without heads": (changed(caches=(CacheSpec("kv.0", 0, 4),)), ShapeError, "kv.0: size 0"),
+    "cache not declared": (changed(caches=()), OpError, r"store_kv\.cache: value 'kv.0' is not written"),
+    "weight not declared": (changed(weights=()), OpError, r"rms_norm\.weight: value 'norm' is not written"),
+    "a step value declared": (changed(weights=(WeightSpec("rows", 0, (8,)),)), OpError, "'rows'.*declared twice"),
+    "empty name": (changed(weights=(WeightSpec("", 0, (8,)),)), OpError, "empty"),
+    "long name": (changed(weights=(WeightSpec("w" * 129, 0, (8,)),)), OpError, "too long"),
+    "unknown op": (with_call(0, op="exec"), UnsupportedOp, "unknown op 'exec'"),
+    "argument missing": (with_call(0, args={"x": "hidden_state", "out": "v0"}), OpError, "rms_norm: arguments"),
+    "argument surplus": (with_args(0, y="hidden_state"), OpError, "rms_norm: arguments"),
+    "attribute missing": (with_call(0, attrs={}), OpError, "rms_norm: attributes"),
+    "attribute surplus": (with_attrs(0, size=3), OpError, "rms_norm: attributes"),
+    "attribute of wrong type": (with_attrs(0, eps="small"), OpError, "rms_norm.eps='small', expected float"),
+    "attribute out of range": (with_attrs(0, eps=2.0), OpError, "rms_norm.eps=2.0 is outside 0..1"),
+    "attribute not a number": (with_attrs(0, eps=float("nan")), OpError, "rms_norm.eps=nan"),
+    "whole number as float": (with_attrs(2, n_heads=2.0), OpError, "rope.n_heads=2.0, expected int"),
+    "word not in the list": (with_attrs(2, pairing="both"), OpError, "rope.pairing='both', expected one of"),
+    "rule broken": (with_attrs(2, rotary_dim=3), OpError, "rotary_dim=3"),
+    "read before written": (with_args(0, x="v5"), OpError, "'v5' is not written before it is read"),
+    "written twice": (with_args(1, out="v0"), OpError, "'v0'.*declared twice"),
+    "an input written": (with_args(0, out="hidden_state"), OpError, "'hidden_state'.*declared twice"),
+    "a weight written": (with_args(0, out="wq"), OpError, "'wq'.*declared twice"),
+    "a weight as input": (with_args(0, x="wq"), ShapeError, r"rms_norm\.x: dtype any, expected float32"),
+    "an input as weight": (with_args(1, weight="v0"), ShapeError, r"linear\.weight: dtype float32, expected any"),
+    "a cache as input": (with_args(0, x="kv.0"), ShapeError, "dtype kv"),
+    "integers as floats": (with_args(0, x="rows"), ShapeError, "dtype int32"),
+    "shapes that do not fit": (with_args(1, weight="wk"), ShapeError, r"H\*E=4, but H\*E=8"),
+    "output not written": (
+        changed(outputs=(TensorSpec("v99", "float32", ("R", 8)),)),
+        ShapeError,
+        "output v99: None None",
+    ),
+    "output of another shape": (
+        changed(outputs=(TensorSpec("v7", "float32", ("T", 8)),)),
+        ShapeError,
+        "output v7",
+    ),
+    "output of integers": (changed(outputs=(TensorSpec("rows", "int32", ("R",)),)), ShapeError, "expected float32"),
+    "output a weight": (changed(outputs=(TensorSpec("wq", "any", (8, 8)),)), ShapeError, "expected float32"),
+    "rows found by positions": (with_args(7, rows="positions"), OpError, "'positions' cannot stand here"),
+    "angles from rows": (with_args(2, positions="rows"), OpError, "'rows' cannot stand here"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_wrong_program_is_refused_by_name(what):
+    program, error, named = WRONG[what]
+    with pytest.raises(error, match=named):
+        verify(program)
+
+
+def rows_program():
+    """A Builder after ``take_rows``, where a tensor has R rows."""
+    ops = Builder("rows")
+    x = ops.input("hidden_state", ("T", 8))
+    return ops, ops.take_rows(x, ops.rows)
+
+
+def test_the_rows_of_a_step_cannot_be_taken_twice():
+    """The second time an index below T would reach beyond R rows."""
+    ops, wanted = rows_program()
+    again = ops.take_rows(wanted, ops.rows)
+    with pytest.raises(ShapeError, match=r"take_rows\.x"):
+        ops.program("out", again)
+
+
+def test_taken_rows_have_no_place_in_the_cache():
+    ops, wanted = rows_program()
+    cache = ops.cache("kv", n_kv_heads=2, head_dim=4)
+    attended = ops.attention(wanted, cache, n_heads=2, n_kv_heads=2, head_dim=4, scale=1.0)
+    with pytest.raises(ShapeError, match=r"attention\.q"):
+        ops.program("out", attended)
+
+
+def test_positions_are_no_token_ids():
+    """They may be larger than the vocabulary."""
+    ops = Builder("embed")
+    ops.input("token_ids", ("T",), "int32")
+    looked_up = ops.embed(ops.positions, ops.weight(WeightSpec("table", 0, (4, 8))))
+    with pytest.raises(OpError, match="'positions' cannot stand here"):
+        ops.program("out", looked_up)
+
+
+def test_a_builder_refuses_a_weight_that_is_two_things():
+    ops = Builder("twice")
+    ops.weight(WeightSpec("w", 0, (4,)))
+    with pytest.raises(OpError, match="'w'"):
+        ops.weight(WeightSpec("w", 1, (4,)))
+
+
+def test_a_builder_names_the_values_that_do_not_fit():
+    ops = Builder("misfit")
+    x = ops.input("hidden_state", ("T", 8))
+    with pytest.raises(ShapeError, match=r"program 'misfit'.*K=9.*blk\.0\.ffn_up\.weight"):
+        ops.linear(x, ops.weight(WeightSpec("blk.0.ffn_up.weight", 0, (4, 9))))
+
+
+def assert_program_or_refused(data):
+    """Whatever the bytes are: a program that verifies, or one of our errors."""
+    try:
+        verified = verify(Program.from_bytes(data))
+    except OpError:
+        return
+    assert all(len(shape) <= 8 for shape in verified.shapes.values())
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_mutated_bytes_never_crash(data):
+    mutated = bytearray(PROGRAM.to_bytes())
+    for _ in range(data.draw(st.integers(1, 6))):
+        at = data.draw(st.integers(0, len(mutated) - 1))
+        match data.draw(st.sampled_from(["set", "insert", "delete", "cut"])):
+            case "set":
+                mutated[at] = data.draw(st.integers(0, 255))
+            case "insert":
+                mutated[at:at] = data.draw(st.binary(min_size=1, max_size=9))
+            case "delete":
+                del mutated[at : at + data.draw(st.integers(1, 9))]
+            case "cut":
+                del mutated[at:]
+        mutated = mutated or bytearray(b"\x00")
+    assert_program_or_refused(bytes(mutated))
+
+
+plain_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.text(max_size=5)
+    | st.binary(max_size=5),
+    lambda inner: st.lists(inner, max_size=7) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_well_formed_nonsense_never_crashes(data):
+    """The program as plain lists, some parts replaced by anything MessagePack can say."""
+    plain = msgspec.msgpack.decode(PROGRAM.to_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        part = plain
+        while True:
+            at = data.draw(st.integers(0, len(part) - 1))
+            keys = list(part) if isinstance(part, dict) else range(len(part))
+            if isinstance(part[keys[at]], list | dict) and part[keys[at]] and data.draw(st.booleans()):
+                part = part[keys[at]]
+                continue
+            part[keys[at]] = data.draw(plain_values)
+            break
+    assert_program_or_refused(msgspec.msgpack.encode(plain))
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\x00", b"\xc1", b"\x96" * 2000, b"\xdd\xff\xff\xff\xff", b"\xdb\xff\xff\xff\xff"]
+)
+def test_rubbish_is_refused(data):
+    """Also nesting without end, and lengths that nobody sent."""
+    with pytest.raises(OpError, match="not a program"):
+        Program.from_bytes(data)
+
+
+def test_inputs_are_checked_against_the_step():
+    verified = verify(PROGRAM)
+    check_inputs(verified, np.zeros((3, 8), np.float32), 3)
+    for array, named in (
+        (np.zeros((2, 8), np.float32), r"float32 \(2, 8\), expected float32 \(3, 8\)"),
+        (np.zeros((3, 8)), "float64"),
+        (np.zeros((3, 16), np.float32)[:, ::2], "not C-contiguous"),
+    ):
+        with pytest.raises(ShapeError, match=named):
+            check_inputs(verified, array, 3)
