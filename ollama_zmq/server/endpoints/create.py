@@ -1,0 +1,74 @@
+"""``POST /api/create``: a new model from uploaded blobs or another model, told step by step."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ollama_zmq.errors import RequestError
+from ollama_zmq.formats.modelfile import ROLES, ChatMessage
+from ollama_zmq.formats.options import DEPRECATED, Options, merge_options
+from ollama_zmq.server.schema import CreateRequest, Progress
+from ollama_zmq.server.services import Services, body_as, services_of
+from ollama_zmq.server.streaming import Chunked, Statuses
+from ollama_zmq.store.create import Recipe
+from ollama_zmq.store.names import ModelName, parse_name
+
+
+async def create(request: Request) -> Response:
+    """Make or replace a model."""
+    services, asked = services_of(request), await body_as(request, CreateRequest)
+    name, recipe = parse_name(asked.asked), recipe_of(asked)
+    return Chunked(_progress(services, name, recipe), None if asked.stream else _last)
+
+
+def recipe_of(asked: CreateRequest) -> Recipe:
+    """What the store is to do.
+
+    Raises:
+        RequestError: a parameter or a role is unknown, a value has the wrong type, or quantization is asked for.
+    """
+    if asked.quantize:
+        raise RequestError(f"quantize={asked.quantize!r}: not supported yet; quantize the GGUF file before creating")
+    for message in asked.messages:
+        if message.role not in ROLES:
+            raise RequestError(f"message role {message.role!r}: must be one of {', '.join(ROLES)}")
+    return Recipe(
+        from_=asked.from_ or None,
+        files=asked.files,
+        adapters=asked.adapters,
+        template=asked.template or None,
+        system=asked.system or None,
+        license=[asked.license] if isinstance(asked.license, str) else asked.license,
+        parameters=_parameters(asked.parameters),
+        messages=[ChatMessage(message.role, message.content) for message in asked.messages],
+        renderer=asked.renderer or None,
+        parser=asked.parser or None,
+        requires=asked.requires or None,
+    )
+
+
+def _parameters(given: dict[str, object]) -> dict[str, object]:
+    """*given* with a single ``stop`` as a list, checked as options are."""
+    known = {name: value for name, value in given.items() if name not in DEPRECATED}
+    for name in known:
+        if name not in Options.__struct_fields__:
+            raise RequestError(f"unknown parameter '{name}'", parameter=name)
+    if isinstance(stop := known.get("stop"), str):
+        known["stop"] = [stop]
+    merge_options(Options(), known, None)
+    return known
+
+
+async def _progress(services: Services, name: ModelName, recipe: Recipe) -> AsyncGenerator[Progress, None]:
+    def work(tell: Callable[[str], None]) -> None:
+        services.store.create(name, recipe, tell)
+
+    async for line in Statuses(work).lines():
+        yield Progress(line)
+
+
+def _last(chunks: list[Progress]) -> Progress:
+    return chunks[-1]

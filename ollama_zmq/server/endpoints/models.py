@@ -1,0 +1,180 @@
+"""The models on disk: ``/api/tags``, ``/api/show``, ``/api/copy``, ``/api/delete``; and in memory: ``/api/ps``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ollama_zmq.errors import RequestError
+from ollama_zmq.formats import manifest as records
+from ollama_zmq.formats.gguf import GgufFile, open_gguf
+from ollama_zmq.formats.gguf_header import Metadata
+from ollama_zmq.formats.modelfile import Modelfile, format_modelfile
+from ollama_zmq.formats.options import format_parameters
+from ollama_zmq.server.facts import facts_of
+from ollama_zmq.server.schema import (
+    CopyRequest,
+    Details,
+    Message,
+    ModelEntry,
+    ModelRequest,
+    RunningModel,
+    ShowRequest,
+    ShowResponse,
+    TensorEntry,
+    rfc3339,
+)
+from ollama_zmq.server.services import body_as, services_of
+from ollama_zmq.server.streaming import json_response
+from ollama_zmq.store.stored_model import StoredModel
+
+MAX_SHOWN_ITEMS = 5
+HIDDEN_KEYS = frozenset(("general.name", "tokenizer.chat_template"))
+
+
+async def tags(request: Request) -> Response:
+    """All models, the newest first."""
+    models = await asyncio.to_thread(services_of(request).store.list)
+    return json_response({"models": [_entry(model) for model in models]})
+
+
+async def ps(request: Request) -> Response:
+    """The models in memory."""
+    resident = services_of(request).scheduler.resident
+    if resident is None:
+        return json_response({"models": []})
+    model, loaded = resident.model, resident.loaded
+    running = RunningModel(
+        name=model.name.short,
+        model=model.name.short,
+        size=loaded.size,
+        digest=model.digest,
+        details=details_of(model),
+        expires_at=rfc3339(round(resident.expires_at * 1e9)),
+        size_vram=0,  # no device of this version is a GPU
+        context_length=loaded.num_ctx,
+    )
+    return json_response({"models": [running]})
+
+
+async def show(request: Request) -> Response:
+    """Everything about one model."""
+    asked = await body_as(request, ShowRequest)
+    if not asked.asked:
+        raise RequestError("model is required")
+    model = await asyncio.to_thread(services_of(request).store.get, asked.asked)
+    return json_response(await asyncio.to_thread(_shown, model, asked))
+
+
+async def copy(request: Request) -> Response:
+    """Give a model a second name."""
+    asked = await body_as(request, CopyRequest)
+    await asyncio.to_thread(services_of(request).store.copy, asked.source, asked.destination)
+    return Response()
+
+
+async def delete(request: Request) -> Response:
+    """Remove a model; one that is loaded is unloaded when its last request is done."""
+    services, asked = services_of(request), await body_as(request, ModelRequest)
+    model = await asyncio.to_thread(services.store.get, asked.asked)
+    resident = services.scheduler.resident
+    await asyncio.to_thread(services.store.delete, asked.asked)
+    if resident is not None and resident.model.name == model.name:
+        await services.scheduler.expire(resident.loaded.request.path)
+    return Response()
+
+
+def details_of(model: StoredModel) -> Details:
+    """What lists say about *model*."""
+    config = model.config
+    families = None if config.model_families is None else list(config.model_families)
+    return Details("", config.model_format, config.model_family, families, config.model_type, config.file_type)
+
+
+def _entry(model: StoredModel) -> ModelEntry:
+    return ModelEntry(
+        name=model.name.short,
+        model=model.name.short,
+        modified_at=_modified(model),
+        size=model.size,
+        digest=model.digest,
+        details=details_of(model),
+    )
+
+
+def _modified(model: StoredModel) -> str:
+    return rfc3339(int(model.modified.timestamp() * 1e6) * 1000)
+
+
+def _shown(model: StoredModel, asked: ShowRequest) -> ShowResponse:
+    facts = facts_of(model)
+    with open_gguf(model.gguf_path) as gguf:
+        info = _model_info(gguf, verbose=asked.verbose)
+        tensors = _tensors(gguf) if asked.verbose else []
+    system = asked.system or model.system or ""
+    parameters = model.parameters | asked.options
+    return ShowResponse(
+        license="\n".join(model.license),
+        modelfile=_modelfile(model, system, parameters),
+        parameters=format_parameters(parameters),
+        template=facts.template,
+        system=system,
+        renderer=model.config.renderer,
+        parser=model.config.parser,
+        details=details_of(model),
+        messages=[Message(message.role, message.content) for message in model.messages],
+        model_info=info,
+        tensors=tensors,
+        capabilities=list(facts.capabilities),
+        modified_at=_modified(model),
+        requires=model.config.requires,
+    )
+
+
+def _modelfile(model: StoredModel, system: str, parameters: Mapping[str, object]) -> str:
+    return format_modelfile(
+        Modelfile(
+            sources=(str(model.gguf_path),),
+            parameters=tuple(_parameter_lines(parameters)),
+            template=model.template,
+            system=system or None,
+            adapters=tuple(map(str, model.paths(records.ADAPTER_TYPE))),
+            licenses=tuple(model.license),
+            messages=tuple(model.messages),
+            requires=model.config.requires or None,
+            renderer=model.config.renderer or None,
+            parser=model.config.parser or None,
+        ),
+        model.name.short,
+    )
+
+
+def _parameter_lines(parameters: Mapping[str, object]) -> list[tuple[str, str]]:
+    return [
+        (name, str(item).lower() if isinstance(item, bool) else str(item))
+        for name, value in sorted(parameters.items())
+        for item in (value if isinstance(value, list | tuple) else [value])
+    ]
+
+
+def _model_info(gguf: GgufFile, *, verbose: bool) -> dict[str, object]:
+    """The header's pairs; long arrays are empty unless *verbose*, so that a vocabulary is not sent by chance."""
+    metadata = gguf.metadata
+    info = {key: _value(metadata, key, verbose) for key in metadata if key not in HIDDEN_KEYS}
+    return {"general.parameter_count": gguf.n_parameters} | info
+
+
+def _value(metadata: Metadata, key: str, verbose: bool) -> object:
+    length = metadata.array_length(key)
+    if length is not None and length > MAX_SHOWN_ITEMS and not verbose:
+        return []
+    value = metadata[key]
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def _tensors(gguf: GgufFile) -> list[TensorEntry]:
+    return [TensorEntry(info.name, info.type.name, list(reversed(info.shape))) for info in gguf.tensors.values()]

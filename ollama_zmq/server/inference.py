@@ -1,0 +1,190 @@
+"""What ``/api/generate`` and ``/api/chat`` share: from a request's body to tokens, and from outputs to numbers."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from ollama_zmq.bus.broker import LoadRequest, parse_servers
+from ollama_zmq.durations import keep_alive_s
+from ollama_zmq.engine.requests import Finished, GenerationRequest, Piece, TokenLogprob
+from ollama_zmq.errors import ModelFileError, RequestError
+from ollama_zmq.formats.options import Options, merge_options
+from ollama_zmq.server.facts import Facts, facts_of
+from ollama_zmq.server.schema import Inference, Logprob, Metrics, TopLogprob
+from ollama_zmq.server.services import Services
+from ollama_zmq.store.stored_model import StoredModel
+from ollama_zmq.text.tokenizer import Tokenizer
+
+log = structlog.get_logger()
+
+DEFAULT_NUM_CTX = 4096
+THINK_LEVELS = ("low", "medium", "high", "max")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An inference request that has been checked and may run.
+
+    Attributes:
+        started_ns: when the request came, monotonic.
+        keep_alive_s: None if the client did not say.
+    """
+
+    request: Inference
+    model: StoredModel
+    facts: Facts
+    options: Options
+    wanted: LoadRequest
+    keep_alive_s: float | None
+    started_ns: int
+
+    @property
+    def unloads(self) -> bool:
+        """Whether ``keep_alive`` is 0, which unloads the model if there is nothing to answer."""
+        return self.keep_alive_s == 0
+
+
+async def checked(services: Services, request: Inference, go_template: str | None, needs: Sequence[str]) -> Call:
+    """The call that *request* asks for; nothing is loaded yet.
+
+    Args:
+        needs: the capabilities it takes, besides thinking.
+
+    Raises:
+        ModelNotFound: the store has no such model.
+        RequestError: an option, a capability or a field is wrong, and which.
+    """
+    started_ns = time.monotonic_ns()
+    _check_fields(request)
+    model = await asyncio.to_thread(services.store.get, request.model)
+    facts = await asyncio.to_thread(facts_of, model, go_template)
+    for capability in needs:
+        facts.require(request.model, capability)
+    if request.think:
+        facts.require(request.model, "thinking")
+    default_num_ctx = services.config.context_length or DEFAULT_NUM_CTX
+    options = merge_options(Options(num_ctx=default_num_ctx), model.parameters, request.options)
+    return Call(
+        request=request,
+        model=model,
+        facts=facts,
+        options=options,
+        wanted=_load_request(services, model, facts, options),
+        keep_alive_s=_keep_alive(request.keep_alive),
+        started_ns=started_ns,
+    )
+
+
+def _check_fields(request: Inference) -> None:
+    if not 0 <= request.top_logprobs <= 20:
+        raise RequestError("top_logprobs must be between 0 and 20")
+    if request.format:
+        raise RequestError(
+            "format: structured output is not supported yet; leave it out and ask for JSON in the prompt"
+        )
+    if isinstance(request.think, str) and request.think not in THINK_LEVELS:
+        levels = ", ".join(f'"{level}"' for level in THINK_LEVELS)
+        raise RequestError(f'invalid think value: "{request.think}" (must be {levels}, true or false)')
+
+
+def _keep_alive(value: str | float | None) -> float | None:
+    try:
+        return None if value is None else keep_alive_s(value)
+    except ValueError as error:
+        raise RequestError(f"keep_alive: {error}") from None
+
+
+def _load_request(services: Services, model: StoredModel, facts: Facts, options: Options) -> LoadRequest:
+    """How the model is to be loaded. Workers: the request's or Modelfile's option, else the environment's."""
+    servers = services.config.rpc_servers if options.rpc_servers is None else options.rpc_servers
+    return LoadRequest(
+        name=model.name.short,
+        path=model.gguf_path,
+        blob=model.gguf_path.name,
+        num_ctx=min(options.num_ctx, facts.context_length or options.num_ctx),
+        rpc_servers=parse_servers(servers),
+        num_batch=max(1, options.num_batch),
+        num_parallel=services.config.num_parallel,
+        num_thread=max(0, options.num_thread),
+    )
+
+
+def tokenizer_of(call: Call, tokenizer: Tokenizer | None) -> Tokenizer:
+    """The loaded model's tokenizer. Raises ModelFileError if the file has none."""
+    if tokenizer is None:
+        raise ModelFileError(f"model {call.request.model!r}: the file has no vocabulary, so it cannot read a prompt")
+    return tokenizer
+
+
+def encoded(tokenizer: Tokenizer, prompt: str) -> tuple[int, ...]:
+    """Token ids of *prompt*, with one BOS where the model wants one, even if the text brings its own."""
+    token_ids = tokenizer.encode(prompt, add_special=True, parse_special=True)
+    twice = len(token_ids) > 1 and token_ids[0] == token_ids[1] == tokenizer.bos_id
+    return tuple(token_ids[1:] if twice and tokenizer.add_bos else token_ids)
+
+
+async def outputs(services: Services, call: Call, token_ids: tuple[int, ...]) -> AsyncGenerator[Piece | Finished, None]:
+    """Run *call* on the loaded model. What it took is logged, prompts and answers are not."""
+    request = call.request
+    request_id = secrets.token_hex(8)
+    with structlog.contextvars.bound_contextvars(request_id=request_id, model=request.model):
+        log.info("request.accepted", prompt_tokens=len(token_ids))
+    generation = GenerationRequest(
+        request_id=request_id,
+        token_ids=token_ids,
+        options=call.options,
+        truncate=request.truncate,
+        shift=request.shift,
+        logprobs=request.logprobs,
+        top_logprobs=request.top_logprobs,
+    )
+    running = services.generations.outputs(generation)
+    try:
+        async for output in running:
+            if isinstance(output, Finished):
+                log.info("request.finished", request_id=request_id, **_facts_for_log(output))
+            yield output
+    finally:
+        await running.aclose()
+
+
+def _facts_for_log(finished: Finished) -> dict[str, object]:
+    return {
+        "reason": finished.reason,
+        "prompt_tokens": finished.prompt_tokens,
+        "output_tokens": finished.output_tokens,
+        "prefill_ms": round(finished.prefill_s * 1e3),
+        "decode_ms": round(finished.decode_s * 1e3),
+    }
+
+
+def metrics(call: Call, ready_ns: int, finished: Finished) -> dict[str, Any]:
+    """The fields of :class:`Metrics`. *ready_ns*: when the model was there, monotonic."""
+    fields = Metrics(
+        total_duration=time.monotonic_ns() - call.started_ns,
+        load_duration=ready_ns - call.started_ns,
+        prompt_eval_count=finished.prompt_tokens,
+        prompt_eval_duration=round(finished.prefill_s * 1e9),
+        eval_count=finished.output_tokens,
+        eval_duration=round(finished.decode_s * 1e9),
+    )
+    return {name: getattr(fields, name) for name in fields.__struct_fields__}
+
+
+def logprobs_of(piece: Piece) -> list[Logprob]:
+    """The piece's log-probabilities as clients expect them."""
+    return [
+        Logprob(entry.token, entry.logprob, list(entry.data), [_top_logprob(other) for other in entry.top])
+        for entry in piece.logprobs
+    ]
+
+
+def _top_logprob(entry: TokenLogprob) -> TopLogprob:
+    return TopLogprob(entry.token, entry.logprob, list(entry.data))

@@ -1,0 +1,133 @@
+"""The process of ``ollama serve``: its socket, its signals, and its end.
+
+The first SIGINT or SIGTERM ends running streams with an error line, lets their connections close and closes the broker;
+the second one does not wait. Neither leaves a traceback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import signal
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import structlog
+import uvicorn
+
+from ollama_zmq.config import Config
+from ollama_zmq.errors import OllamaZmqError
+from ollama_zmq.server.app import make_app
+from ollama_zmq.server.services import Services
+from ollama_zmq.store.models import Store
+from ollama_zmq.version import VERSION
+
+log = structlog.get_logger()
+
+GRACE_S = 5
+
+
+class PortInUse(OllamaZmqError):
+    """Somebody listens there already."""
+
+
+def listen(config: Config) -> socket.socket:
+    """A socket that accepts connections where the configuration says.
+
+    Raises:
+        PortInUse: somebody else does already; the message says what to do.
+        OllamaZmqError: the host is unknown or not one of this machine's.
+    """
+    host, port = config.host.host or "0.0.0.0", config.host.port
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise OllamaZmqError(f"listen tcp {config.host.netloc}: {reason}; check OLLAMA_HOST") from None
+    listener = socket.socket(family, kind, protocol)
+    try:
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise _bind_error(error, config) from None
+    return listener
+
+
+def _bind_error(error: OSError, config: Config) -> OllamaZmqError:
+    where = f"listen tcp {config.host.netloc}: bind: {(error.strerror or str(error)).lower()}"
+    if error.errno == errno.EADDRINUSE:
+        return PortInUse(f"{where}; stop the server that runs there, or set OLLAMA_HOST to another port")
+    return OllamaZmqError(f"{where}; check OLLAMA_HOST")
+
+
+class Server(uvicorn.Server):
+    """uvicorn without its signal handling: :func:`serve` has its own."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Leave signals alone."""
+        yield
+
+
+def serve(config: Config) -> None:
+    """Listen, serve until a signal comes, and clean up.
+
+    Raises:
+        OllamaZmqError: the port is in use, or the address is wrong.
+    """
+    listener = listen(config)
+    for warning in config.warnings:
+        log.warning("setting.ignored", reason=warning)
+    asyncio.run(_serve(config, listener))
+
+
+async def _serve(config: Config, listener: socket.socket) -> None:
+    from ollama_zmq.bus.broker import Broker
+
+    store = Store(config.models, keeps_blobs=config.no_prune)
+    services = Services.of(config, store, Broker(find_blob=lambda blob: _blob_path(store, blob)))
+    settings = uvicorn.Config(
+        make_app(services),
+        log_config=None,
+        log_level="critical",
+        access_log=False,
+        lifespan="on",
+        ws="none",
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+    server = Server(settings)
+    _stop_on_signals(server, services)
+    host, port = listener.getsockname()[:2]
+    log.info("server.started", url=f"http://{host}:{port}", models_dir=str(config.models), version=VERSION)
+    await server.serve(sockets=[listener])
+    log.info("server.stopped")
+
+
+def _stop_on_signals(server: Server, services: Services) -> None:
+    def stop() -> None:
+        server.force_exit = server.should_exit
+        server.should_exit = True
+        services.stop()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            loop.add_signal_handler(number, stop)
+        except NotImplementedError:  # Windows
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
+
+
+def _blob_path(store: Store, blob: str) -> Path | None:
+    with suppress(OllamaZmqError):
+        path = store.blobs.path(blob)
+        return path if path.is_file() else None
+    return None

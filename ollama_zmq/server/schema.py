@@ -1,0 +1,300 @@
+"""What Ollama's clients send and expect, name by name. What Ollama leaves out when it is zero has a default here.
+
+Requests are read leniently: unknown fields are ignored and ``null`` means absent, as Go's decoder has it.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import msgspec
+
+from ollama_zmq.errors import RequestError
+
+T = TypeVar("T")
+
+
+class Message(msgspec.Struct, omit_defaults=True):
+    """One turn of a conversation, in requests and responses."""
+
+    role: str
+    content: str
+    thinking: str = ""
+    images: list[str] = []
+    tool_calls: list[dict[str, Any]] = []
+    tool_name: str = ""
+    tool_call_id: str = ""
+
+
+class ReceivedMessage(msgspec.Struct):
+    """A message as clients send it: everything but the role may be missing."""
+
+    role: str
+    content: str = ""
+    thinking: str = ""
+    images: list[str] = []
+    tool_calls: list[dict[str, Any]] = []
+    tool_name: str = ""
+    tool_call_id: str = ""
+
+
+class Inference(msgspec.Struct, kw_only=True):
+    """What ``/api/generate`` and ``/api/chat`` share.
+
+    Attributes:
+        format: "json" or a JSON schema; "" means none.
+        keep_alive: seconds, or a Go duration.
+        truncate: cut a prompt that is longer than the context.
+        shift: forget the oldest half when the context is full, instead of stopping.
+    """
+
+    model: str = ""
+    stream: bool = True
+    format: str | dict[str, Any] = ""
+    keep_alive: int | float | str | None = None
+    options: dict[str, Any] = {}
+    think: bool | str | None = None
+    truncate: bool = True
+    shift: bool = True
+    logprobs: bool = False
+    top_logprobs: int = 0
+    debug_render_only: bool = msgspec.field(default=False, name="_debug_render_only")
+
+
+class GenerateRequest(Inference, kw_only=True):
+    """Body of ``POST /api/generate``."""
+
+    prompt: str = ""
+    suffix: str = ""
+    system: str | None = None
+    template: str | None = None
+    context: list[int] = []
+    raw: bool = False
+    images: list[str] = []
+
+
+class ChatRequest(Inference, kw_only=True):
+    """Body of ``POST /api/chat``."""
+
+    messages: list[ReceivedMessage] = []
+    tools: list[dict[str, Any]] = []
+
+
+class TopLogprob(msgspec.Struct):
+    """A token that might have come instead."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class Logprob(msgspec.Struct, omit_defaults=True):
+    """A token that came, with its natural-log probability."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[TopLogprob] = []
+
+
+class DebugInfo(msgspec.Struct, omit_defaults=True):
+    """Answer to ``_debug_render_only``."""
+
+    rendered_template: str
+    image_count: int = 0
+
+
+class Metrics(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Counts, and durations in nanoseconds; of the last chunk only."""
+
+    total_duration: int = 0
+    load_duration: int = 0
+    prompt_eval_count: int = 0
+    prompt_eval_duration: int = 0
+    eval_count: int = 0
+    eval_duration: int = 0
+
+
+class GenerateResponse(Metrics, kw_only=True, omit_defaults=True):
+    """A chunk of ``/api/generate``, or all of them in one."""
+
+    model: str
+    created_at: str
+    response: str
+    done: bool
+    done_reason: str = ""
+    context: list[int] = []
+    debug_info: DebugInfo | None = msgspec.field(default=None, name="_debug_info")
+    logprobs: list[Logprob] = []
+
+
+class ChatResponse(Metrics, kw_only=True, omit_defaults=True):
+    """A chunk of ``/api/chat``, or all of them in one."""
+
+    model: str
+    created_at: str
+    message: Message
+    done: bool
+    done_reason: str = ""
+    debug_info: DebugInfo | None = msgspec.field(default=None, name="_debug_info")
+    logprobs: list[Logprob] = []
+
+
+class Details(msgspec.Struct):
+    """What lists say about a model. Ollama never leaves any of it out."""
+
+    parent_model: str
+    format: str
+    family: str
+    families: list[str] | None
+    parameter_size: str
+    quantization_level: str
+
+
+class ModelEntry(msgspec.Struct):
+    """A line of ``/api/tags``. ``digest`` has no "sha256:" in front."""
+
+    name: str
+    model: str
+    modified_at: str
+    size: int
+    digest: str
+    details: Details
+
+
+class RunningModel(msgspec.Struct):
+    """A line of ``/api/ps``."""
+
+    name: str
+    model: str
+    size: int
+    digest: str
+    details: Details
+    expires_at: str
+    size_vram: int
+    context_length: int
+
+
+class ModelRequest(msgspec.Struct, kw_only=True):
+    """Bodies that name a model. ``name`` is what old clients call ``model``."""
+
+    model: str = ""
+    name: str = ""
+
+    @property
+    def asked(self) -> str:
+        """The model's name as the client wrote it."""
+        return self.model or self.name
+
+
+class ShowRequest(ModelRequest, kw_only=True):
+    """Body of ``POST /api/show``; ``system`` and ``options`` are shown in place of the model's own."""
+
+    verbose: bool = False
+    system: str = ""
+    options: dict[str, Any] = {}
+
+
+class TensorEntry(msgspec.Struct):
+    """A tensor of the file, sizes as GGUF has them (the last axis first)."""
+
+    name: str
+    type: str
+    shape: list[int]
+
+
+class ShowResponse(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Answer of ``/api/show``."""
+
+    license: str = ""
+    modelfile: str = ""
+    parameters: str = ""
+    template: str = ""
+    system: str = ""
+    renderer: str = ""
+    parser: str = ""
+    details: Details
+    messages: list[Message] = []
+    model_info: dict[str, Any]
+    projector_info: dict[str, Any] = {}
+    tensors: list[TensorEntry] = []
+    capabilities: list[str] = []
+    modified_at: str = ""
+    requires: str = ""
+
+
+class CopyRequest(msgspec.Struct):
+    """Body of ``POST /api/copy``."""
+
+    source: str = ""
+    destination: str = ""
+
+
+class CreateRequest(ModelRequest, kw_only=True):
+    """Body of ``POST /api/create``. ``files`` and ``adapters`` map file names to digests of uploaded blobs."""
+
+    from_: str = msgspec.field(default="", name="from")
+    files: dict[str, str] = {}
+    adapters: dict[str, str] = {}
+    quantize: str = ""
+    template: str = ""
+    license: str | list[str] = []
+    system: str = ""
+    parameters: dict[str, Any] = {}
+    messages: list[ReceivedMessage] = []
+    renderer: str = ""
+    parser: str = ""
+    requires: str = ""
+    stream: bool = True
+
+
+class Progress(msgspec.Struct):
+    """A line of a long operation."""
+
+    status: str
+
+
+def decode(body: bytes, kind: type[T]) -> T:
+    """The request in *body*.
+
+    Raises:
+        RequestError: it is empty, is no JSON object, or a field has the wrong type, which is named.
+    """
+    if not body.strip():
+        raise RequestError("missing request body")
+    try:
+        value = msgspec.json.decode(body)
+        return msgspec.convert(_without_nulls(value), kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RequestError(f"invalid JSON in the request body: {_plain(error)}") from None
+
+
+def _plain(error: Exception) -> str:
+    """msgspec's message without its capital and its quotes: ``expected str, got int - at $.prompt``."""
+    text = str(error).replace("`", "")
+    return text[:1].lower() + text[1:]
+
+
+def _without_nulls(value: Any) -> Any:
+    """*value* without null fields, in the request itself and in each of its messages."""
+    if not isinstance(value, dict):
+        return value
+    kept = {key: item for key, item in value.items() if item is not None}
+    if isinstance(messages := kept.get("messages"), list):
+        kept["messages"] = [_without_nulls(message) for message in messages]
+    return kept
+
+
+def rfc3339(nanoseconds: int) -> str:
+    """A moment, counted from the epoch, as Go prints it: UTC, up to nine digits, no zeros behind."""
+    seconds, fraction = divmod(nanoseconds, 10**9)
+    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    digits = f".{fraction:09d}".rstrip("0") if fraction else ""
+    return f"{text}{digits}Z"
+
+
+def now() -> str:
+    """The moment, for ``created_at``."""
+    return rfc3339(time.time_ns())
