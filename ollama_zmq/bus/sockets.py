@@ -39,31 +39,55 @@ HANDSHAKE_MS = 3000
 HEARTBEAT_MS = 1000
 HEARTBEAT_TIMEOUT_MS = 3000
 RECONNECT_MS = (100, 2000)
+REBIND_TRIES = 100
+REBIND_WAIT_MS = 10
 ZAP_DOMAIN = b"worker"
 
 _routing_ids: WeakKeyDictionary[zmq.Socket[bytes], set[bytes]] = WeakKeyDictionary()
 
 
 def worker_socket(context: zmq.Context[Any], endpoint: str, *, zap: bool = False) -> zmq.Socket[bytes]:
-    """Return a DEALER bound to *endpoint*; ``LAST_ENDPOINT`` has the port when it was 0 or "*".
+    """Return a DEALER for *endpoint*, to be bound with :func:`bind`.
 
     Args:
         zap: ask the ZAP handler of *context*, which must be running, about every peer.
-
-    Raises:
-        RequestError: the port is in use or not permitted, or the host is not one of this machine.
     """
     dealer: zmq.Socket[bytes] = context.socket(zmq.DEALER)
     _set_common(dealer)
     dealer.setsockopt(zmq.IPV6, int("[" in endpoint))
     if zap:
         dealer.setsockopt(zmq.ZAP_DOMAIN, ZAP_DOMAIN)
+    return dealer
+
+
+def bind(dealer: zmq.Socket[bytes], endpoint: str) -> str:
+    """Bind *dealer* and return the endpoint, with the port that was chosen when *endpoint* has "*".
+
+    Raises:
+        RequestError: the port is in use or not permitted, or the host is not one of this machine.
+    """
     try:
         dealer.bind(endpoint)
     except zmq.ZMQError as error:
-        dealer.close(0)
         raise _bind_error(endpoint, error) from None
-    return dealer
+    return dealer.getsockopt_string(zmq.LAST_ENDPOINT)
+
+
+def rebind(dealer: zmq.Socket[bytes], endpoint: str) -> None:
+    """Close every connection of a bound *dealer* and listen again; libzmq has no other way to drop a peer.
+
+    Raises:
+        RequestError: somebody else took the port meanwhile.
+    """
+    dealer.unbind(endpoint)
+    for _ in range(REBIND_TRIES - 1):
+        try:
+            dealer.bind(endpoint)
+        except zmq.ZMQError:
+            dealer.poll(REBIND_WAIT_MS, zmq.POLLERR)  # lets libzmq finish closing the listener
+        else:
+            return
+    bind(dealer, endpoint)
 
 
 def _bind_error(endpoint: str, error: zmq.ZMQError) -> RequestError:
@@ -135,6 +159,11 @@ def check_frame_sizes(frames: Sequence[Any]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class Listening:
+    """A bound socket listens."""
+
+
+@dataclass(frozen=True, slots=True)
 class Accepted:
     """A bound socket took a TCP connection; *fd* names it until it is disconnected."""
 
@@ -178,10 +207,11 @@ class Retried:
     after_ms: int
 
 
-SocketEvent = Accepted | Connected | Disconnected | HandshakeFailed | Retried
+SocketEvent = Listening | Accepted | Connected | Disconnected | HandshakeFailed | Retried
 
 _WATCHED = (
-    zmq.EVENT_ACCEPTED
+    zmq.EVENT_LISTENING
+    | zmq.EVENT_ACCEPTED
     | zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_DISCONNECTED
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
@@ -222,6 +252,8 @@ def _event_of(frames: list[bytes]) -> SocketEvent | None:
     parsed = parse_monitor_message(frames)
     endpoint, value = parsed["endpoint"].decode(errors="replace"), int(parsed["value"])
     match parsed["event"]:
+        case zmq.EVENT_LISTENING:
+            return Listening()
         case zmq.EVENT_ACCEPTED:
             return Accepted(value)
         case zmq.EVENT_HANDSHAKE_SUCCEEDED:

@@ -1,0 +1,195 @@
+"""Who may come in: the ZAP handler of a worker, and what is said when it listens beyond loopback.
+
+A bound DEALER deals its replies in turn to every peer that is connected, so two brokers would each get half. A worker
+therefore lets one peer in at a time and refuses every other in the ZMTP handshake with status 400 (300 would look like
+a hang). With the NULL mechanism libzmq asks before the peer has told its routing id, so nothing but its address is
+known, and the connection itself is what is counted:
+
+    Event                                   Consequence
+    ZAP request, nobody inside              200, under the next number: the message property "User-Id"
+    ZAP request, somebody inside            400
+    the peer inside said Hello              its file descriptor is known from that message
+    that descriptor disconnected            nobody is inside; the worker is told
+    no connection left at all               the same: a peer that never spoke has left
+    inside for 3 s without a lease          the worker binds anew, which closes every connection
+    the socket listens (again)              nobody is inside
+
+Addresses are not secrets and nothing is encrypted here.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+import zmq
+
+from ollama_zmq.bus.sockets import Accepted, Disconnected, Listening, Monitor, SocketEvent
+from ollama_zmq.bus.wakeup import Wakeup
+
+ZAP_ENDPOINT = "inproc://zeromq.zap.01"
+ZAP_VERSION = b"1.0"
+GREETING_LIMIT_S = 3.0
+
+log = structlog.get_logger()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether *host*, an address or "localhost", can be reached from this machine only."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def exposure_warning(host: str, port: int) -> str:
+    """Return the lines to print before listening on an address that other machines reach."""
+    return (
+        f"WARNING: listening on {host}:{port}, which other machines can reach. The tensor bus is neither encrypted\n"
+        "WARNING: nor authenticated: whoever reaches this port can use this machine's memory and compute and\n"
+        "WARNING: read what is sent. Use it in a network that you trust, behind a firewall, or listen on 127.0.0.1."
+    )
+
+
+@dataclass(slots=True)
+class Admission:
+    """Which connection is inside. Pure: times are given.
+
+    Attributes:
+        number: of the peer inside, or of the last one that was.
+        leased: whether it holds the worker's lease.
+    """
+
+    number: int = 0
+    inside: bool = False
+    leased: bool = False
+    since: float = 0.0
+    _descriptor: int = -1
+    _open: set[int] = field(default_factory=set)
+
+    def admit(self, now: float) -> bool:
+        """Let the next peer in if nobody is inside."""
+        if self.inside:
+            return False
+        self.number += 1
+        self.inside, self.leased, self.since, self._descriptor = True, False, now, -1
+        return True
+
+    def advance(self, event: SocketEvent) -> bool:
+        """Take note of what happened to the socket; True when the peer inside has left by it."""
+        match event:
+            case Listening():
+                self._open.clear()
+                return self._leave()
+            case Accepted(fd):
+                self._open.add(fd)
+            case Disconnected(fd=fd):
+                self._open.discard(fd)
+                if fd == self._descriptor or not self._open:
+                    return self._leave()
+        return False
+
+    def identify(self, number: int, descriptor: int) -> None:
+        """Remember the file descriptor that a message of peer *number* came through."""
+        if self.inside and number == self.number:
+            self._descriptor = descriptor
+
+    def lease(self, held: bool, now: float) -> None:
+        """Take note that the peer inside got or lost the lease of the worker."""
+        if held != self.leased:
+            self.leased, self.since = held, now
+
+    def overstays(self, now: float) -> bool:
+        """Whether somebody is inside without a lease for longer than it takes to say Hello."""
+        return self.inside and not self.leased and now - self.since > GREETING_LIMIT_S
+
+    def _leave(self) -> bool:
+        was_inside, self.inside, self.leased, self._descriptor = self.inside, False, False, -1
+        return was_inside
+
+
+class Door:
+    """Answers the ZAP requests of one context from a thread of its own, so that a busy worker still refuses at once.
+
+    One per context; made before the socket that asks it. ``on_left`` is called from this thread when the peer inside
+    has left, before anybody else is let in.
+    """
+
+    def __init__(self, context: zmq.Context[Any], on_left: Callable[[], None]) -> None:
+        self._on_left = on_left
+        self._admission = Admission()
+        self._lock = threading.Lock()
+        self._zap: zmq.Socket[bytes] = context.socket(zmq.REP)
+        self._zap.setsockopt(zmq.LINGER, 0)
+        self._zap.bind(ZAP_ENDPOINT)
+        self._stopped = Wakeup()
+        self._monitor: Monitor | None = None
+        self._thread = threading.Thread(target=self._serve, name="door", daemon=True)
+
+    def watch(self, dealer: zmq.Socket[bytes]) -> None:
+        """Begin to answer for *dealer*. Called once, by the thread that owns it, before it is bound."""
+        self._monitor = Monitor(dealer)
+        self._thread.start()
+
+    def recognise(self, number: int, descriptor: int) -> bool:
+        """Whether a message that peer *number* sent through *descriptor* is from the one inside."""
+        with self._lock:
+            self._admission.identify(number, descriptor)
+            return self._admission.inside and number == self._admission.number
+
+    def lease(self, held: bool, now: float) -> None:
+        """Take note that the peer inside got or lost the lease."""
+        with self._lock:
+            self._admission.lease(held, now)
+
+    def overstays(self, now: float) -> bool:
+        """Whether the peer inside must be dropped because it has not said Hello."""
+        with self._lock:
+            return self._admission.overstays(now)
+
+    def close(self) -> None:
+        """End the thread and close its sockets. The watched socket is closed by its owner, afterwards."""
+        if self._thread.is_alive():
+            self._stopped.wake()
+            self._thread.join()
+        self._zap.close(0)
+        self._stopped.close()
+        if self._monitor is not None:
+            self._monitor.close()
+
+    def _serve(self) -> None:
+        assert self._monitor is not None
+        poller = zmq.Poller()
+        for readable in (self._zap, self._monitor.socket, self._stopped.fileno()):
+            poller.register(readable, zmq.POLLIN)
+        while True:
+            ready = dict(poller.poll())
+            if self._stopped.fileno() in ready:
+                return
+            self._take_note(self._monitor)
+            if self._zap in ready:
+                self._zap.send_multipart(self._decide(self._zap.recv_multipart()))
+
+    def _take_note(self, monitor: Monitor) -> None:
+        for event in monitor.events():
+            with self._lock:
+                left = self._admission.advance(event)
+            if left:
+                self._on_left()
+
+    def _decide(self, request: list[bytes]) -> list[bytes]:
+        """Answer one ZAP request (RFC 27): version, request id, domain, address, identity, mechanism, ..."""
+        request_id = request[1] if len(request) > 1 else b""
+        address = request[3].decode(errors="replace") if len(request) > 3 else ""
+        with self._lock:
+            admitted = request[:1] == [ZAP_VERSION] and self._admission.admit(time.monotonic())
+            number = self._admission.number
+        if not admitted:
+            log.info("peer.refused", address=address)
+            return [ZAP_VERSION, request_id, b"400", b"leased to another broker", b"", b""]
+        return [ZAP_VERSION, request_id, b"200", b"", str(number).encode(), b""]

@@ -1,0 +1,243 @@
+"""The loop of a worker: frames become events, effects become sends and kernels. It decides nothing.
+
+One thread owns the socket and runs the kernels; libzmq's own I/O thread keeps receiving and answers heartbeats
+meanwhile. What has arrived is read before the next piece of work and before time passes, so a long computation is never
+mistaken for a silent broker.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from time import monotonic
+from typing import Any
+
+import structlog
+import zmq
+
+from ollama_zmq.bus.introduction import Introduction
+from ollama_zmq.bus.runner import Reply, Runner
+from ollama_zmq.bus.security import Door
+from ollama_zmq.bus.sending import BufferRing
+from ollama_zmq.bus.sockets import bind, check_frame_sizes, rebind, worker_socket
+from ollama_zmq.bus.wakeup import Wakeup
+from ollama_zmq.bus.weights import FindBlob
+from ollama_zmq.cluster.worker import (
+    NO_MICROBATCH,
+    SILENCE_LIMIT_S,
+    Answered,
+    Broke,
+    Compute,
+    DropPeer,
+    Event,
+    Forget,
+    Gone,
+    Got,
+    Introduce,
+    Keep,
+    Rejected,
+    ReleaseAll,
+    Send,
+    State,
+    Tick,
+    Verify,
+    Worker,
+)
+from ollama_zmq.devices.base import Device
+from ollama_zmq.errors import OllamaZmqError, OpError, RemoteProtocolError
+from ollama_zmq.wire import frames
+from ollama_zmq.wire.frames import Envelope
+
+IDLE_TURN_S = 1.0
+
+Work = Callable[[], list[Reply]]
+
+log = structlog.get_logger()
+
+
+class WorkerLoop:
+    """Feeds one :class:`Worker` and carries out its effects until :meth:`stop`.
+
+    Args:
+        endpoint: "tcp://host:port", port "*" for any; or "inproc://name" within one process, where a broker cannot
+            vanish alone and so is never silent.
+        name: "host:port" of this worker, for messages to people.
+        find_blob: finds a blob in this machine's own store.
+        zap: let one broker in at a time. Needs a context without another ZAP handler.
+
+    Attributes:
+        bound_endpoint: where it listens; known at once.
+
+    Raises:
+        RequestError: it cannot listen there.
+    """
+
+    def __init__(
+        self, context: zmq.Context[Any], endpoint: str, device: Device, *, name: str, find_blob: FindBlob, zap: bool
+    ) -> None:
+        self._remote = not endpoint.startswith("inproc://")
+        self._worker = Worker(name, silence_limit_s=SILENCE_LIMIT_S if self._remote else float("inf"))
+        self._runner = Runner(device, find_blob)
+        self._introduction = Introduction(device)
+        self._ring = BufferRing()
+        self._inbox: deque[tuple[float, list[zmq.Frame]]] = deque()
+        self._wakeup = Wakeup()
+        self._stopping = self._left = False
+        self._dealer = worker_socket(context, endpoint, zap=zap and self._remote)
+        self._door: Door | None = None
+        try:
+            if zap and self._remote:
+                self._door = Door(context, self._on_left)
+                self._door.watch(self._dealer)
+            self.bound_endpoint = bind(self._dealer, endpoint)
+        except BaseException:
+            self.close()
+            raise
+        self._poller = zmq.Poller()
+        self._poller.register(self._dealer, zmq.POLLIN)
+        self._poller.register(self._wakeup.fileno(), zmq.POLLIN)
+
+    def run(self) -> None:
+        """Serve until :meth:`stop`, then close everything. The calling thread owns the socket from here on."""
+        try:
+            while not self._stopping:
+                self._turn()
+        finally:
+            self.close()
+
+    def stop(self) -> None:
+        """Make :meth:`run` return soon. May be called from any thread and from a signal handler."""
+        self._stopping = True
+        self._wakeup.wake()
+
+    def close(self) -> None:
+        """Forget every program and close the sockets; for a loop that is never run."""
+        self._runner.release_all()
+        if self._door is not None:
+            self._door.close()
+        self._dealer.close(0)
+        self._wakeup.close()
+
+    def _turn(self) -> None:
+        """Handle one message, or else load one weight, or else let time pass."""
+        self._read_all()
+        if self._inbox:
+            arrived, parts = self._inbox.popleft()
+            self._on_frames(parts, arrived)
+        elif self._runner.busy:
+            self._carry_out(self._runner.load_next, self._runner.next_program)
+        else:
+            self._apply(Tick(monotonic()))
+            self._drop_silent_peer()
+            self._wait()
+
+    def _read_all(self) -> None:
+        while True:
+            try:
+                self._inbox.append((monotonic(), self._dealer.recv_multipart(zmq.NOBLOCK, copy=False)))
+            except zmq.Again:
+                break
+        if self._left:
+            self._left = False
+            self._apply(Gone(monotonic()))
+
+    def _wait(self) -> None:
+        timeout_s = min(self._worker.next_deadline() - monotonic(), IDLE_TURN_S)
+        self._poller.poll(max(0, int(timeout_s * 1000) + 1))
+        self._wakeup.clear()
+
+    def _on_left(self) -> None:
+        """Called by the door's thread."""
+        self._left = True
+        self._wakeup.wake()
+
+    def _on_frames(self, parts: list[zmq.Frame], arrived: float) -> None:
+        if self._door is not None and self._is_from_outside(self._door, parts[-1]):
+            return
+        try:
+            envelope = frames.decode(parts)
+        except RemoteProtocolError as error:
+            log.warning("message.rejected", peer=self._worker.broker, error=str(error))
+            self._apply(Rejected(monotonic(), error))
+            return
+        self._apply(Got(arrived, envelope))
+
+    @staticmethod
+    def _is_from_outside(door: Door, part: zmq.Frame) -> bool:
+        """Whether a message was sent by somebody who has left by now."""
+        return not door.recognise(int(part.get("User-Id")), int(part.get(zmq.SRCFD)))
+
+    def _apply(self, event: Event) -> None:
+        before = self._worker.state
+        effects = self._worker.handle(event)
+        if self._worker.state is not before:
+            self._on_lease(self._worker.state is State.LEASED)
+        for effect in effects:
+            match effect:
+                case Send(envelope):
+                    self._send(envelope)
+                case Introduce():
+                    self._carry_out(self._introduce)
+                case Verify(define):
+                    self._carry_out(partial(self._runner.define, define), define.program)
+                case Keep(put, chunk):
+                    self._carry_out(partial(self._runner.put, put, chunk), put.program)
+                case Compute(run=run):
+                    self._carry_out(partial(self._compute, effect), run.program, run.microbatch)
+                case Forget(program):
+                    self._runner.release(program)
+                case ReleaseAll(broker, reason):
+                    log.info("broker.lost", broker=broker, reason=reason)
+                    self._runner.release_all()
+                case DropPeer():
+                    rebind(self._dealer, self.bound_endpoint)
+
+    def _on_lease(self, held: bool) -> None:
+        if held:
+            log.info("broker.leased", broker=self._worker.broker)
+        if self._door is not None:
+            self._door.lease(held, monotonic())
+
+    def _carry_out(self, work: Work, program: bytes = b"", microbatch: int = NO_MICROBATCH) -> None:
+        """Do *work* and hand its replies, or what went wrong, to the worker."""
+        try:
+            replies = work()
+        except OllamaZmqError as error:
+            self._apply(Broke(monotonic(), error, program, microbatch))
+        except Exception as error:
+            log.exception("work.failed", program=program.hex(), microbatch=microbatch)
+            internal = OpError(f"internal error ({type(error).__name__})")
+            self._apply(Broke(monotonic(), internal, program, microbatch))
+        else:
+            for reply in replies:
+                self._apply(Answered(monotonic(), reply.message, reply.tensors))
+
+    def _introduce(self) -> list[Reply]:
+        return [Reply(self._introduction.welcome())]
+
+    def _compute(self, effect: Compute) -> list[Reply]:
+        queued_us = int((monotonic() - effect.arrived) * 1e6)
+        replies = self._runner.run(effect.run, effect.input, queued_us)
+        if self._remote:
+            check_frame_sizes([output for reply in replies for output in reply.tensors.values()])
+        return replies
+
+    def _send(self, envelope: Envelope) -> None:
+        """Send without waiting: when nobody is there or nobody reads, the message is dropped and ``seq`` shows it."""
+        output = envelope.tensors.get("output")
+        try:
+            if output is None or output.nbytes < zmq.COPY_THRESHOLD:
+                self._dealer.send_multipart(frames.encode(envelope), zmq.NOBLOCK, copy=False)
+                return
+            copied, buffer = self._ring.copy(output)
+            parts = frames.encode(replace(envelope, tensors={"output": copied}))
+            buffer.tracker = self._dealer.send_multipart(parts, zmq.NOBLOCK, copy=False, track=True)
+        except zmq.Again:
+            log.warning("message.dropped", peer=self._worker.broker)
+
+    def _drop_silent_peer(self) -> None:
+        if self._door is not None and self._door.overstays(monotonic()):
+            log.info("peer.dropped", reason="it did not say hello")
+            rebind(self._dealer, self.bound_endpoint)

@@ -1,0 +1,328 @@
+"""What a worker decides. Events in, effects out; no sockets, no clocks, no threads.
+
+    State    Event                           Effects                          Next state
+    IDLE     Got(Hello)                      Introduce                        LEASED to that broker and epoch
+    IDLE     Got(Hello), other protocol      Send(Refused)                    IDLE
+    IDLE     Got, anything else              Send(Failed StageLost)           IDLE
+    LEASED   Got(Hello), same epoch          Introduce                        LEASED
+    LEASED   Got(Hello), newer epoch         ReleaseAll, Introduce            LEASED to the newer epoch
+    LEASED   Got(Hello), other broker        Send(Refused)                    LEASED
+    LEASED   Got(Ping)                       Send(Pong)                       LEASED
+    LEASED   Got(Define)                     Verify                           LEASED
+    LEASED   Got(Put)                        Keep                             LEASED
+    LEASED   Got(Run)                        Compute                          LEASED
+    LEASED   Got(Run), taken before          none                             LEASED
+    LEASED   Got(Release)                    Forget                           LEASED
+    LEASED   Got(Bye)                        ReleaseAll                       IDLE
+    LEASED   Got, older epoch or seq         none, it is stale                LEASED
+    LEASED   Got, newer epoch without Hello  Send(Failed)                     LEASED
+    LEASED   Got, a gap in seq               Send(Failed), ReleaseAll         IDLE
+    LEASED   Answered                        Send(its reply)                  LEASED
+    LEASED   Broke                           Send(Failed)                     LEASED
+    any      Rejected (no message)           Send(Failed)                     unchanged
+    LEASED   Gone (the connection)           ReleaseAll                       IDLE
+    LEASED   silence > 10 s                  DropPeer, ReleaseAll             IDLE
+
+Silence is counted from the last message or the last finished work, whichever is later: a worker that was busy for a
+minute has not listened, so nobody was silent. The loop therefore hands over what has arrived before it says ``Tick``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from functools import singledispatchmethod
+
+from ollama_zmq.devices.base import Array
+from ollama_zmq.errors import OllamaZmqError, RemoteProtocolError, StageLost
+from ollama_zmq.version import PROTOCOL, VERSION
+from ollama_zmq.wire.frames import Envelope
+from ollama_zmq.wire.messages import (
+    AnyMessage,
+    Bye,
+    Define,
+    Failed,
+    Hello,
+    Message,
+    Ping,
+    Pong,
+    Put,
+    Refused,
+    Release,
+    Run,
+)
+
+SILENCE_LIMIT_S = 10.0
+TAKEN_KEPT = 1024
+NO_MICROBATCH = -1
+
+
+class State(Enum):
+    """Whether a broker holds the lease."""
+
+    IDLE = auto()
+    LEASED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Got:
+    """A message arrived."""
+
+    now: float
+    envelope: Envelope
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Frames arrived that are no message."""
+
+    now: float
+    error: OllamaZmqError
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Work that an effect asked for is done; *reply* goes to the broker."""
+
+    now: float
+    reply: AnyMessage
+    tensors: Mapping[str, Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Broke:
+    """Work that an effect asked for cannot be done."""
+
+    now: float
+    error: OllamaZmqError
+    program: bytes = b""
+    microbatch: int = NO_MICROBATCH
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The broker's connection is closed."""
+
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed and nothing has arrived."""
+
+    now: float
+
+
+Event = Got | Rejected | Answered | Broke | Gone | Tick
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send to the broker."""
+
+    envelope: Envelope
+
+
+@dataclass(frozen=True, slots=True)
+class Introduce:
+    """Measure the device once, then answer with ``Welcome``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """Check the program, answer ``Defined``, and ``Ready`` when all its weights are there."""
+
+    define: Define
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Add the chunk to its weight and answer ``Stored``."""
+
+    put: Put
+    chunk: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Run the program and answer ``Ran``. *arrived* is when the message was read."""
+
+    run: Run
+    input: Array
+    arrived: float
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Forget one program."""
+
+    program: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseAll:
+    """Forget everything a broker has brought; its lease ended because of *reason*."""
+
+    broker: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DropPeer:
+    """Close the connection of a peer that holds it without using it."""
+
+
+Effect = Send | Introduce | Verify | Keep | Compute | Forget | ReleaseAll | DropPeer
+
+
+class Worker:
+    """The lease of one worker.
+
+    Attributes:
+        name: "host:port" of this worker, for refusals.
+        state: whether a broker holds the lease.
+        broker, epoch: whose it is or was last, and which of its connections.
+        heard_at: the last message or finished work.
+    """
+
+    def __init__(self, name: str, *, silence_limit_s: float = SILENCE_LIMIT_S) -> None:
+        self.name = name
+        self.silence_limit_s = silence_limit_s
+        self.state = State.IDLE
+        self.broker = ""
+        self.epoch = 0
+        self.heard_at = 0.0
+        self._next_in = 0
+        self._next_out = 0
+        self._taken: dict[tuple[bytes, int], None] = {}
+
+    def handle(self, event: Event) -> list[Effect]:
+        """Advance by one event and return what the loop must do, in order."""
+        match event:
+            case Got(now, envelope):
+                return self._on_envelope(envelope, now)
+            case Rejected(error=error):
+                return [self._fail(error)]
+            case Answered(now, reply, tensors) if self.state is State.LEASED:
+                self.heard_at = now
+                return [self._send(reply, tensors)]
+            case Broke(now, error, program, microbatch) if self.state is State.LEASED:
+                self.heard_at = now
+                return [self._fail(error, program, microbatch)]
+            case Gone() if self.state is State.LEASED:
+                return [self._end_lease("disconnected")]
+            case Tick(now) if self.state is State.LEASED and now - self.heard_at > self.silence_limit_s:
+                return [DropPeer(), self._end_lease(f"silent for {self.silence_limit_s:g} s")]
+        return []
+
+    def next_deadline(self) -> float:
+        """When the loop must wake up even if nothing arrives; never, while nobody holds the lease."""
+        return self.heard_at + self.silence_limit_s if self.state is State.LEASED else float("inf")
+
+    def _on_envelope(self, envelope: Envelope, now: float) -> list[Effect]:
+        if isinstance(envelope.message, Hello):
+            return self._on_hello(envelope, envelope.message, now)
+        if self.state is State.IDLE:
+            return self._refuse_without_lease(envelope)
+        if envelope.epoch < self.epoch or (envelope.epoch == self.epoch and envelope.seq < self._next_in):
+            return []
+        if envelope.epoch > self.epoch:
+            return [self._fail(RemoteProtocolError(f"epoch {envelope.epoch} has not said hello, this is {self.epoch}"))]
+        self.heard_at = now
+        if envelope.seq > self._next_in:
+            return self._on_gap(envelope.seq)
+        self._next_in += 1
+        return self._on(envelope.message, envelope, now)
+
+    def _on_hello(self, envelope: Envelope, hello: Hello, now: float) -> list[Effect]:
+        leased = self.state is State.LEASED
+        if leased and hello.broker == self.broker and envelope.epoch < self.epoch:
+            return []
+        if hello.protocol != PROTOCOL:
+            return [self._refuse(envelope, self._other_version(hello))]
+        if leased and hello.broker != self.broker:
+            return [self._refuse(envelope, f"worker {self.name} is leased to another broker")]
+        effects: list[Effect] = []
+        if leased and envelope.epoch > self.epoch:
+            effects.append(self._end_lease("connected again"))
+        if not leased or effects:
+            self.state, self.broker, self.epoch = State.LEASED, hello.broker, envelope.epoch
+            self._next_out = 0
+            self._taken.clear()
+        self.heard_at, self._next_in = now, envelope.seq + 1
+        return [*effects, Introduce()]
+
+    def _other_version(self, hello: Hello) -> str:
+        return (
+            f"worker {self.name} runs ollama-zmq {VERSION} (protocol {PROTOCOL}), this broker {hello.package} "
+            f"(protocol {hello.protocol}): install the same version on both"
+        )
+
+    def _refuse(self, envelope: Envelope, reason: str) -> Send:
+        return Send(Envelope(Refused(reason, VERSION, PROTOCOL), epoch=envelope.epoch))
+
+    def _refuse_without_lease(self, envelope: Envelope) -> list[Effect]:
+        """Tell a broker that believes it still holds the lease, or speaks to the process before this one."""
+        message = envelope.message
+        if isinstance(message, Bye):
+            return []
+        if envelope.epoch != self.epoch:
+            self.epoch, self._next_out = envelope.epoch, 0
+        program = message.program if isinstance(message, Define | Put | Run | Release) else b""
+        microbatch = message.microbatch if isinstance(message, Run) else NO_MICROBATCH
+        gone = StageLost(f"worker {self.name} has no lease of this broker: it was restarted or the lease ended")
+        return [self._fail(gone, program, microbatch)]
+
+    def _on_gap(self, seq: int) -> list[Effect]:
+        lost = RemoteProtocolError(f"message {self._next_in} of epoch {self.epoch} did not arrive, {seq} did")
+        return [self._fail(lost), self._end_lease("a message was lost")]
+
+    @singledispatchmethod
+    def _on(self, message: Message, envelope: Envelope, now: float) -> list[Effect]:
+        """Advance by one message of the lease's own epoch; what only a worker sends is refused."""
+        tag = message.__struct_config__.tag
+        return [self._fail(RemoteProtocolError(f"message {tag!r} is for a broker, this is a worker"))]
+
+    @_on.register
+    def _on_ping(self, message: Ping, envelope: Envelope, now: float) -> list[Effect]:
+        return [self._send(Pong(message.nonce), envelope.tensors)]
+
+    @_on.register
+    def _on_define(self, message: Define, envelope: Envelope, now: float) -> list[Effect]:
+        return [Verify(message)]
+
+    @_on.register
+    def _on_put(self, message: Put, envelope: Envelope, now: float) -> list[Effect]:
+        return [Keep(message, envelope.tensors["chunk"])]
+
+    @_on.register
+    def _on_run(self, message: Run, envelope: Envelope, now: float) -> list[Effect]:
+        key = (message.program, message.microbatch)
+        if key in self._taken:
+            return []
+        self._taken[key] = None
+        if len(self._taken) > TAKEN_KEPT:
+            del self._taken[next(iter(self._taken))]
+        return [Compute(message, envelope.tensors["input"], now)]
+
+    @_on.register
+    def _on_release(self, message: Release, envelope: Envelope, now: float) -> list[Effect]:
+        return [Forget(message.program)]
+
+    @_on.register
+    def _on_bye(self, message: Bye, envelope: Envelope, now: float) -> list[Effect]:
+        return [self._end_lease("said bye")]
+
+    def _end_lease(self, reason: str) -> ReleaseAll:
+        self.state = State.IDLE
+        self._taken.clear()
+        return ReleaseAll(self.broker, reason)
+
+    def _fail(self, error: OllamaZmqError, program: bytes = b"", microbatch: int = NO_MICROBATCH) -> Send:
+        return self._send(Failed(program, microbatch, type(error).__name__, str(error)))
+
+    def _send(self, message: AnyMessage, tensors: Mapping[str, Array] | None = None) -> Send:
+        seq = self._next_out
+        self._next_out += 1
+        return Send(Envelope(message, tensors or {}, self.epoch, seq))
