@@ -2,8 +2,9 @@
 
     tokenizer.ggml.model    gpt2, gemma4 -> byte pairs (bpe.py)      llama -> SentencePiece (spm.py)
 
-Both cut special tokens out first (special.py), then segment what lies between. The ids are llama.cpp's to the
-letter: tests compare 46 texts for each of twelve vocabularies.
+Both cut special tokens out first (special.py), then segment what lies between. The ids are llama.cpp's: of 1,524
+random texts in fifteen vocabularies those that differ hold characters younger than its Unicode tables, or, for
+deepseek-llm, an ideographic space, where we follow the model's own ``tokenizer.json``.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Tokenizer:
             parse_special: take ``<|im_end|>`` and the like for the tokens they name, not for letters. Lone
                 surrogates, which no UTF-8 has, are read as U+FFFD.
         """
-        text = text.encode("utf-8", "replace").decode() if not text.isascii() and _has_surrogates(text) else text
+        text = text if text.isascii() else _without_surrogates(text)
         token_ids = [self.bos_id] if add_special and self.add_bos and self.bos_id is not None else []
         after_special = True
         for fragment in self._special.split(text, parse_special=parse_special):
@@ -153,12 +154,12 @@ def _pre_tokenizer_name(metadata: Mapping[str, object]) -> str:
     return str(pre)
 
 
-def _has_surrogates(text: str) -> bool:
+def _without_surrogates(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return True
-    return False
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def _byte_of(text: str) -> bytes:

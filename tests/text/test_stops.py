@@ -1,0 +1,51 @@
+"""Stop strings are found however the text arrives, and nothing of them is shown."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ollama_zmq.text.stops import StopStrings
+
+texts = st.text(alphabet="abc", max_size=30)
+stop_lists = st.lists(st.text(alphabet="abc", max_size=4), max_size=4)
+
+
+def pushed(stops: list[str], pieces: list[str]) -> tuple[str, str | None]:
+    watch = StopStrings(stops)
+    shown = "".join([*map(watch.push, pieces), watch.finish()])
+    return shown, watch.matched
+
+
+def expected(stops: list[str], text: str) -> tuple[str, str | None]:
+    """Read letter by letter: the first time the text ends with a stop string, the longest such ends it."""
+    for end in range(1, len(text) + 1):
+        ending = [stop for stop in stops if stop and text[:end].endswith(stop)]
+        if ending:
+            longest = max(ending, key=len)
+            return text[: end - len(longest)], longest
+    return text, None
+
+
+@given(stops=stop_lists, pieces=st.lists(texts, max_size=6))
+def test_the_borders_between_pieces_change_nothing(stops: list[str], pieces: list[str]) -> None:
+    assert pushed(stops, pieces) == expected(stops, "".join(pieces))
+
+
+@given(stops=stop_lists, pieces=st.lists(texts, max_size=6))
+def test_only_what_may_begin_a_stop_string_is_held_back(stops: list[str], pieces: list[str]) -> None:
+    watch, arrived, shown = StopStrings(stops), "", ""
+    for piece in pieces:
+        arrived += piece
+        shown += watch.push(piece)
+        if watch.matched is None:
+            held = arrived[len(shown) :]
+            assert arrived.startswith(shown)
+            assert not held or any(stop.startswith(held) for stop in stops)
+
+
+def test_nothing_is_shown_after_a_stop_string() -> None:
+    watch = StopStrings(["</s>"])
+    assert [watch.push("yes</"), watch.push("s>no"), watch.push("more"), watch.finish()] == ["yes", "", "", ""]
+
+
+def test_an_empty_stop_string_stops_nothing() -> None:
+    assert pushed([""], ["a", "b"]) == ("ab", None)
