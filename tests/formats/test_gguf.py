@@ -120,6 +120,16 @@ def test_tensors_are_row_major_in_file_order_with_absolute_offsets(small):
         assert file.n_parameters == 12 + 5 + 64
 
 
+@pytest.mark.parametrize("padding", range(32))
+def test_tensor_data_begins_at_the_next_multiple(tmp_path, padding):
+    writer = gguf.GGUFWriter(str(tmp_path / "padded.gguf"), "llama")
+    writer.add_name("x" * padding)
+    writer.add_tensor("w", np.arange(1, 9, dtype=np.float32))
+    write_all(writer)
+    with open_gguf(tmp_path / "padded.gguf") as file:
+        assert np.frombuffer(file.data("w"), np.float32).tolist() == list(range(1, 9))
+
+
 def test_data_is_a_read_only_view_that_outlives_the_file(small):
     with open_gguf(small) as file:
         view = file.data("matrix")

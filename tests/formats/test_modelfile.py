@@ -9,6 +9,7 @@ from ollama_zmq.formats.modelfile import (
     decode_modelfile,
     format_modelfile,
     parse_modelfile,
+    quote,
 )
 
 FULL = '''
@@ -98,6 +99,21 @@ def test_the_last_from_counts():
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_byte_order_marks_tell_the_encoding(encoding):
     assert decode_modelfile("FROM čaj".encode(encoding)) == "FROM čaj"
+
+
+@pytest.mark.parametrize(
+    ("text", "quoted"),
+    [
+        ("plain", "plain"),
+        ('a "word" inside', 'a "word" inside'),
+        (" spaced ", '" spaced "'),
+        ("two\nlines", '"two\nlines"'),
+        ('"all of it"', '""all of it""'),
+        ('one "line"\nmore', '"""one "line"\nmore"""'),
+    ],
+)
+def test_no_more_quotes_than_needed(text, quoted):
+    assert quote(text) == quoted
 
 
 COMMAND_ERROR = (

