@@ -4,6 +4,7 @@
     request.accepted    request_id model endpoint
     request.finished    request_id status prompt_tokens output_tokens prefill_ms decode_ms
     option.ignored      name value
+    manifest.rejected   model error
     model.loaded        model stages load_ms
     model.unloaded      model
     worker.joined       worker version devices memory_bytes
