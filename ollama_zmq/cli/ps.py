@@ -1,0 +1,64 @@
+"""``ollama ps``: the models in memory, and with ``-v`` where their layers are."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from ollama_zmq.cli.tables import columns, table
+from ollama_zmq.client import Client
+from ollama_zmq.units import human_bytes, human_time
+
+
+@click.command(short_help="List running models")
+@click.argument("prefix", default="")
+@click.option("-v", "--verbose", is_flag=True, help="Show each worker with its layers")
+def ps(prefix: str, verbose: bool) -> None:
+    """List the models in memory whose names begin with PREFIX."""
+    now = datetime.now(UTC)
+    with Client() as client:
+        models = [model for model in client.ps() if model["name"].lower().startswith(prefix.lower())]
+        rows = [
+            (
+                model["name"],
+                model["digest"][:12],
+                human_bytes(model["size"]),
+                processor(model["size"], model["size_vram"]),
+                str(model["context_length"]),
+                until(datetime.fromisoformat(model["expires_at"]), now),
+            )
+            for model in models
+        ]
+        click.echo(table(("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"), rows))
+        if verbose and models:
+            click.echo("\n".join(worker_lines(client.cluster())))
+
+
+def processor(size: int, size_vram: int) -> str:
+    """Where a model is, as shares of CPU and GPU."""
+    if size_vram == 0:
+        return "100% CPU"
+    if size_vram == size:
+        return "100% GPU"
+    if size_vram > size or size == 0:
+        return "Unknown"
+    cpu_percent = round((size - size_vram) / size * 100)
+    return f"{cpu_percent}%/{100 - cpu_percent}% CPU/GPU"
+
+
+def until(expires_at: datetime, now: datetime) -> str:
+    """When a model will be unloaded; in the past means that it is about to be."""
+    return "Stopping..." if expires_at < now else human_time(expires_at, now)
+
+
+def worker_lines(cluster: dict[str, Any]) -> list[str]:
+    """One line per worker that holds a part of the model: address, layers, bytes."""
+    return columns(
+        [
+            ("", worker["address"], worker["layers"] or "-", human_bytes(worker["resident_bytes"]))
+            for worker in cluster["workers"]
+            if worker["layers"] or worker["resident_bytes"]
+        ]
+    )

@@ -1,0 +1,21 @@
+"""``ollama serve``: the HTTP server and everything below it."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from ollama_zmq.config import VARIABLES, Config
+
+_ENVIRONMENT = "\b\nEnvironment Variables:\n" + "\n".join(f"  {name:<24} {text}" for name, text in VARIABLES.items())
+
+
+@click.command(short_help="Start ollama", epilog=_ENVIRONMENT)
+def serve() -> None:
+    """Start the server. Ctrl-C stops it."""
+    from ollama_zmq import log
+    from ollama_zmq.server.run import serve as serve_forever
+
+    log.configure()
+    serve_forever(Config.from_environment(os.environ))
