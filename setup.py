@@ -1,14 +1,15 @@
 """Build of the Cython kernels; everything else about the package stands in pyproject.toml.
 
-One plain -O3 build serves every CPU: kernels carry their instruction set as a function attribute and are
-chosen at run time. -ffast-math is never used, it would change the bits (see docs/architecture.md).
+One plain -O3 build serves every CPU: kernels carry their instruction set in their source and are chosen at run
+time. -ffast-math is never used, it would change the bits, and neither is contraction to fused operations that are
+not written as such.
 """
 
-import os
 from glob import glob
 
 from Cython.Build import cythonize
 from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
 
 COMPILE_ARGS = ["-O3", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-pthread"]
 DIRECTIVES = {
@@ -20,23 +21,37 @@ DIRECTIVES = {
 }
 
 
-def extension(path: str) -> Extension:
-    """The extension module of one ``kernels/cpu/NAME.pyx``."""
-    name = os.path.splitext(os.path.basename(path))[0]
+class ParallelBuild(build_ext):
+    """Compiles the extension modules side by side."""
+
+    def finalize_options(self) -> None:
+        self.parallel = self.parallel or True
+        super().finalize_options()
+
+
+def extension(name: str, *sources: str, headers: list[str]) -> Extension:
+    """The extension module of ``kernels/cpu/NAME.pyx``, built again when one of its *headers* changes."""
     return Extension(
         f"ollama_zmq.kernels.cpu.{name}",
-        [path],
+        [f"kernels/cpu/{name}.pyx", *sources],
         include_dirs=["kernels/cpu/include"],
-        depends=sorted(glob("kernels/cpu/include/*.h")),
+        depends=headers,
         extra_compile_args=COMPILE_ARGS,
         extra_link_args=["-pthread"],
     )
 
 
+GLUE = {f"kernels/cpu/include/{name}.h" for name in ("angles", "arena", "pool", "program", "unpack")}
+HEADERS = set(glob("kernels/cpu/include/*.h"))
+
 setup(
     packages=[*find_packages(include=["ollama_zmq*"]), "ollama_zmq.kernels", "ollama_zmq.kernels.cpu"],
+    cmdclass={"build_ext": ParallelBuild},
     ext_modules=cythonize(
-        [extension(path) for path in sorted(glob("kernels/cpu/*.pyx"))],
+        [
+            extension("simd", *sorted(glob("kernels/cpu/isa_*.c")), headers=sorted(HEADERS - GLUE)),
+            extension("executor", headers=sorted(HEADERS)),
+        ],
         build_dir="build/cython",
         compiler_directives=DIRECTIVES,
         nthreads=0,

@@ -1,0 +1,205 @@
+"""A program on the CPU: its plan, its memory, its run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal, localcontext
+from typing import Any
+
+import numpy as np
+
+from ollama_zmq.devices.base import Array, Budget, Step
+from ollama_zmq.errors import OpError, OutOfDeviceMemory, ShapeError
+from ollama_zmq.kernels.cpu import executor
+from ollama_zmq.kernels.cpu.plan import Plan, PlannedOp, StepKind, plan
+from ollama_zmq.kernels.cpu.weights import FORMATS, CpuWeight
+from ollama_zmq.ops.program import CacheSpec, Verified, check_inputs
+from ollama_zmq.ops.registry import op_named
+from ollama_zmq.units import human_bytes
+
+ALIGNMENT = 64
+NUMBERS_PER_TOKEN = 3 * 4 + 8  # position, page, first token; a page table's address
+
+
+def cache_nbytes(cache: CacheSpec, kv_pages: int) -> int:
+    """Return the bytes of one layer's pages. A head_dim that is no multiple of 16 is padded."""
+    return kv_pages * cache.n_kv_heads * int(executor.page_nbytes(cache.head_dim))
+
+
+def executable_nbytes(planned: Plan, verified: Verified, threads: int, *, kv_pages: int, max_tokens: int) -> int:
+    """Return the bytes of KV cache, scratch and bookkeeping."""
+    caches = sum(_aligned(cache_nbytes(cache, kv_pages)) for cache in verified.program.caches)
+    return caches + _aligned(planned.scratch_nbytes) + threads * _thread_nbytes(planned) + _numbers_nbytes(planned, max_tokens)
+
+
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+
+
+def _thread_nbytes(planned: Plan) -> int:
+    """Return the bytes of scratch that attention takes on each thread."""
+    dims = [op.attrs["head_dim"] for step in planned.steps for op in step.ops if op.op == "attention"]
+    return _aligned(max((int(executor.attention_scratch_nbytes(E)) for E in dims), default=0))
+
+
+def _frequency_ops(planned: Plan) -> list[PlannedOp]:
+    return [op for step in planned.steps for op in step.ops if op.op == "angles"]
+
+
+def _numbers_nbytes(planned: Plan, max_tokens: int) -> int:
+    frequencies = sum(_aligned(4 * op.attrs["rotary_dim"]) for op in _frequency_ops(planned))
+    return NUMBERS_PER_TOKEN * (max_tokens + 1) + frequencies
+
+
+def frequencies(attrs: Mapping[str, Any], factors: Array | None) -> Array:
+    """Return float64 [rotary_dim / 2]: what RoPE multiplies a position with.
+
+    Powers are taken in decimal arithmetic, which rounds the same everywhere; libm's pow does not.
+    """
+    dim, theta = attrs["rotary_dim"], Decimal(attrs["theta"])
+    with localcontext() as context:
+        context.prec = 30
+        powers = [theta ** (Decimal(-2 * i) / dim) for i in range(dim // 2)]
+    scaled = np.array([float(power) for power in powers]) * float(attrs["scale"])
+    return scaled if factors is None else scaled / factors.astype(np.float64)
+
+
+class CpuExecutable:
+    """A program that is ready to run. One caller at a time."""
+
+    def __init__(
+        self,
+        verified: Verified,
+        weights: Mapping[str, CpuWeight],
+        kernels: object,
+        pool: executor.Pool,
+        budget: Budget,
+        *,
+        threads: int,
+        kv_pages: int,
+        max_tokens: int,
+    ) -> None:
+        self.verified = verified
+        self.kv_pages, self.max_tokens = kv_pages, max_tokens
+        self._plan = plan(verified, max_tokens)
+        self.nbytes = executable_nbytes(self._plan, verified, threads, kv_pages=kv_pages, max_tokens=max_tokens)
+        self._budget = budget
+        self._memory = _taken(self.nbytes, verified.program.name, budget)
+        self._uses_pages = any(op_named(call.op).uses_pages for call in verified.program.calls)
+        self._vocabularies = [
+            verified.shapes[call.args["weight"]][0] for call in verified.program.calls if call.op == "embed"
+        ]
+        self._caches: dict[str, int] = {}
+        self._place_caches()
+        self._weights = dict(weights)
+        self._frequencies: dict[str, Array] = {}
+        thread_nbytes = _thread_nbytes(self._plan)
+        scratch = self._scratch + _aligned(self._plan.scratch_nbytes)
+        self._program = executor.Program(
+            kernels, pool, len(self._plan.steps), max_tokens, scratch, thread_nbytes // 4
+        )
+        for step in self._plan.steps:
+            self._add(step.kind, step.symbol, step.ops)
+
+    def _place_caches(self) -> None:
+        address = int(self._memory.address)
+        for cache in self.verified.program.caches:
+            self._caches[cache.name] = address
+            address += _aligned(cache_nbytes(cache, self.kv_pages))
+        self._scratch = address
+
+    def _add(self, kind: StepKind, symbol: str, ops: list[PlannedOp]) -> None:
+        if kind is StepKind.ROWS:
+            self._program.add_rows(symbol, [self._row_record(op) for op in ops])
+        elif kind is StepKind.LINEAR:
+            self._program.add_linear(symbol, [self._linear_part(op) for op in ops])
+        else:
+            (op,) = ops
+            q, cache = op.reads
+            self._program.add_attention(self._address(q), self._address(op.writes), self._caches[cache], op.attrs)
+
+    def _address(self, value: str) -> int:
+        return self._scratch + self._plan.offsets[value]
+
+    def _linear_part(self, op: PlannedOp) -> tuple[int, ...]:
+        weight = self._weights[op.weight]
+        N, K = weight.spec.shape
+        return weight.address, self._address(op.reads[0]), self._address(op.writes), FORMATS[weight.spec.type].index, N, K
+
+    def _row_record(self, op: PlannedOp) -> dict[str, Any]:
+        record: dict[str, Any] = {"kind": op.op, "width": self._width(op)}
+        record["out"] = self._caches[op.writes] if op.op == "store_kv" else self._address(op.writes)
+        record |= dict(zip("ab", map(self._address, op.reads), strict=False))
+        if op.op == "angles":
+            factors = self._weights[op.weight].values if op.weight else None
+            self._frequencies[op.writes] = frequencies(op.attrs, factors)
+            record["weight"] = self._frequencies[op.writes].ctypes.data
+        elif op.weight:
+            record["weight"] = self._weights[op.weight].address
+        match op.op:
+            case "embed":
+                record["format"] = FORMATS[self._weights[op.weight].spec.type].index
+            case "pack":
+                record["activation"] = op.attrs["activation"]
+            case "rms_norm":
+                record["eps"] = op.attrs["eps"]
+            case "rope":
+                record |= {"n_heads": op.attrs["n_heads"], "head_dim": op.attrs["head_dim"]}
+                record["halves"] = op.attrs["pairing"] == "halves"
+            case "store_kv":
+                record |= {"n_heads": op.attrs["n_kv_heads"], "head_dim": op.attrs["head_dim"]}
+        return record
+
+    def _width(self, op: PlannedOp) -> int:
+        if op.op in ("rope", "angles"):
+            return int(op.attrs["rotary_dim"])
+        if op.op in ("pack", "store_kv"):
+            return int(self.verified.shapes[op.reads[0]][1])
+        return int(self.verified.shapes[op.writes][1])
+
+    def run(self, array: Array, step: Step) -> Array:
+        """Run the program once. See :class:`~ollama_zmq.devices.base.Executable`."""
+        if not self.is_open:
+            raise OpError(f"program {self.verified.program.name!r}: closed")
+        step.check(max_tokens=self.max_tokens, kv_pages=self.kv_pages, uses_pages=self._uses_pages)
+        T, R = step.T, len(step.rows)
+        check_inputs(self.verified, array, T)
+        if R > self.max_tokens:
+            raise ShapeError(f"R={R} rows, planned for {self.max_tokens}")
+        address = int(array.__array_interface__["data"][0])
+        for V in self._vocabularies:
+            at = self._program.first_outside(address, T, V)
+            if at >= 0:
+                raise ShapeError(f"token_ids[{at}]={int(array[at])} is not in 0..{V - 1}")
+        tables = [np.array(table, np.int32) for table in step.pages] if self._uses_pages else []
+        self._program.run(address, _int32(step.lengths), _int32(step.positions), tables, _int32(step.rows))
+        symbol, width = self.verified.output.shape
+        rows = R if symbol == "R" else T
+        offset = self._address(self.verified.output.name) - int(self._memory.address)
+        out: Array = self._memory.floats(offset, rows * int(width)).reshape(rows, int(width))
+        return out
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self._memory.address)
+
+    def close(self) -> None:
+        """Free cache and scratch."""
+        if self.is_open:
+            self._memory.close()
+            self._budget.give(self.nbytes)
+
+
+def _int32(array: Array) -> Array:
+    """Return an aligned copy: what came over the wire stands anywhere."""
+    return np.array(array, np.int32)
+
+
+def _taken(nbytes: int, name: str, budget: Budget) -> executor.Memory:
+    what = f"KV cache and scratch of program {name!r}"
+    budget.take(nbytes, what)
+    try:
+        return executor.Memory(nbytes)
+    except MemoryError:
+        budget.give(nbytes)
+        raise OutOfDeviceMemory(f"{what} needs {human_bytes(nbytes)}, which the system refused", what=what) from None

@@ -1,0 +1,343 @@
+"""Threads, memory and compiled programs of the CPU device: thin classes over ``pool.h``, ``arena.h`` and ``program.h``.
+
+Addresses are plain integers here and only here; they come from :class:`Memory`, never from a peer. Nothing below checks
+shapes: :mod:`device` has, before it calls.
+"""
+
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.stdint cimport int32_t, uintptr_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+
+import threading
+
+import numpy as np
+
+cdef extern from "arena.h" nogil:
+    ctypedef struct arena "struct arena":
+        char *memory
+    int arena_open(arena *a, size_t nbytes)
+    void arena_forget(void *part, size_t nbytes)
+    void arena_close(arena *a)
+
+cdef extern from "program.h" nogil:
+    ctypedef struct kernel_table "struct kernels":
+        pass
+    ctypedef int format_t "enum format"
+    ctypedef int activation_t "enum activation"
+    ctypedef int row_kind_t "enum row_kind"
+    ctypedef int step_kind_t "enum step_kind"
+    cdef enum:
+        COPY, EMBED, TAKE_ROWS, ADD, ADD_BIAS, RMS_NORM, SILU_MUL, ANGLES, ROPE, STORE_KV, PACK
+        ROWS_STEP, LINEAR_STEP, ATTENTION_STEP
+        PAGE_SLOTS
+    ctypedef struct c_pool "struct pool":
+        int threads
+    ctypedef void pool_work(void *context, int thread) noexcept nogil
+    c_pool *pool_new(int threads, const int *cpus)
+    void pool_run(c_pool *pool, pool_work *work, void *context)
+    void pool_free(c_pool *pool)
+    long pool_take(c_pool *pool, int thread, long count, long chunk, long *first)
+    void pack_group(format_t format, const unsigned char *file, size_t N, size_t K, size_t g, void *packed)
+    size_t groups_of(size_t N)
+    size_t attention_floats "attention_scratch"(size_t head_dim)
+    size_t page_count(size_t head_dim)
+    ctypedef struct row_op "struct row_op":
+        row_kind_t kind
+        const float *a
+        const float *b
+        void *out
+        size_t width
+        const void *weight
+        format_t format
+        activation_t activation
+        size_t n_heads
+        size_t head_dim
+        int halves
+        float eps
+    ctypedef struct linear_part "struct linear_part":
+        const void *weight
+        const void *x
+        float *out
+        format_t format
+        size_t N
+        size_t K
+        size_t groups
+    ctypedef struct attention_op "struct attention_op":
+        const float *q
+        float *out
+        const unsigned short *cache
+        size_t n_heads
+        size_t n_kv_heads
+        size_t head_dim
+        float scale
+    ctypedef struct c_step "struct step":
+        step_kind_t kind
+        int counts_rows
+        int count
+        row_op *rows
+        linear_part *parts
+        attention_op attention
+    ctypedef struct c_pass "struct pass":
+        size_t T
+        size_t R
+        size_t B
+        const char *input
+        const int32_t *rows
+        const int32_t *positions
+        const int32_t *pages
+        const int32_t *first_token
+        const int32_t *const *tables
+    ctypedef struct c_program "struct program":
+        const kernel_table *kernels
+        c_pool *pool
+        c_step *steps
+        int count
+        float *scratch
+        size_t thread_scratch
+        c_pass given "pass"
+    void program_run(c_program *p)
+
+ROW_KINDS = {
+    "copy": COPY, "embed": EMBED, "take_rows": TAKE_ROWS, "add": ADD, "add_bias": ADD_BIAS, "rms_norm": RMS_NORM,
+    "silu_mul": SILU_MUL, "angles": ANGLES, "rope": ROPE, "store_kv": STORE_KV, "pack": PACK,
+}
+
+
+def attention_scratch_nbytes(size_t head_dim):
+    """Return the bytes that each thread works in during attention."""
+    return 4 * attention_floats(head_dim)
+
+
+def page_nbytes(size_t head_dim):
+    """Return the bytes of one page of one kv head, keys and values."""
+    return 2 * page_count(head_dim)
+
+
+cdef class Memory:
+    """Zeroed memory on huge pages. ``address`` is a multiple of 64; 0 once closed."""
+
+    cdef arena arena
+    cdef readonly size_t nbytes
+
+    def __cinit__(self, size_t nbytes):
+        if arena_open(&self.arena, nbytes) != 0:
+            raise MemoryError(f"the system has no {nbytes} bytes")
+        self.nbytes = nbytes
+
+    def __dealloc__(self):
+        arena_close(&self.arena)
+
+    @property
+    def address(self):
+        return <uintptr_t>self.arena.memory
+
+    def forget(self, size_t offset, size_t nbytes):
+        """Give a part that is not used any more back to the system."""
+        arena_forget(self.arena.memory + offset, nbytes)
+
+    def close(self):
+        arena_close(&self.arena)
+
+    def floats(self, size_t offset, size_t count):
+        """Return float32 [count] over this memory, which must outlive it."""
+        if not count:
+            return np.empty(0, np.float32)
+        return np.asarray(<float[:count]><float *>(self.arena.memory + offset))
+
+    def bytes(self):
+        """Return uint8 [nbytes] over this memory, which must outlive it."""
+        return np.asarray(<unsigned char[:self.nbytes]><unsigned char *>self.arena.memory)
+
+
+cdef struct packing:
+    c_pool *pool
+    format_t format
+    const unsigned char *file
+    size_t N
+    size_t K
+    void *packed
+
+
+cdef void pack_groups(void *context, int thread) noexcept nogil:
+    cdef packing *job = <packing *>context
+    cdef long first, n, g
+    while True:
+        n = pool_take(job.pool, thread, <long>groups_of(job.N), 4, &first)
+        if n == 0:
+            return
+        for g in range(first, first + n):
+            pack_group(job.format, job.file, job.N, job.K, <size_t>g, job.packed)
+
+
+cdef class Pool:
+    """Threads that work together; the caller is one of them. One caller at a time holds ``lock``.
+
+    Args:
+        cpus: where each thread is pinned, or empty; the caller itself never is.
+    """
+
+    cdef c_pool *pool
+    cdef readonly object lock
+
+    def __cinit__(self, int threads, cpus=()):
+        cdef int[::1] places = np.array(cpus if len(cpus) else [0], np.intc)
+        self.lock = threading.Lock()
+        self.pool = pool_new(threads, &places[0] if len(cpus) else NULL)
+        if self.pool == NULL:
+            raise MemoryError(f"the system has no {threads} threads")
+
+    def __dealloc__(self):
+        self.close()
+
+    def close(self):
+        """End the threads."""
+        cdef c_pool *pool = self.pool
+        self.pool = NULL
+        with nogil:
+            pool_free(pool)
+
+    def pack(self, int format, const unsigned char[::1] file, size_t N, size_t K, uintptr_t packed):
+        """Pack a weight [N, K] from the order of a file to 16-row groups at *packed*."""
+        cdef packing job = packing(self.pool, <format_t>format, &file[0], N, K, <void *>packed)
+        with self.lock:
+            with nogil:
+                pool_run(self.pool, pack_groups, &job)
+
+
+cdef class Program:
+    """Steps with all addresses resolved. Built once by ``add_*``, run many times.
+
+    Args:
+        kernels: a capsule of :func:`simd.kernels_named`.
+        max_tokens: the most tokens, and sequences, of one run.
+        scratch: address of attention's scratch, *thread_scratch* floats for each thread.
+    """
+
+    cdef c_program program
+    cdef Pool pool
+    cdef int capacity
+    cdef int32_t *numbers           # positions [max_tokens], pages [max_tokens], first_token [max_tokens + 1]
+    cdef const int32_t **tables     # [max_tokens]
+    cdef size_t max_tokens
+
+    def __cinit__(self, kernels, Pool pool, int n_steps, size_t max_tokens, uintptr_t scratch, size_t thread_scratch):
+        self.pool = pool
+        self.capacity = n_steps
+        self.max_tokens = max_tokens
+        self.program.kernels = <const kernel_table *>PyCapsule_GetPointer(kernels, "kernels")
+        self.program.pool = pool.pool
+        self.program.scratch = <float *>scratch
+        self.program.thread_scratch = thread_scratch
+        self.program.steps = <c_step *>calloc(n_steps + 1, sizeof(c_step))
+        self.numbers = <int32_t *>calloc(3 * max_tokens + 1, sizeof(int32_t))
+        self.tables = <const int32_t **>calloc(max_tokens + 1, sizeof(int32_t *))
+        if self.program.steps == NULL or self.numbers == NULL or self.tables == NULL:
+            raise MemoryError("no memory for a program")
+
+    def __dealloc__(self):
+        cdef int i
+        if self.program.steps != NULL:
+            for i in range(self.program.count):
+                free(self.program.steps[i].rows)
+                free(self.program.steps[i].parts)
+        free(self.program.steps)
+        free(self.numbers)
+        free(<void *>self.tables)
+
+    cdef c_step *_new_step(self, step_kind_t kind, str symbol, int count) except NULL:
+        if self.program.count == self.capacity:
+            raise IndexError("more steps than planned")
+        cdef c_step *step = &self.program.steps[self.program.count]
+        step.kind = kind
+        step.counts_rows = symbol == "R"
+        step.count = count
+        self.program.count += 1
+        return step
+
+    def add_rows(self, str symbol, list ops):
+        """Add a chain of ops on rows; each is a dict of ``struct row_op``'s members, addresses as integers."""
+        cdef c_step *step = self._new_step(<step_kind_t>ROWS_STEP, symbol, 0)
+        cdef row_op *record
+        step.rows = <row_op *>calloc(len(ops), sizeof(row_op))
+        if step.rows == NULL:
+            raise MemoryError("no memory for a step")
+        for op in ops:
+            record = &step.rows[step.count]
+            record.kind = <row_kind_t><int>ROW_KINDS[op["kind"]]
+            record.a = <const float *><uintptr_t>op.get("a", 0)
+            record.b = <const float *><uintptr_t>op.get("b", 0)
+            record.out = <void *><uintptr_t>op["out"]
+            record.width = op["width"]
+            record.weight = <const void *><uintptr_t>op.get("weight", 0)
+            record.format = <format_t><int>op.get("format", 0)
+            record.activation = <activation_t><int>op.get("activation", 0)
+            record.n_heads = op.get("n_heads", 0)
+            record.head_dim = op.get("head_dim", 0)
+            record.halves = op.get("halves", 0)
+            record.eps = op.get("eps", 0)
+            step.count += 1
+
+    def add_linear(self, str symbol, list parts):
+        """Add linears that run together: (weight, x, out, format, N, K) each."""
+        cdef c_step *step = self._new_step(<step_kind_t>LINEAR_STEP, symbol, 0)
+        cdef linear_part *record
+        step.parts = <linear_part *>calloc(len(parts), sizeof(linear_part))
+        if step.parts == NULL:
+            raise MemoryError("no memory for a step")
+        for weight, x, out, format, N, K in parts:
+            record = &step.parts[step.count]
+            record.weight = <const void *><uintptr_t>weight
+            record.x = <const void *><uintptr_t>x
+            record.out = <float *><uintptr_t>out
+            record.format = <format_t><int>format
+            record.N = N
+            record.K = K
+            record.groups = groups_of(N)
+            step.count += 1
+
+    def add_attention(self, uintptr_t q, uintptr_t out, uintptr_t cache, attrs):
+        """Add attention with the op's attributes."""
+        cdef c_step *step = self._new_step(<step_kind_t>ATTENTION_STEP, "T", 1)
+        step.attention.q = <const float *>q
+        step.attention.out = <float *>out
+        step.attention.cache = <const unsigned short *>cache
+        step.attention.n_heads = attrs["n_heads"]
+        step.attention.n_kv_heads = attrs["n_kv_heads"]
+        step.attention.head_dim = attrs["head_dim"]
+        step.attention.scale = attrs["scale"]
+
+    def first_outside(self, uintptr_t token_ids, size_t count, int limit):
+        """Return the index of the first int32 outside 0..limit-1, or -1. The address need not be aligned."""
+        cdef size_t i
+        cdef int32_t token_id
+        for i in range(count):
+            memcpy(&token_id, <const char *>token_ids + i * sizeof(int32_t), sizeof(int32_t))
+            if token_id < 0 or token_id >= limit:
+                return i
+        return -1
+
+    def run(self, uintptr_t input, const int32_t[::1] lengths, const int32_t[::1] positions, list pages, const int32_t[::1] rows):
+        """Run all steps once. *pages* is empty, or one int32 array per sequence; everything has been checked."""
+        cdef c_pass *given = &self.program.given
+        cdef int32_t *position = self.numbers
+        cdef int32_t *page = self.numbers + self.max_tokens
+        cdef int32_t *first_token = page + self.max_tokens
+        cdef const int32_t[::1] table
+        cdef Py_ssize_t b, i, T = 0
+        with self.pool.lock:
+            for b in range(lengths.shape[0]):
+                first_token[b] = <int32_t>T
+                if pages:
+                    table = pages[b]
+                    self.tables[b] = &table[0]
+                for i in range(lengths[b]):
+                    position[T] = positions[b] + <int32_t>i
+                    page[T] = self.tables[b][position[T] // PAGE_SLOTS] if pages else 0
+                    T += 1
+            first_token[lengths.shape[0]] = <int32_t>T
+            given[0] = c_pass(T, rows.shape[0], lengths.shape[0], <const char *>input, NULL, position, page, first_token, self.tables)
+            if rows.shape[0]:
+                given.rows = &rows[0]
+            with nogil:
+                program_run(&self.program)

@@ -1,0 +1,93 @@
+/* The tensor types the kernels know, in files and packed.
+ *
+ * A file keeps a weight [N, K] row by row, each row in blocks of 32 or 256 values. Packed, 16 rows stand together: a vector of
+ * 64 bytes holds 4 consecutive k (one byte each) of 16 rows, so that SIMD lane r owns row r, sums need no shuffle, scales are
+ * vectors and outputs are stored as they are. Rows are padded with zeros to a multiple of 16; otherwise packed bytes = file bytes.
+ *
+ *   bytes of 16 rows, in order                                                            per block        value of k
+ *   F32, BF16, F16   [k][16 rows]                                                         64 / 32 B        w
+ *   Q4_0   d[16] f16 | 4 x 64 B: low half k = 4i+t, high half k = 16+4i+t                 32 k    288 B    d (q - 8)
+ *   Q4_1   d[16], m[16] f16 | the same 4 x 64 B                                           32 k    320 B    d q + m
+ *   Q5_0   d[16] | 64 B: bit i of byte 4r+t is the fifth bit of k = 4i+t | 4 x 64 B       32 k    352 B    d (q - 16)
+ *   Q5_1   d[16], m[16] | 64 B | 4 x 64 B                                                 32 k    384 B    d q + m
+ *   Q8_0   d[16] | 8 x 64 B of q + 128                                                    32 k    544 B    d q
+ *   Q4_K   d[16], m[16] | 3 x 64 B of 6-bit scales | 32 x 64 B                            256 k  2304 B    d s q - m t
+ *   Q5_K   d[16], m[16] | 3 x 64 B | 8 x 64 B of fifth bits | 32 x 64 B                   256 k  2816 B    d s q - m t
+ *   Q6_K   d[16] | s[16 sub-blocks][16] i8 | 32 x 64 B low bits | 16 x 64 B high bits     256 k  3360 B    d s (q - 32)
+ *
+ * Scales s and minimums t of Q4_K and Q5_K, sub-blocks j = 0..7 of 32 k, row r:
+ *   scale of j        low 4 bits in scales[j / 4][16 (j % 4) + r] bits 0-3, high 2 in scales[2][16 (j % 4) + r] bits 0-1 (j < 4) or 4-5
+ *   minimum of j      the same with byte 32 (j % 4 / 2) + 2 r + j % 2, bits 4-7, and bits 2-3 or 6-7
+ * so that minimums widen into the pairs that a 16-bit dot product takes. Nibble vector 8 p + i of Q4_K and Q5_K holds sub-block
+ * 2p in its low and 2p + 1 in its high halves; bit j of fifth-bit vector i belongs to sub-block j. Low-bit vector 8 c + 4 (u % 2) + i
+ * of Q6_K holds sub-block 4 c + u in the low (u < 2) or high halves; bits 2u of high-bit vector 4 c + i belong to sub-block 4 c + u.
+ */
+#ifndef OLLAMA_FORMATS_H
+#define OLLAMA_FORMATS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { GROUP_ROWS = 16 };
+
+enum format { F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, FORMATS };
+
+/* How the activations that meet a format are kept: see activations.h. */
+enum activation { X_FLOAT, X_32, X_256, ACTIVATIONS };
+
+struct format_info {
+    int ggml_id;
+    int block_size;         /* values of k per block */
+    int block_nbytes;       /* bytes of one row's block */
+    enum activation x;
+};
+
+static const struct format_info format_infos[FORMATS] = {
+    [F32] = {0, 1, 4, X_FLOAT},     [F16] = {1, 1, 2, X_FLOAT},     [BF16] = {30, 1, 2, X_FLOAT},
+    [Q4_0] = {2, 32, 18, X_32},     [Q4_1] = {3, 32, 20, X_32},     [Q5_0] = {6, 32, 22, X_32},
+    [Q5_1] = {7, 32, 24, X_32},     [Q8_0] = {8, 32, 34, X_32},     [Q4_K] = {12, 256, 144, X_256},
+    [Q5_K] = {13, 256, 176, X_256}, [Q6_K] = {14, 256, 210, X_256},
+};
+
+/* Blocks as they stand in a file. */
+#pragma pack(push, 1)
+struct file_q4_0 { uint16_t d; uint32_t q[4]; };
+struct file_q4_1 { uint16_t d, m; uint32_t q[4]; };
+struct file_q5_0 { uint16_t d; uint32_t high; uint32_t q[4]; };
+struct file_q5_1 { uint16_t d, m; uint32_t high; uint32_t q[4]; };
+struct file_q8_0 { uint16_t d; uint32_t q[8]; };
+struct file_q4_k { uint16_t d, m; uint8_t scales[12]; uint32_t q[32]; };
+struct file_q5_k { uint16_t d, m; uint8_t scales[12]; uint32_t high[8]; uint32_t q[32]; };
+struct file_q6_k { uint32_t low[32], high[16]; int8_t scales[16]; uint16_t d; };
+#pragma pack(pop)
+
+/* Blocks of 16 rows, packed. A uint32_t is 4 consecutive k of one row. */
+struct packed_q4_0 { uint16_t d[16]; uint32_t q[4][16]; };
+struct packed_q4_1 { uint16_t d[16], m[16]; uint32_t q[4][16]; };
+struct packed_q5_0 { uint16_t d[16]; uint32_t high[16]; uint32_t q[4][16]; };
+struct packed_q5_1 { uint16_t d[16], m[16]; uint32_t high[16]; uint32_t q[4][16]; };
+struct packed_q8_0 { uint16_t d[16]; uint32_t q[8][16]; };
+struct packed_q4_k { uint16_t d[16], m[16]; uint8_t scales[3][64]; uint32_t q[32][16]; };
+struct packed_q5_k { uint16_t d[16], m[16]; uint8_t scales[3][64]; uint32_t high[8][16]; uint32_t q[32][16]; };
+struct packed_q6_k { uint16_t d[16]; int8_t scales[16][16]; uint32_t low[32][16], high[16][16]; };
+
+_Static_assert(sizeof(struct file_q4_k) == 144 && sizeof(struct file_q5_k) == 176, "blocks of ggml-common.h");
+_Static_assert(sizeof(struct file_q6_k) == 210 && sizeof(struct file_q8_0) == 34, "blocks of ggml-common.h");
+_Static_assert(sizeof(struct packed_q4_k) == 16 * sizeof(struct file_q4_k), "packed bytes = file bytes");
+_Static_assert(sizeof(struct packed_q5_k) == 16 * sizeof(struct file_q5_k), "packed bytes = file bytes");
+_Static_assert(sizeof(struct packed_q6_k) == 16 * sizeof(struct file_q6_k), "packed bytes = file bytes");
+_Static_assert(sizeof(struct packed_q5_1) == 16 * sizeof(struct file_q5_1), "packed bytes = file bytes");
+
+/* Bytes of one row of K values, in a file and packed alike. */
+static inline size_t row_nbytes(enum format format, size_t K)
+{
+    return K / format_infos[format].block_size * format_infos[format].block_nbytes;
+}
+
+/* Groups of 16 rows that N rows take. */
+static inline size_t groups_of(size_t N)
+{
+    return (N + GROUP_ROWS - 1) / GROUP_ROWS;
+}
+
+#endif

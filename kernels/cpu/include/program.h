@@ -1,0 +1,222 @@
+/* A compiled program and the loop that runs it on a pool: steps with a barrier between them.
+ *
+ *   rows         a chain of ops on one row at a time; a thread takes rows and runs the whole chain on each
+ *   linear       one or more weights at once, in chunks of 16-row groups
+ *   attention    tiles of query columns
+ *
+ * Every address stands in the steps; only what changes from run to run is in a pass.
+ */
+#ifndef OLLAMA_PROGRAM_H
+#define OLLAMA_PROGRAM_H
+
+#include "angles.h"
+#include "kernels.h"
+#include "page.h"
+#include "pool.h"
+#include "unpack.h"
+
+enum row_kind { COPY, EMBED, TAKE_ROWS, ADD, ADD_BIAS, RMS_NORM, SILU_MUL, ANGLES, ROPE, STORE_KV, PACK };
+
+/* One op of a chain. Which members count depends on the kind; a and b are read, out is written, width is values per row. */
+struct row_op {
+    enum row_kind kind;
+    const float *a, *b;             /* [rows, width] */
+    void *out;
+    size_t width;
+    const void *weight;             /* EMBED's packed [V, D]; RMS_NORM, ADD_BIAS float [width]; ANGLES double [width / 2] */
+    enum format format;             /* of EMBED's weight */
+    enum activation activation;     /* of PACK */
+    size_t n_heads, head_dim;       /* ROPE, STORE_KV */
+    int halves;                     /* ROPE: which values make a pair */
+    float eps;                      /* RMS_NORM */
+};
+
+struct linear_part { const void *weight, *x; float *out; enum format format; size_t N, K, groups; };
+
+struct attention_op {
+    const float *q;
+    float *out;
+    const uint16_t *cache;
+    size_t n_heads, n_kv_heads, head_dim;
+    float scale;
+};
+
+enum step_kind { ROWS_STEP, LINEAR_STEP, ATTENTION_STEP };
+
+struct step {
+    enum step_kind kind;
+    int counts_rows;                /* rows are the R asked for, not the T tokens */
+    int count;
+    struct row_op *rows;            /* [count] */
+    struct linear_part *parts;      /* [count] */
+    struct attention_op attention;
+};
+
+/* What one run brings. */
+struct pass {
+    size_t T, R, B;
+    const char *input;              /* float32 or int32 [T, ...], of any alignment */
+    const int32_t *rows;            /* [R] */
+    const int32_t *positions;       /* [T] */
+    const int32_t *pages;           /* [T], the page that token t's keys go to */
+    const int32_t *first_token;     /* [B + 1] */
+    const int32_t *const *tables;   /* [B], page tables */
+};
+
+struct program {
+    const struct kernels *kernels;
+    struct pool *pool;
+    struct step *steps;
+    int count;
+    float *scratch;                 /* [threads][thread_scratch], attention's */
+    size_t thread_scratch;
+    struct pass pass;
+};
+
+static inline uint16_t *page_of(const uint16_t *cache, int32_t page, size_t kv_head, size_t n_kv_heads, size_t head_dim)
+{
+    return (uint16_t *)cache + ((size_t)page * n_kv_heads + kv_head) * page_count(head_dim);
+}
+
+static void store_kv(const struct program *p, const struct row_op *op, size_t t)
+{
+    size_t slot = (size_t)p->pass.positions[t] % PAGE_SLOTS, E = op->head_dim;
+    for (size_t g = 0; g < op->n_heads; g++) {
+        uint16_t *page = page_of(op->out, p->pass.pages[t], g, op->n_heads, E);
+        p->kernels->store_keys(op->a + t * op->width + g * E, page, slot, E);
+        p->kernels->store_values(op->b + t * op->width + g * E, page + keys_count(E), slot, E);
+    }
+}
+
+static void run_row(const struct program *p, const struct row_op *op, size_t t, size_t count)
+{
+    const struct kernels *k = p->kernels;
+    const struct pass *pass = &p->pass;
+    size_t width = op->width;
+    const float *a = op->a + t * width;
+    float *out = (float *)op->out + t * width;
+    switch (op->kind) {
+    case COPY: memcpy(out, pass->input + t * width * sizeof *out, width * sizeof *out); break;
+    case EMBED: {
+        int32_t token_id;
+        memcpy(&token_id, pass->input + t * sizeof token_id, sizeof token_id);
+        unpack_row(op->format, op->weight, width, (size_t)token_id, out);
+        break;
+    }
+    case TAKE_ROWS: memcpy(out, op->a + pass->rows[t] * width, width * sizeof *out); break;
+    case ADD: for (size_t i = 0; i < width; i++) out[i] = a[i] + op->b[t * width + i]; break;
+    case ADD_BIAS: for (size_t i = 0; i < width; i++) out[i] = a[i] + ((const float *)op->weight)[i]; break;
+    case RMS_NORM: k->rms_norm(a, op->weight, out, width, op->eps); break;
+    case SILU_MUL: k->silu_mul(a, op->b + t * width, out, width); break;
+    case ANGLES: rope_table(pass->positions[t], op->weight, width / 2, out); break;
+    case ROPE: {
+        size_t values = op->n_heads * op->head_dim;
+        k->rope(op->a + t * values, op->b + t * width, (float *)op->out + t * values, op->n_heads, op->head_dim, width, op->halves);
+        break;
+    }
+    case STORE_KV: store_kv(p, op, t); break;
+    case PACK: k->pack_activation(op->activation, a, width, column_of(t, count, k->panel_columns), op->out); break;
+    }
+}
+
+static size_t rows_of(const struct program *p, const struct step *step)
+{
+    return step->counts_rows ? p->pass.R : p->pass.T;
+}
+
+static void run_rows(const struct program *p, const struct step *step, int thread)
+{
+    size_t count = rows_of(p, step);
+    long first, n, chunk = (long)count / (p->pool->threads * 4);
+    while ((n = pool_take(p->pool, thread, (long)count, chunk < 1 ? 1 : chunk, &first)))
+        for (long t = first; t < first + n; t++)
+            for (int i = 0; i < step->count; i++) run_row(p, &step->rows[i], (size_t)t, count);
+}
+
+/* The groups first..first + n of all parts in a row. */
+static void run_groups(const struct program *p, const struct step *step, size_t first, size_t n)
+{
+    for (const struct linear_part *part = step->parts; n; first -= part->groups, part++) {
+        if (first >= part->groups) continue;
+        size_t own = part->groups - first < n ? part->groups - first : n;
+        struct linear_job job = {part->weight, part->x, part->out, part->K, part->N, rows_of(p, step)};
+        p->kernels->linear[part->format](&job, first, first + own);
+        first += own;
+        n -= own;
+    }
+}
+
+static void run_linear(const struct program *p, const struct step *step, int thread)
+{
+    long groups = 0, first, n;
+    if (!rows_of(p, step)) return;
+    for (int i = 0; i < step->count; i++) groups += (long)step->parts[i].groups;
+    long chunk = groups / (p->pool->threads * 4);
+    while ((n = pool_take(p->pool, thread, groups, chunk < 1 ? 1 : chunk, &first))) run_groups(p, step, (size_t)first, (size_t)n);
+}
+
+static size_t tiles_of(const struct program *p, const struct attention_op *op, size_t b)
+{
+    size_t tokens = (size_t)(p->pass.first_token[b + 1] - p->pass.first_token[b]);
+    size_t columns = tokens * (op->n_heads / op->n_kv_heads);
+    return (columns + p->kernels->panel_columns - 1) / p->kernels->panel_columns;
+}
+
+/* Tile `tile` of kv head g of sequence b. */
+static void run_tile_of(const struct program *p, const struct attention_op *op, size_t b, size_t g, size_t tile, float *scratch)
+{
+    size_t group = op->n_heads / op->n_kv_heads, width = op->n_heads * op->head_dim, first = (size_t)p->pass.first_token[b];
+    size_t tokens = (size_t)p->pass.first_token[b + 1] - first, begin = tile * p->kernels->panel_columns;
+    size_t end = begin + p->kernels->panel_columns, at = first * width + g * group * op->head_dim;
+    struct attention_job job = {
+        .q = op->q + at,
+        .out = op->out + at,
+        .cache = page_of(op->cache, 0, g, op->n_kv_heads, op->head_dim),
+        .pages = p->pass.tables[b],
+        .page_stride = op->n_kv_heads * page_count(op->head_dim),
+        .row_stride = width,
+        .head_dim = op->head_dim,
+        .group = group,
+        .position = (size_t)p->pass.positions[first],
+        .scale = op->scale,
+        .scratch = scratch,
+    };
+    p->kernels->attention(&job, begin, end < tokens * group ? end : tokens * group);
+}
+
+static void run_attention(const struct program *p, const struct step *step, int thread)
+{
+    const struct attention_op *op = &step->attention;
+    float *scratch = p->scratch + (size_t)thread * p->thread_scratch;
+    long tiles = 0, taken;
+    for (size_t b = 0; b < p->pass.B; b++) tiles += (long)(tiles_of(p, op, b) * op->n_kv_heads);
+    while (pool_take(p->pool, thread, tiles, 1, &taken)) {
+        size_t left = (size_t)(tiles - 1 - taken), b = p->pass.B - 1;       /* the last tiles see the most slots: they go first */
+        size_t before = (size_t)tiles - tiles_of(p, op, b) * op->n_kv_heads;
+        while (left < before) before -= tiles_of(p, op, --b) * op->n_kv_heads;
+        left -= before;
+        run_tile_of(p, op, b, left % op->n_kv_heads, left / op->n_kv_heads, scratch);
+    }
+}
+
+static void run_steps(void *context, int thread)
+{
+    const struct program *p = context;
+    for (int i = 0; i < p->count; i++) {
+        const struct step *step = &p->steps[i];
+        if (i) pool_barrier(p->pool, thread);
+        if (step->kind == ROWS_STEP)
+            run_rows(p, step, thread);
+        else if (step->kind == LINEAR_STEP)
+            run_linear(p, step, thread);
+        else
+            run_attention(p, step, thread);
+    }
+}
+
+static void program_run(struct program *p)
+{
+    pool_run(p->pool, run_steps, p);
+}
+
+#endif

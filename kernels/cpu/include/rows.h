@@ -1,0 +1,83 @@
+/* Ops that work on one row at a time, in lanes. Contracts: ollama_zmq/ops/rms_norm.py, silu_mul.py, rope.py, store_kv.py. */
+#ifndef OLLAMA_ROWS_H
+#define OLLAMA_ROWS_H
+
+#include "page.h"
+
+/* The sum of squares stands in 16 lanes, lane l adding x[l], x[l + 16] ...; one lane alone would be too coarse at D = 8192. */
+static void rms_norm(
+    const float *x,         /* in  [D] */
+    const float *weight,    /* in  [D] */
+    float *out,             /* out [D], may be x */
+    size_t D,
+    float eps)
+{
+    f32 squares = f32_zero();
+    size_t d = 0;
+    for (; d + 16 <= D; d += 16) squares = f32_fma(f32_load(x + d), f32_load(x + d), squares);
+    f32 last = f32_load_first(x + d, (int)(D - d));
+    squares = f32_fma(last, last, squares);
+    f32 scale = f32_set(1.0f / sqrtf(f32_sum_lanes(squares) / (float)D + eps));
+    for (d = 0; d + 16 <= D; d += 16) f32_store(out + d, f32_mul(f32_mul(f32_load(x + d), scale), f32_load(weight + d)));
+    f32_store_first(out + d, f32_mul(f32_mul(last, scale), f32_load_first(weight + d, (int)(D - d))), (int)(D - d));
+}
+
+static inline f32 silu_times(f32 gate, f32 up)
+{
+    f32 below = f32_add(f32_set(1.0f), f32_exp(f32_sub(f32_zero(), gate)));
+    return f32_mul(f32_div(gate, below), up);
+}
+
+static void silu_mul(
+    const float *gate,      /* in  [F] */
+    const float *up,        /* in  [F] */
+    float *out,             /* out [F], may be gate or up */
+    size_t F)
+{
+    size_t f = 0;
+    for (; f + 16 <= F; f += 16) f32_store(out + f, silu_times(f32_load(gate + f), f32_load(up + f)));
+    int n = (int)(F - f);
+    f32_store_first(out + f, silu_times(f32_load_first(gate + f, n), f32_load_first(up + f, n)), n);
+}
+
+/* Turn pairs of every head by the angles of one position. Each product of the second term is rounded, then fused with the first. */
+static void rope(
+    const float *x,         /* in  [n_heads, head_dim] */
+    const float *cos_sin,   /* in  [2, rotary_dim / 2] */
+    float *out,             /* out [n_heads, head_dim], may be x */
+    size_t n_heads,
+    size_t head_dim,
+    size_t rotary_dim,
+    int halves)
+{
+    size_t pairs = rotary_dim / 2, to_first = halves ? 1 : 2, to_second = halves ? pairs : 1;
+    const float *cosine = cos_sin, *sine = cos_sin + pairs;
+    for (size_t h = 0; h < n_heads; h++, x += head_dim, out += head_dim) {
+        for (size_t i = 0; i < pairs; i++) {
+            float a = x[i * to_first], b = x[i * to_first + to_second];
+            out[i * to_first] = fmaf(a, cosine[i], -(b * sine[i]));
+            out[i * to_first + to_second] = fmaf(a, sine[i], b * cosine[i]);
+        }
+        if (out != x) memcpy(out + rotary_dim, x + rotary_dim, (head_dim - rotary_dim) * sizeof *x);
+    }
+}
+
+/* One head's keys or values into their slot of a page (page.h). */
+static void store_keys(const float *k, uint16_t *keys, size_t slot, size_t head_dim)
+{
+    uint16_t halves[16], *out = keys + slot / 16 * 16 * head_dim + slot % 16;
+    for (size_t e = 0; e < head_dim; e += 16) {
+        size_t n = head_dim - e < 16 ? head_dim - e : 16;
+        half_store(halves, f32_load_first(k + e, (int)n));
+        for (size_t i = 0; i < n; i++) out[(e + i) * 16] = halves[i];
+    }
+}
+
+static void store_values(const float *v, uint16_t *values, size_t slot, size_t head_dim)
+{
+    uint16_t *out = values + slot * padded16(head_dim);
+    for (size_t e = 0; e < head_dim; e += 16)
+        half_store(out + e, f32_load_first(v + e, head_dim - e < 16 ? (int)(head_dim - e) : 16));
+}
+
+#endif

@@ -1,0 +1,16 @@
+/* The kernels on AVX2, FMA and F16C. The target is set here so that one build without -m flags serves every CPU. */
+#if defined(__x86_64__)
+#pragma GCC target("avx2,fma,f16c")
+
+#include "lanes_avx2.h"
+
+#include "attention.h"
+#include "linear.h"
+#include "quantize.h"
+#include "rows.h"
+
+#include "table.h"
+
+const struct kernels kernels_avx2 = KERNEL_TABLE("avx2");
+
+#endif

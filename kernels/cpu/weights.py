@@ -1,0 +1,216 @@
+"""Weights in memory: which types are packed and how, and the memory they stand in.
+
+A matrix is packed into groups of 16 rows (``formats.h``) in the type of the file; a vector (a norm's weight, a bias,
+RoPE's factors) becomes float32. Small weights share pieces of 64 MB, so that all of them stand on huge pages.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from ollama_zmq.devices.base import Array, Budget
+from ollama_zmq.errors import ModelFileError, OutOfDeviceMemory, ShapeError, UnsupportedOp
+from ollama_zmq.formats.quants import QuantType, dequantize, tensor_nbytes, type_of_id
+from ollama_zmq.kernels.cpu import simd
+from ollama_zmq.kernels.cpu.executor import Memory, Pool
+from ollama_zmq.ops.program import WeightSpec
+from ollama_zmq.units import human_bytes
+
+GROUP_ROWS = 16
+ALIGNMENT = 64
+SLAB_NBYTES = 64 << 20
+VECTOR_TYPES = frozenset({QuantType.F32, QuantType.F16, QuantType.BF16})
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A tensor type that matrices may have here.
+
+    Attributes:
+        index: its number in the kernels.
+        activation: the kind of panels that meet it.
+    """
+
+    index: int
+    block_size: int
+    block_nbytes: int
+    activation: int
+
+
+FORMATS = {number: Format(*record) for number, record in simd.formats().items()}
+
+
+def format_of(spec: WeightSpec) -> Format:
+    """Return the format of a matrix.
+
+    Raises:
+        UnsupportedOp: its type has no kernels.
+        ShapeError: its rows are no whole number of blocks, or it is no matrix.
+    """
+    found = FORMATS.get(spec.type)
+    if found is None:
+        names = ", ".join(sorted(type_of_id(number).name for number in FORMATS))
+        raise UnsupportedOp(f"{spec.name}: type {_type_name(spec.type)} has no CPU kernel, only {names}", type=spec.type)
+    if len(spec.shape) != 2 or spec.shape[1] % found.block_size:
+        raise ShapeError(f"{spec.name}: shape {list(spec.shape)}, expected [N, K] with K in blocks of {found.block_size}")
+    return found
+
+
+def _type_name(number: int) -> str:
+    try:
+        return type_of_id(number).name
+    except ModelFileError:
+        return str(number)
+
+
+def weight_nbytes(spec: WeightSpec) -> int:
+    """Return the bytes a weight takes in memory. Raises as :func:`format_of`."""
+    if len(spec.shape) == 1:
+        if type_of_id(spec.type) not in VECTOR_TYPES:
+            raise UnsupportedOp(f"{spec.name}: a vector of type {_type_name(spec.type)} has no CPU kernel", type=spec.type)
+        return _aligned(4 * spec.shape[0])
+    found = format_of(spec)
+    N, K = spec.shape
+    return _aligned(-(-N // GROUP_ROWS) * GROUP_ROWS * (K // found.block_size * found.block_nbytes))
+
+
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+
+
+class CpuWeight:
+    """A weight that programs can use.
+
+    Attributes:
+        address: where it stands.
+        values: float32 of a vector; None for a matrix.
+    """
+
+    def __init__(self, spec: WeightSpec, nbytes: int, piece: Piece) -> None:
+        self.spec = spec
+        self.nbytes = nbytes
+        self.values: Array | None = None
+        self._piece: Piece | None = piece
+
+    @property
+    def is_open(self) -> bool:
+        return self._piece is not None
+
+    @property
+    def address(self) -> int:
+        if self._piece is None:
+            raise ShapeError(f"{self.spec.name}: closed")
+        return self._piece.address
+
+    def fill(self, data: memoryview, pool: Pool) -> None:
+        """Bring the file's bytes into their place."""
+        if len(self.spec.shape) == 1:
+            self.values = self._floats()
+            self.values[:] = dequantize(type_of_id(self.spec.type), data, self.spec.shape)
+        else:
+            N, K = self.spec.shape
+            pool.pack(FORMATS[self.spec.type].index, np.frombuffer(data, np.uint8), N, K, self.address)
+
+    def _floats(self) -> Array:
+        assert self._piece is not None
+        floats: Array = self._piece.slab.memory.floats(self._piece.offset, self.spec.shape[0])
+        return floats
+
+    def close(self) -> None:
+        """Free it. Executables that use it must be closed before."""
+        if self._piece is not None:
+            piece, self._piece, self.values = self._piece, None, None
+            piece.release()
+
+
+@dataclass(slots=True)
+class Slab:
+    """One mapping that weights stand in one behind the other; given back when the last of them goes."""
+
+    memory: Memory
+    used: int = 0
+    pieces: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A weight's part of a slab."""
+
+    slab: Slab
+    offset: int
+    nbytes: int
+    shelf: Shelf
+
+    @property
+    def address(self) -> int:
+        return int(self.slab.memory.address) + self.offset
+
+    def release(self) -> None:
+        self.shelf.release(self)
+
+
+class Shelf:
+    """Hands out memory for weights and takes it back, every byte of it counted in the budget."""
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._lock = threading.Lock()
+        self._slabs: list[Slab] = []
+
+    def take(self, nbytes: int, what: str) -> Piece:
+        """Return *nbytes* of zeroed memory.
+
+        Raises:
+            OutOfDeviceMemory: the budget or the system does not allow it; nothing is counted then.
+        """
+        with self._lock:
+            self._budget.take(nbytes, what)
+            slab = next((slab for slab in self._slabs if slab.used + nbytes <= slab.memory.nbytes), None)
+            if slab is None:
+                slab = Slab(self._mapped(max(nbytes, SLAB_NBYTES), nbytes, what))
+                self._slabs.append(slab)
+            piece = Piece(slab, slab.used, nbytes, self)
+            slab.used += nbytes
+            slab.pieces += 1
+            return piece
+
+    def _mapped(self, mapped: int, nbytes: int, what: str) -> Memory:
+        try:
+            return Memory(mapped)
+        except MemoryError:
+            self._budget.give(nbytes)
+            raise OutOfDeviceMemory(f"{what} needs {human_bytes(nbytes)}, which the system refused", what=what) from None
+
+    def release(self, piece: Piece) -> None:
+        """Take a piece back: its pages go to the system at once, its addresses when the slab is empty."""
+        with self._lock:
+            piece.slab.pieces -= 1
+            piece.slab.memory.forget(piece.offset, piece.nbytes)
+            if not piece.slab.pieces:
+                self._slabs.remove(piece.slab)
+                piece.slab.memory.close()
+            self._budget.give(piece.nbytes)
+
+
+def load_weight(spec: WeightSpec, data: memoryview, shelf: Shelf, pool: Pool) -> CpuWeight:
+    """Return the weight whose bytes in the file are *data*.
+
+    Raises:
+        ModelFileError: *data* has not the length that type and shape ask for.
+        OutOfDeviceMemory: the budget does not allow it.
+        UnsupportedOp: no kernel for the type.
+    """
+    nbytes = weight_nbytes(spec)
+    expected = tensor_nbytes(type_of_id(spec.type), spec.shape)
+    if data.nbytes != expected:
+        raise ModelFileError(
+            f"{spec.name}: {data.nbytes} bytes, but {_type_name(spec.type)} {list(spec.shape)} has {expected} "
+            f"({prod(spec.shape)} values)"
+        )
+    weight = CpuWeight(spec, nbytes, shelf.take(nbytes, spec.name))
+    weight.fill(data.cast("B"), pool)
+    return weight
