@@ -131,14 +131,22 @@ class Builder(Ops):
         try:
             shapes = declared.infer({name: value.shape for name, value in args.items()}, attrs)
         except OpError as error:
-            where = ", ".join(names.values())
-            raise type(error)(f"program {self.name!r}: {error} (in {op} of {where})", **error.facts) from None
+            where = f"{op} of {', '.join(map(self._described, names.values()))}"
+            raise type(error)(f"program {self.name!r}: {error} (in {where})", **error.facts) from None
         result = next(iter(args.values()))
         for name, shape in shapes.items():
             result = Value(f"v{len(self._calls)}", shape, declared.args[name].dtype)
             names[name] = result.name
         self._calls.append(Call(op, names, attrs))
         return result
+
+    def _described(self, name: str) -> str:
+        """Return a value's name; for one that was computed also from which weights, which a reader knows by name."""
+        for call in self._calls:
+            if name in (call.args[output] for output in op_named(call.op).names("output")):
+                weights = [value for value in call.args.values() if value in self._weights]
+                return f"{name} = {call.op} of {', '.join(weights)}" if weights else name
+        return name
 
     def program(self, name: str, output: Value) -> Program:
         """Return what was recorded, with *output* as the tensor that leaves. It passes ``verify``.

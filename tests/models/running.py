@@ -1,0 +1,62 @@
+"""Programs of a model file, loaded on a device: what a worker does, without the wire."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from ollama_zmq.devices.base import Step
+from ollama_zmq.formats.gguf import open_gguf
+from ollama_zmq.models.base import Network
+from ollama_zmq.ops.program import PAGE_SLOTS, verify
+
+KV_PAGES = 4
+
+
+class Stages:
+    """The stages of one model on one device; each has its own KV cache, all use the same page numbers."""
+
+    def __init__(self, network, executables) -> None:
+        self.network = network
+        self.executables = executables
+
+    def run(self, token_ids, start=0, pages=(2, 0, 3), rows=None):
+        """Logits [R, V] of *token_ids* at positions from *start* on, all rows if *rows* is None."""
+        value = np.asarray(token_ids, np.int32)
+        wanted = range(len(value)) if rows is None else rows
+        step = Step.of([len(value)], [start], [pages], wanted)
+        return np.array(self.run_step(value, step))
+
+    def run_step(self, value, step):
+        for executable in self.executables:
+            value = np.array(executable.run(value, step))
+        return value
+
+
+def cut(network, *cuts):
+    """The programs of the model: embedding, layers cut before each of *cuts*, head."""
+    borders = [0, *cuts, network.n_layers]
+    stages = [network.layers_program(range(a, b)) for a, b in pairwise(borders)]
+    return [network.embed_program(), *stages, network.head_program()]
+
+
+@contextmanager
+def running(device, path: Path, programs=lambda network: [network.whole_program()], *, max_tokens=3 * PAGE_SLOTS):
+    """The model in the file at *path*, as the programs that *programs* makes of its network."""
+    with ExitStack() as stack:
+        gguf = stack.enter_context(open_gguf(path))
+        network = Network(gguf)
+        weights, executables = {}, []
+        for program in programs(network):
+            verified = verify(program)
+            for spec in program.weights:
+                if spec.name not in weights:
+                    weights[spec.name] = device.load_weight(spec, gguf.data(spec.name))
+                    stack.callback(weights[spec.name].close)
+            mine = {spec.name: weights[spec.name] for spec in program.weights}
+            executables.append(device.compile(verified, mine, kv_pages=KV_PAGES, max_tokens=max_tokens))
+            stack.callback(executables[-1].close)
+        yield Stages(network, executables)

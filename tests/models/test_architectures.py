@@ -1,0 +1,123 @@
+"""Laws that every architecture obeys, on the reference device. A new one is a line in ``TINY``."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from ollama_zmq.devices.base import Step
+from ollama_zmq.errors import ModelFileError
+from ollama_zmq.formats.gguf import open_gguf
+from ollama_zmq.models import architecture, known
+from ollama_zmq.models.base import Network
+from ollama_zmq.ops.program import PAGE_SLOTS, verify
+from tests.models.running import cut, running
+from tests.models_tiny import write_tiny_llama
+
+TINY = {"llama": write_tiny_llama}
+TOKENS = np.random.default_rng(0).integers(3, 250, size=2 * PAGE_SLOTS + 7, dtype=np.int32)
+FEW_TOKENS = TOKENS[:9]
+CLOSE = {"rtol": 2e-4, "atol": 2e-4}  # float32 at op borders and float16 keys, in another order of sums
+
+
+@pytest.fixture(params=TINY)
+def path(request, tmp_path):
+    return TINY[request.param](tmp_path / "tiny.gguf")
+
+
+def test_every_architecture_is_under_these_laws():
+    assert set(TINY) == set(known())
+
+
+def test_decode_continues_prefill(device, path):
+    with running(device, path) as model:
+        at_once = model.run(TOKENS)
+    with running(device, path) as model:
+        prefill = model.run(TOKENS[:-3])
+        decoded = [model.run(TOKENS[i : i + 1], start=i) for i in range(len(TOKENS) - 3, len(TOKENS))]
+    assert_allclose(np.concatenate([prefill, *decoded]), at_once, **CLOSE)
+
+
+def test_two_stages_are_one_model(device, path):
+    """Cut before every layer."""
+    with running(device, path) as model:
+        n_layers, whole = model.network.n_layers, model.run(FEW_TOKENS)
+    for border in range(1, n_layers):
+        with running(device, path, lambda network, border=border: cut(network, border)) as model:
+            assert_array_equal(model.run(FEW_TOKENS), whole)
+
+
+def test_a_stage_for_each_layer_is_one_model(device, path):
+    with running(device, path) as model:
+        n_layers, whole = model.network.n_layers, model.run(FEW_TOKENS)
+    with running(device, path, lambda network: cut(network, *range(1, n_layers))) as model:
+        assert_array_equal(model.run(FEW_TOKENS), whole)
+
+
+def test_the_future_does_not_leak(device, path):
+    other = TOKENS.copy()
+    other[70:] = other[70:][::-1]
+    with running(device, path) as model:
+        first, second = model.run(TOKENS), model.run(other)
+    assert_array_equal(first[:70], second[:70])
+    assert not np.array_equal(first[-1], second[-1])
+
+
+def test_the_past_matters(device, path):
+    other = TOKENS.copy()
+    other[0] += 1
+    with running(device, path) as model:
+        first, second = model.run(TOKENS), model.run(other)
+    assert not np.allclose(first[-1], second[-1], **CLOSE)
+
+
+def test_sequences_of_one_pass_do_not_touch_each_other(device, path):
+    lengths, tables = [5, 3, 1], [[1], [3], [0]]
+    tokens = TOKENS[: sum(lengths)]
+    with running(device, path) as model:
+        together = model.run_step(tokens, Step.of(lengths, [0, 0, 0], tables, range(len(tokens))))
+        alone = [model.run(part, pages=(2,)) for part in np.split(tokens, np.cumsum(lengths)[:-1])]
+    assert_allclose(together, np.concatenate(alone), **CLOSE)
+
+
+def test_only_the_rows_asked_for_leave(device, path):
+    with running(device, path) as model:
+        everything = model.run(FEW_TOKENS)
+        assert_allclose(model.run(FEW_TOKENS, rows=[8, 2]), everything[[8, 2]], **CLOSE)
+        assert model.run(FEW_TOKENS, rows=[]).shape == (0, model.network.vocab_size)
+
+
+def test_which_pages_are_used_does_not_matter(device, path):
+    with running(device, path) as model:
+        assert_array_equal(model.run(TOKENS, pages=(2, 0, 3)), model.run(TOKENS, pages=(0, 1, 2)))
+
+
+def test_programs_of_the_same_layers_have_the_same_id(path):
+    with open_gguf(path) as gguf:
+        one, two = Network(gguf), Network(gguf)
+        assert one.layers_program(range(1, 3)).id == two.layers_program(range(1, 3)).id
+        assert one.layers_program(range(1, 3)).id != one.layers_program(range(1, 2)).id
+
+
+def test_bytes_are_counted_as_the_file_has_them(path):
+    with open_gguf(path) as gguf:
+        network = Network(gguf)
+        layers = sum(network.layer_nbytes(i) for i in range(network.n_layers))
+        rest = sum(info.nbytes for name, info in gguf.tensors.items() if not name.startswith("blk."))
+        norm = gguf.tensors["output_norm.weight"].nbytes
+        assert layers + rest == sum(info.nbytes for info in gguf.tensors.values())
+        assert network.head_nbytes() == rest - norm
+        assert network.kv_nbytes(PAGE_SLOTS + 1) == 2 * network.kv_nbytes(1)
+
+
+def test_a_program_needs_only_its_own_layers(path):
+    with open_gguf(path) as gguf:
+        program = Network(gguf).layers_program(range(1, 3))
+    assert {weight.name.split(".")[1] for weight in program.weights} == {"1", "2"}
+    assert [cache.name for cache in program.caches] == ["kv.1", "kv.2"]
+    assert verify(program).output.shape == ("T", 64)
+
+
+@pytest.mark.parametrize("name", ["mamba", "base", "keys", "../llama", "", "os"])
+def test_an_unsupported_architecture_is_named(name):
+    with pytest.raises(ModelFileError, match=f"architecture '{name}' is not supported"):
+        architecture(name)
