@@ -1,0 +1,173 @@
+"""``ollama rpc-server``: lend this machine's memory and compute to a broker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from ollama_zmq.bus.worker_loop import WorkerLoop
+    from ollama_zmq.devices.base import Device
+
+DEFAULT_PORT = 50052
+MEGABYTE = 1 << 20
+PORT = click.IntRange(0, 65535)
+THREADS = click.IntRange(1, 1024)
+
+
+def megabytes_of(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """Return what ``-m`` says as a number.
+
+    Raises:
+        BadParameter: it is not a positive whole number.
+    """
+    if value is None:
+        return None
+    if not value.isdecimal() or int(value) < 1:
+        raise click.BadParameter(f"{value!r} is not a number of MB, such as 4096", ctx, param)
+    return int(value)
+
+
+@click.command(
+    name="rpc-server",
+    short_help="Lend this machine's memory and compute to a broker",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.option("-H", "--host", default="127.0.0.1", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option("-p", "--port", type=PORT, default=DEFAULT_PORT, help=f"Port, 0 for any.  [default: {DEFAULT_PORT}]")
+@click.option(
+    "-m", "--mem", "megabytes", metavar="MB", callback=megabytes_of, help="Memory to use.  [default: available - 10 %]"
+)
+@click.option("-t", "--threads", type=THREADS, help="Threads to compute with.  [default: all CPUs]")
+def rpc_server(host: str, port: int, megabytes: int | None, threads: int | None) -> None:
+    """Serve tensor operations to one `ollama serve` at a time, until Ctrl-C.
+
+    On the main host name this machine in OLLAMA_RPC_SERVERS or in options.rpc_servers.
+    """
+    import zmq
+
+    from ollama_zmq import log
+    from ollama_zmq.bus.security import exposure_warning, is_loopback
+
+    log.configure()
+    address = resolve(host)
+    device = _open_device(megabytes, threads)
+    if not is_loopback(address):
+        click.secho(exposure_warning(host, port), fg="yellow", bold=True, err=True)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        loop = _listen(context, host, address, port, device)
+        _stop_on_signals(loop.stop)
+        _describe(loop, host, device)
+        loop.run()
+    finally:
+        device.close()
+        context.term()
+
+
+def resolve(host: str) -> str:
+    """Return the address that *host* stands for, IPv4 if it has one.
+
+    Raises:
+        RequestError: it is not known.
+    """
+    from ollama_zmq.errors import RequestError
+
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError):
+        raise RequestError(f"host {host!r} is not known: give an address of this machine, such as 0.0.0.0") from None
+    addresses = sorted(found, key=lambda entry: entry[0] != socket.AF_INET)
+    return str(addresses[0][4][0])
+
+
+def _open_device(megabytes: int | None, threads: int | None) -> Device:
+    import psutil
+
+    from ollama_zmq.devices.base import Budget
+    from ollama_zmq.devices.registry import default_budget, open_device
+    from ollama_zmq.units import human_bytes
+
+    limit = default_budget() if megabytes is None else megabytes * MEGABYTE
+    total = psutil.virtual_memory().total
+    if limit > total:
+        raise click.BadParameter(f"{megabytes} MB, this machine has {human_bytes(total)}", param_hint="'-m' / '--mem'")
+    return open_device("cpu", threads=threads, budget=Budget(limit))
+
+
+def _listen(context: object, host: str, address: str, port: int, device: Device) -> WorkerLoop:
+    from ollama_zmq.bus.worker_loop import WorkerLoop
+    from ollama_zmq.errors import RequestError
+
+    shown = socket.gethostname() if address in ("0.0.0.0", "::") else host
+    endpoint = f"tcp://{f'[{address}]' if ':' in address else address}:{port or '*'}"
+    try:
+        return WorkerLoop(
+            context,  # type: ignore[arg-type]  # zmq is imported by the command only
+            endpoint,
+            device,
+            name=f"{shown}:{port}",
+            find_blob=_own_store(),
+            zap=True,
+        )
+    except RequestError as error:
+        reason = error.facts.get("reason")
+        if reason == "in use":
+            hint = "is another rpc-server running? choose another with -p"
+            raise RequestError(f"port {port} on {host} is in use: {hint}") from None
+        if reason == "not permitted":
+            raise RequestError(f"port {port} on {host} is not permitted: choose one above 1023 with -p") from None
+        if reason == "host":
+            raise RequestError(f"host {host!r} is not an address of this machine: choose another with -H") from None
+        raise
+
+
+def _own_store() -> Callable[[str], Path | None]:
+    """Return what finds a blob in this machine's model store."""
+    from ollama_zmq.config import Config
+    from ollama_zmq.errors import RequestError
+    from ollama_zmq.store.blobs import Blobs
+
+    blobs = Blobs(Config.from_environment(os.environ).models / "blobs")
+
+    def find(blob: str) -> Path | None:
+        try:
+            path = blobs.path(blob)
+        except RequestError:
+            return None
+        return path if path.is_file() else None
+
+    return find
+
+
+def _stop_on_signals(stop: Callable[[], None]) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop())
+
+
+def _describe(loop: WorkerLoop, host: str, device: Device) -> None:
+    import psutil
+
+    from ollama_zmq.units import human_bytes
+    from ollama_zmq.version import VERSION
+
+    port = loop.bound_endpoint.rpartition(":")[2]
+    shown = "<this machine's address>" if host in ("0.0.0.0", "::", "[::]") else host
+    memory = f"{human_bytes(device.budget.limit)} of {human_bytes(psutil.virtual_memory().total)}"
+    for line in (
+        f"ollama-zmq {VERSION} rpc-server",
+        f"  listening  {host}:{port}",
+        f"  device     {device.name}",
+        f"  memory     {memory}",
+        "",
+        f'On the main host:  OLLAMA_RPC_SERVERS="{shown}:{port}" ollama serve',
+    ):
+        click.echo(line, err=True)
+    sys.stderr.flush()
