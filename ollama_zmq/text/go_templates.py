@@ -10,7 +10,7 @@ Source of the rules: Ollama's ``template/template.go``.
 from __future__ import annotations
 
 import dataclasses
-import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import groupby
@@ -18,32 +18,17 @@ from typing import Any
 
 from gotpl import ExecutionBudget, SandboxPolicy, Template
 from gotpl.parse.parser import parse_template
+from gotpl.runtime.gofmt import sprintf
 
 from ollama_zmq.errors import RequestError
+from ollama_zmq.text.go_values import Json, JsonList, go_json, go_message, go_tool, printed, typescript
 from ollama_zmq.text.templates import ChatTemplate, Message, Think
 
+MAX_TEXT = 32_000_000
+WIDE_FIELD = re.compile(r"%[^a-zA-Z%]*(?:\d{5}|\*)")
 LIMITS = ExecutionBudget(
-    max_output_chars=64_000_000, max_iterations=1_000_000, max_template_depth=100, max_function_calls=1_000_000
+    max_output_chars=MAX_TEXT, max_iterations=300_000, max_template_depth=100, max_function_calls=300_000
 )
-TYPES = {"string": "string", "integer": "number", "number": "number", "boolean": "boolean", "null": "null"}
-
-
-class Json(dict[str, Any]):
-    """A Go value whose fields have Go's names and that prints as JSON under its own."""
-
-    def __init__(self, fields: Mapping[str, Any], printed: object) -> None:
-        super().__init__(fields)
-        self.printed = printed
-
-    def __str__(self) -> str:
-        return go_json(self.printed)
-
-
-class JsonList(list[Json]):
-    """Go values that print together as one JSON array."""
-
-    def __str__(self) -> str:
-        return go_json([item.printed for item in self])
 
 
 class GoTemplate(ChatTemplate):
@@ -80,8 +65,8 @@ class GoTemplate(ChatTemplate):
             return self._render_turns(merged, think)
         values = {
             "System": system,
-            "Messages": [_go_message(message) for message in merged],
-            "Tools": JsonList(map(_go_tool, tools or ())),
+            "Messages": [go_message(message) for message in merged],
+            "Tools": JsonList(map(go_tool, tools or ())),
             "Prompt": "",
             "Suffix": "",
             "Response": "",
@@ -159,14 +144,6 @@ def collate(messages: Sequence[Message]) -> tuple[str, list[Message]]:
     return system, merged
 
 
-def go_json(value: object) -> str:
-    """JSON as Go's ``json.Marshal`` writes it: no blanks, ``<``, ``>`` and ``&`` escaped."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
-
-
 def _united(messages: Sequence[Message]) -> dict[str, Any]:
     """The fields of several messages as one: lists joined, of other fields the last."""
     united: dict[str, Any] = {}
@@ -218,82 +195,20 @@ def _thinking(think: Think) -> dict[str, object]:
     return {"Think": bool(think), "ThinkLevel": level, "IsThinkSet": think is not None}
 
 
-def _go_message(message: Message) -> Json:
-    calls = [_go_call(index, call["function"], call) for index, call in enumerate(message.get("tool_calls") or ())]
-    fields = {
-        "Role": message.get("role") or "",
-        "Content": message.get("content") or "",
-        "Thinking": message.get("thinking") or "",
-        "Images": list(message.get("images") or ()),
-        "ToolCalls": JsonList(calls),
-        "ToolName": message.get("tool_name") or "",
-        "ToolCallID": message.get("tool_call_id") or "",
-    }
-    return Json(fields, dict(message))
-
-
-def _go_call(index: int, function: Mapping[str, Any], call: Mapping[str, Any]) -> Json:
-    arguments = function.get("arguments") or {}
-    fields = {
-        "Index": function.get("index", index),
-        "Name": function.get("name", ""),
-        "Arguments": Json(arguments, arguments) if isinstance(arguments, Mapping) else arguments,
-    }
-    return Json({"ID": call.get("id", ""), "Function": Json(fields, dict(function))}, dict(call))
-
-
-def _go_tool(tool: Mapping[str, Any]) -> Json:
-    function = tool.get("function") or {}
-    parameters = function.get("parameters") or {}
-    properties = {
-        name: Json(
-            {
-                "Type": _type_of(property_.get("type")),
-                "Description": property_.get("description", ""),
-                "Enum": list(property_.get("enum") or ()),
-                "Items": property_.get("items"),
-            },
-            property_,
-        )
-        for name, property_ in (parameters.get("properties") or {}).items()
-    }
-    go_parameters = {
-        "Type": parameters.get("type", ""),
-        "Required": list(parameters.get("required") or ()),
-        "Properties": Json(properties, parameters.get("properties") or {}),
-    }
-    go_function = {
-        "Name": function.get("name", ""),
-        "Description": function.get("description", ""),
-        "Parameters": Json(go_parameters, parameters),
-    }
-    return Json({"Type": tool.get("type", "function"), "Function": Json(go_function, function)}, dict(tool))
-
-
-def _type_of(kind: object) -> object:
-    """A JSON schema type as Go prints it: one name bare, several in brackets."""
-    return f"[{' '.join(map(str, kind))}]" if isinstance(kind, list) and len(kind) != 1 else kind or ""
-
-
-def _typescript(property_: object) -> str:
-    """``toTypeScriptType``: the TypeScript name of a property's type."""
-    kind = getattr(property_, "printed", property_)
-    kind = kind.get("type") if isinstance(kind, Mapping) else kind
-    if isinstance(kind, list):
-        return " | ".join(map(_typescript, kind))
-    return {"array": "any[]", "object": "Record<string, any>"}.get(str(kind), TYPES.get(str(kind), "any"))
-
-
-def _printed(value: Any) -> object:
-    if isinstance(value, JsonList):
-        return [item.printed for item in value]
-    return value.printed if isinstance(value, Json) else value
-
-
 def _functions(clock: Callable[[], datetime]) -> dict[str, Callable[..., object]]:
     return {
-        "json": lambda value: go_json(_printed(value)),
+        "printf": _printf,
+        "json": lambda value: go_json(printed(value)),
         "currentDate": lambda *_: clock().strftime("%Y-%m-%d"),
         "yesterdayDate": lambda *_: (clock() - timedelta(days=1)).strftime("%Y-%m-%d"),
-        "toTypeScriptType": _typescript,
+        "toTypeScriptType": typescript,
     }
+
+
+def _printf(pattern: str, *values: object) -> str:
+    """Go's ``printf``, for fields and texts of a size a prompt may have."""
+    size = len(pattern) + sum(len(value) for value in values if isinstance(value, str))
+    if WIDE_FIELD.search(pattern) or size > MAX_TEXT:
+        raise ValueError("printf makes too long a text")
+    shown = (str(value) if isinstance(value, Json | JsonList) else value for value in values)
+    return sprintf(pattern, *shown, format_mode="python")

@@ -196,7 +196,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call *function* if a template may, and pay for it."""
-        owner, name = getattr(function, "__self__", None), getattr(function, "__name__", "")
+        method = getattr(function, "__wrapped__", function)  # the sandbox wraps str.format
+        owner, name = getattr(method, "__self__", None), getattr(method, "__name__", "")
         kind = next((kind for kind in METHODS if isinstance(owner, kind)), None)
         if kind is not None and name not in METHODS[kind]:
             raise SecurityError(f"{kind.__name__}.{name} is not for chat templates")
