@@ -1,0 +1,213 @@
+"""The engine: requests in, microbatches out; logits in, text out. No sockets, no clock, no threads.
+
+    submit, cancel            at any time; they answer what can be said at once
+    next_microbatch           until it gives None; what it gives is sent through the stages
+    complete                  for each microbatch, with the logits of the rows its step names
+    fail, restart             the pages' contents are lost; what was in flight will not be completed
+
+A request is answered with any number of ``Piece`` and then one ``Finished``, or one ``Scored``, or one ``Broken``.
+What is generated depends on the request alone: not on what runs beside it, nor on chunks, sharing, preemption or a
+restart.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from ollama_zmq.devices.base import Step
+from ollama_zmq.engine.intake import open_generation, open_scoring
+from ollama_zmq.engine.pages import PagePool, pages_for
+from ollama_zmq.engine.requests import Broken, GenerationRequest, Microbatch, Output, Request
+from ollama_zmq.engine.scheduler import Scheduler, Slice
+from ollama_zmq.engine.sequence import Generation, Sequence
+from ollama_zmq.errors import OllamaZmqError, OpError, RequestError, ShapeError
+from ollama_zmq.text.tokenizer import Tokenizer
+
+CANCELED = "request canceled"
+
+
+class Engine:
+    """Generates for one loaded model.
+
+    Args:
+        vocab_size: V, columns of the logits; those beyond the tokenizer's own are never sampled.
+        num_ctx: slots of one sequence.
+        kv_pages: pages of every stage, at least one context's.
+        max_tokens: T of the largest microbatch.
+        max_sequences: how many may hold pages at once; the others wait.
+        max_in_flight: microbatches that may be on their way at once.
+        random_seed: draws the seed of a request that has none.
+
+    Raises:
+        OpError: sizes with which nothing could run.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Tokenizer,
+        vocab_size: int,
+        num_ctx: int,
+        kv_pages: int,
+        max_tokens: int,
+        max_sequences: int = 1,
+        max_in_flight: int = 1,
+        random_seed: Callable[[], int] = lambda: secrets.randbits(63),
+    ) -> None:
+        if num_ctx < 2 or kv_pages < pages_for(num_ctx):
+            raise OpError(
+                f"kv_pages={kv_pages}: a context of {num_ctx} needs {pages_for(max(num_ctx, 2))}, at least 2 slots"
+            )
+        if min(vocab_size, max_tokens, max_sequences, max_in_flight) < 1:
+            raise OpError(f"{vocab_size=}, {max_tokens=}, {max_sequences=}, {max_in_flight=}: all start at 1")
+        self.tokenizer = tokenizer
+        self.vocab_size = vocab_size
+        self.num_ctx = num_ctx
+        self._random_seed = random_seed
+        self._pool = PagePool(kv_pages)
+        self._scheduler = Scheduler(
+            self._pool, max_tokens=max_tokens, max_sequences=max_sequences, max_in_flight=max_in_flight
+        )
+        self._sequences: dict[str, Sequence] = {}
+        self._microbatches = 0
+
+    @property
+    def waiting(self) -> int:
+        """Requests that hold no pages yet."""
+        return len(self._scheduler.waiting)
+
+    @property
+    def running(self) -> int:
+        """Requests that hold pages and are not done."""
+        return len(self._sequences) - self.waiting
+
+    @property
+    def in_flight(self) -> int:
+        """Microbatches on their way."""
+        return len(self._scheduler.in_flight)
+
+    @property
+    def free_pages(self) -> int:
+        """Pages that no sequence holds."""
+        return self._pool.available
+
+    def submit(self, request: Request, now: float) -> list[Output]:
+        """Queue a request, or refuse it with ``Broken``.
+
+        Raises:
+            OpError: its id belongs to a request that is not done.
+        """
+        if request.request_id in self._sequences:
+            raise OpError(f"request_id={request.request_id!r} is in use", request_id=request.request_id)
+        try:
+            sequence = self._open(request)
+        except OllamaZmqError as error:
+            return [Broken(request.request_id, error)]
+        self._sequences[request.request_id] = sequence
+        self._scheduler.add(sequence)
+        return []
+
+    def cancel(self, request_id: str) -> list[Output]:
+        """End a request with ``Broken``; nothing when it is not known. A microbatch it is in runs out first."""
+        sequence = self._sequences.pop(request_id, None)
+        if sequence is None:
+            return []
+        self._scheduler.remove(sequence)
+        return [Broken(request_id, RequestError(CANCELED))]
+
+    def next_microbatch(self, now: float) -> Microbatch | None:
+        """What to send next; None when nothing is to do, enough is in flight, or all that could run is."""
+        slices = self._scheduler.plan(self._microbatches, now)
+        if not slices:
+            return None
+        microbatch = Microbatch(self._microbatches, _token_ids_of(slices), _step_of(slices))
+        self._microbatches += 1
+        return microbatch
+
+    def complete(self, microbatch_id: int, logits: npt.NDArray[np.float32], now: float) -> list[Output]:
+        """Take the logits, float32 [R, V], of a microbatch's rows. One that was forgotten is ignored.
+
+        Raises:
+            ShapeError: logits of another shape or dtype; the microbatch is still in flight then.
+        """
+        if microbatch_id not in self._scheduler.in_flight:
+            return []
+        R = sum(len(piece.rows) for piece in self._scheduler.in_flight[microbatch_id])
+        if logits.shape != (R, self.vocab_size) or logits.dtype != np.float32:
+            raise ShapeError(
+                f"logits: {logits.dtype} {logits.shape}, expected float32 ({R}, {self.vocab_size})", arg="logits"
+            )
+        outputs: list[Output] = []
+        slices, row = self._scheduler.landed(microbatch_id), 0
+        for piece in slices:
+            wanted = logits[row : row + len(piece.rows)]
+            row += len(piece.rows)
+            if len(wanted) and not piece.sequence.ended:
+                outputs += self._receive(piece.sequence, wanted, now)
+        self._scheduler.settle(piece.sequence for piece in slices)
+        return outputs
+
+    def fail(self, error: OllamaZmqError, now: float, *, keep_waiting: bool = False) -> list[Output]:
+        """End every request with ``Broken(error)``; with *keep_waiting*, only those that have been begun."""
+        self._scheduler.forget_pages()
+        ended = [s for s in self._scheduler.waiting if not keep_waiting or s.admitted_at is not None]
+        for sequence in ended:
+            self._scheduler.remove(sequence)
+            del self._sequences[sequence.request_id]
+        return [Broken(sequence.request_id, error) for sequence in ended]
+
+    def restart(self, now: float) -> None:
+        """Go on after the pages' contents were lost: what has been begun is prefilled again and its text continues."""
+        self._scheduler.forget_pages()
+
+    def _open(self, request: Request) -> Sequence:
+        if isinstance(request, GenerationRequest):
+            return open_generation(
+                request,
+                tokenizer=self.tokenizer,
+                vocab_size=self.vocab_size,
+                num_ctx=self.num_ctx,
+                random_seed=self._random_seed,
+            )
+        return open_scoring(request, vocab_size=self.vocab_size, num_ctx=self.num_ctx)
+
+    def _receive(self, sequence: Sequence, logits: npt.NDArray[np.float32], now: float) -> list[Output]:
+        try:
+            if isinstance(sequence, Generation):
+                logits = logits[:, : self.tokenizer.vocab_size]
+            outputs = sequence.receive(logits, now)
+        except OpError as error:
+            sequence.ended = True
+            position = sequence.table.cached - 1
+            told = OpError(f"request {sequence.request_id!r}, position {position}: {error.message}", **error.facts)
+            outputs = [Broken(sequence.request_id, told)]
+        if sequence.ended:
+            del self._sequences[sequence.request_id]
+        elif isinstance(sequence, Generation) and sequence.overflows:
+            self._scheduler.refit(sequence, sequence.after_shift())
+        return outputs
+
+
+def _token_ids_of(slices: list[Slice]) -> npt.NDArray[np.int32]:
+    token_ids: list[int] = []
+    for piece in slices:
+        token_ids += piece.sequence.tokens[piece.start : piece.start + piece.length]
+    return np.asarray(token_ids, np.int32)
+
+
+def _step_of(slices: list[Slice]) -> Step:
+    rows: list[int] = []
+    T = 0
+    for piece in slices:
+        rows += [T + row for row in piece.rows]
+        T += piece.length
+    return Step.of(
+        lengths=[piece.length for piece in slices],
+        positions=[piece.start for piece in slices],
+        pages=[piece.sequence.table.pages[: pages_for(piece.start + piece.length)] for piece in slices],
+        rows=rows,
+    )

@@ -1,0 +1,24 @@
+"""Log-probabilities of tokens, from the logits as the model gave them: before penalties, filters and temperature."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ollama_zmq.engine.filters import largest
+from ollama_zmq.engine.requests import TokenLogprob
+from ollama_zmq.text.tokenizer import Tokenizer
+
+
+def token_logprob(tokenizer: Tokenizer, logits: npt.NDArray[np.float32], token_id: int, top: int) -> TokenLogprob:
+    """The natural-log probability of *token_id* under float32 [V], with the *top* likeliest beside it."""
+    peak = logits.max()
+    log_total = float(peak) + float(np.log(np.exp(logits - peak).sum(dtype=np.float64)))
+    likeliest = zip(*largest(logits, top), strict=True) if top > 0 else ()
+    others = tuple(_named(tokenizer, int(other), float(logit) - log_total) for other, logit in likeliest)
+    return _named(tokenizer, token_id, float(logits[token_id]) - log_total, others)
+
+
+def _named(tokenizer: Tokenizer, token_id: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+    data = tokenizer.piece(token_id)
+    return TokenLogprob(data.decode("utf-8", "replace"), data, logprob, top)

@@ -1,0 +1,185 @@
+"""One request while it is worked on: its tokens, its pages, and what comes of the logits.
+
+Generation   wants the last row of its tokens, samples one more, and ends by the first of these:
+             an end token                                  "stop"     the token is not shown
+             a stop string                                 "stop"     nor is any of it
+             num_predict tokens                            "length"   0 and less: 10 * num_ctx, as in Ollama
+             the same token more than 30 times in a row    "length"   Ollama breaks the stream off there
+             the context is full and must not be shifted   "length"
+Scoring      wants every row, and ends when it has them
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ollama_zmq.engine.logprobs import token_logprob
+from ollama_zmq.engine.pages import PageTable
+from ollama_zmq.engine.requests import Finished, GenerationRequest, Output, Scored, ScoreRequest
+from ollama_zmq.engine.transcript import Transcript
+from ollama_zmq.engine.window import shifted
+
+if TYPE_CHECKING:
+    from ollama_zmq.engine.sampler import Sampler
+    from ollama_zmq.text.tokenizer import Tokenizer
+
+Logits = npt.NDArray[np.float32]
+MAX_REPEATS = 30
+CONTEXTS_PER_REQUEST = 10  # what "no limit" means, in contexts
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """What the scheduler knows of a request.
+
+    Attributes:
+        tokens: those the model is to see, at positions 0, 1, ...
+        table: its pages; ``table.cached`` of the tokens are in them.
+        order: counts admissions; the lower one came first.
+        microbatch: the last one it was in, -1 before the first; ``in_flight`` while that one is on its way.
+        ended: nothing may come of it any more.
+    """
+
+    request_id: str
+    tokens: list[int]
+    table: PageTable = field(default_factory=PageTable)
+    order: int = 0
+    microbatch: int = -1
+    in_flight: bool = False
+    ended: bool = False
+    admitted_at: float | None = None
+
+    @property
+    def pending(self) -> int:
+        """Tokens that are not in the pages."""
+        return len(self.tokens) - self.table.cached
+
+    @property
+    def chunk(self) -> int:
+        """The most tokens it may have in one microbatch."""
+        return self.pending
+
+    def rows(self, length: int) -> range:
+        """Which of the next *length* tokens' logits are wanted."""
+        raise NotImplementedError
+
+    def receive(self, logits: Logits, now: float) -> list[Output]:
+        """Make something of the rows that were wanted, float32 [R, V].
+
+        Raises:
+            OpError: nothing can be made of them.
+        """
+        raise NotImplementedError
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Generation(Sequence):
+    """A :class:`GenerationRequest` at work.
+
+    Attributes:
+        prompt_tokens: tokens of the prompt after cutting.
+        history: that prompt and everything sampled, for the penalties; unlike ``tokens`` it is never shifted.
+        keep: tokens at the head that a shift leaves alone.
+    """
+
+    request: GenerationRequest
+    tokenizer: Tokenizer
+    sampler: Sampler
+    num_ctx: int
+    keep: int
+    prompt_tokens: int = 0
+    history: list[int] = field(default_factory=list)
+    transcript: Transcript = field(init=False)
+    repeats: int = 0
+    first_token_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.prompt_tokens = len(self.tokens)
+        self.history = list(self.tokens)
+        self.transcript = Transcript(self.tokenizer, self.request_id, self.request.options.stop)
+
+    @property
+    def output_tokens(self) -> int:
+        """Tokens sampled, the end token among them."""
+        return len(self.history) - self.prompt_tokens
+
+    @property
+    def overflows(self) -> bool:
+        """Whether its last token has no slot left in the context."""
+        return len(self.tokens) > self.num_ctx
+
+    def rows(self, length: int) -> range:
+        return range(length - 1, length) if length == self.pending else range(0)
+
+    def receive(self, logits: Logits, now: float) -> list[Output]:
+        token_id = self.sampler.sample(logits[0], self.history)
+        if not self.output_tokens:
+            self.first_token_at = now
+        self.repeats = self.repeats + 1 if self.output_tokens and self.history[-1] == token_id else 1
+        self.history.append(token_id)
+        self.tokens.append(token_id)
+        if token_id in self.tokenizer.end_ids:
+            return self._finish("stop", now)
+        logprob = None
+        if self.request.logprobs:
+            logprob = token_logprob(self.tokenizer, logits[0], token_id, self.request.top_logprobs)
+        outputs: list[Output] = [*self.transcript.push(token_id, logprob)]
+        if self.transcript.stopped:
+            outputs += self._finish("stop", now)
+        elif self.output_tokens >= self._limit() or self.repeats > MAX_REPEATS or self._is_stuck():
+            outputs += self._finish("length", now)
+        return outputs
+
+    def after_shift(self) -> list[int]:
+        """Its tokens without those that a shift drops behind the head."""
+        return shifted(self.tokens, self.keep, self.num_ctx)
+
+    def _is_stuck(self) -> bool:
+        return self.overflows and not self.request.shift
+
+    def _limit(self) -> int:
+        limit, num_predict = CONTEXTS_PER_REQUEST * self.num_ctx, self.request.options.num_predict
+        return min(num_predict, limit) if num_predict > 0 else limit
+
+    def _finish(self, reason: str, now: float) -> list[Output]:
+        self.ended = True
+        pieces = self.transcript.finish()
+        admitted_at = self.first_token_at if self.admitted_at is None else self.admitted_at
+        finished = Finished(
+            self.request_id,
+            reason,
+            context=(*self.request.token_ids, *self.transcript.token_ids),
+            prompt_tokens=self.prompt_tokens,
+            output_tokens=self.output_tokens,
+            prefill_s=self.first_token_at - admitted_at,
+            decode_s=now - self.first_token_at,
+        )
+        return [*pieces, finished]
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Scoring(Sequence):
+    """A :class:`ScoreRequest` at work. ``logits`` [T, V] fills up row by row."""
+
+    request: ScoreRequest
+    logits: Logits
+    received: int = 0
+
+    @property
+    def chunk(self) -> int:
+        return min(self.request.chunk, self.pending)
+
+    def rows(self, length: int) -> range:
+        return range(max(self.received - self.table.cached, 0), length)
+
+    def receive(self, logits: Logits, now: float) -> list[Output]:
+        self.logits[self.received : self.received + len(logits)] = logits
+        self.received += len(logits)
+        if self.received < len(self.logits):
+            return []
+        self.ended = True
+        return [Scored(self.request_id, self.logits)]

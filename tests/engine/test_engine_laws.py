@@ -1,0 +1,102 @@
+"""The engine under any order of events says what the plainest loop says, and loses no page."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from ollama_zmq.engine.requests import Broken
+from tests.engine.fakes import Driver, FakeModel, finished, generation, naive, output_ids, text_of
+
+NUM_CTX = 128
+prompts = st.lists(
+    st.tuples(st.sampled_from([1, 2, 97]), st.integers(1, 90)), min_size=1, max_size=3
+)  # few beginnings, so that prompts share them
+
+
+class Requests(RuleBasedStateMachine):
+    @initialize(
+        max_sequences=st.integers(1, 4),
+        max_in_flight=st.integers(1, 3),
+        max_tokens=st.sampled_from([1, 5, 64, 300]),
+        kv_pages=st.sampled_from([2, 3, 5, 9]),
+    )
+    def load(self, **sizes):
+        self.driver = Driver(num_ctx=NUM_CTX, **sizes)
+        self.kv_pages = sizes["kv_pages"]
+        self.requests = {}
+        self.canceled = set()
+
+    @rule(
+        prompt=prompts,
+        seed=st.integers(0, 3),
+        num_predict=st.sampled_from([1, 3, 40, 100]),
+        num_keep=st.sampled_from([0, 4, 100, -1]),
+        shift=st.booleans(),
+        stop=st.sampled_from([(), ("a",), ("bc", "the")]),
+        temperature=st.sampled_from([0.0, 0.8]),
+    )
+    def submit(self, prompt, shift, **options):
+        token_ids = [token_id for token_id, n in prompt for _ in range(n)]
+        if not shift:
+            token_ids = token_ids[: NUM_CTX - 1]
+        request = generation(f"r{len(self.requests)}", token_ids, shift=shift, **options)
+        self.requests[request.request_id] = request
+        self.driver.submit(request)
+
+    @rule(n=st.integers(1, 40))
+    def go_on(self, n):
+        for _ in range(n):
+            if self.driver.send() is None and self.driver.flying:
+                self.driver.land()
+
+    @precondition(lambda self: self.driver.flying)
+    @rule()
+    def land(self):
+        self.driver.land()
+
+    @precondition(lambda self: self.requests)
+    @rule(data=st.data())
+    def cancel(self, data):
+        request_id = data.draw(st.sampled_from(sorted(self.requests)))
+        before = len(self.driver.outputs)
+        self.driver.cancel(request_id)
+        if len(self.driver.outputs) > before:
+            self.canceled.add(request_id)
+
+    @rule()
+    def restart(self):
+        self.driver.engine.restart(self.driver.now)
+        self.driver.flying.clear()
+        self.driver.model.slots = FakeModel(self.kv_pages).slots
+
+    @invariant()
+    def nobody_in_flight_shares_a_page_it_writes(self):
+        written = []
+        for microbatch, _ in self.driver.flying:
+            for length, start, pages in zip(
+                microbatch.step.lengths, microbatch.step.positions, microbatch.step.pages, strict=True
+            ):
+                written += pages[start // 64 : (start + length - 1) // 64 + 1].tolist()
+        assert len(written) == len(set(written))
+
+    def teardown(self):
+        if not hasattr(self, "driver"):
+            return
+        earlier = list(self.driver.outputs)
+        self.driver.outputs = earlier + self.driver.run()
+        assert (self.driver.engine.running, self.driver.engine.waiting) == (0, 0)
+        assert self.driver.engine.free_pages == self.kv_pages
+        for request_id, request in self.requests.items():
+            outputs = self.driver.of(request_id)
+            if request_id in self.canceled:
+                assert isinstance(outputs[-1], Broken)
+                assert naive(request, num_ctx=NUM_CTX)[0].startswith(text_of(outputs))
+            else:
+                said = (text_of(outputs), output_ids(outputs), finished(outputs).reason)
+                assert said == naive(request, num_ctx=NUM_CTX)
+
+
+TestRequests = Requests.TestCase
+TestRequests.settings = settings(max_examples=80, stateful_step_count=25, deadline=None)
