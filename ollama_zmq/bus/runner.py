@@ -57,10 +57,9 @@ class Loading:
 class Loaded:
     """A program that can run."""
 
+    define: Define
     executable: Executable
     ready: Ready
-    max_tokens: int
-    kv_pages: int
     uses_pages: bool
 
 
@@ -97,10 +96,10 @@ class Runner:
             RemoteProtocolError: the id is not the program's, or a source is not its weight's.
             OutOfDeviceMemory: the budget does not allow weights, KV cache and scratch; nothing was loaded.
         """
-        if (loaded := self._loaded.get(define.program)) is not None:
+        loaded = self._loaded.get(define.program)
+        if loaded is not None and loaded.define == define:
             return [Reply(Defined(define.program, ())), Reply(loaded.ready)]
-        if define.program in self._loading:
-            self.release(define.program)
+        self.release(define.program)  # half loaded, or the same ops over other weights
         loading = self._checked(define)
         self._check_memory(loading)
         self._loading[define.program] = loading
@@ -118,6 +117,8 @@ class Runner:
             ModelFileError, OutOfDeviceMemory: that program is forgotten.
         """
         program, name = self._to_load.popleft()
+        if program not in self._loading:  # ready already, with weights it shares
+            return []
         identity, spec = self._loading[program].weights[name]
         try:
             self._weights.load_from_store(identity, spec)
@@ -152,7 +153,8 @@ class Runner:
         if loaded is None:
             raise RemoteProtocolError(f"program {run.program.hex()} is not ready")
         step = _step_of(run)
-        step.check(max_tokens=loaded.max_tokens, kv_pages=loaded.kv_pages, uses_pages=loaded.uses_pages)
+        define = loaded.define
+        step.check(max_tokens=define.max_tokens, kv_pages=define.kv_pages, uses_pages=loaded.uses_pages)
         check_inputs(loaded.executable.verified, array, step.T)
         started = perf_counter()
         output = loaded.executable.run(array, step)
@@ -236,7 +238,7 @@ class Runner:
         resident_bytes = self._device.budget.used
         ready = Ready(define.program, resident_bytes, (perf_counter() - loading.started) * 1e3)
         uses_pages = any(op_named(call.op).uses_pages for call in loading.verified.program.calls)
-        self._loaded[define.program] = Loaded(executable, ready, define.max_tokens, define.kv_pages, uses_pages)
+        self._loaded[define.program] = Loaded(define, executable, ready, uses_pages)
         log.info(
             "program.defined",
             program=loading.verified.program.name,

@@ -1,0 +1,303 @@
+"""The broker with real sockets and real kernels, its workers in threads of this process."""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zmq
+
+from ollama_zmq.bus.broker import Broker, LoadRequest, parse_servers, resolve
+from ollama_zmq.bus.worker_loop import WorkerLoop
+from ollama_zmq.devices.base import Budget
+from ollama_zmq.devices.registry import open_device
+from ollama_zmq.engine.requests import (
+    Broken,
+    Finished,
+    GenerationRequest,
+    Output,
+    Piece,
+    Request,
+    Scored,
+    ScoreRequest,
+)
+from ollama_zmq.errors import ModelFileError, OutOfDeviceMemory, RequestError, StageLost, Unreachable
+from ollama_zmq.formats.options import Options
+
+WAIT_S = 30
+GREEDY = Options(temperature=0.0, num_predict=12)
+PROMPT = tuple(range(3, 43))
+
+
+class RunningWorker:
+    """A worker in a thread; it can be stopped and started again at the same port."""
+
+    def __init__(self, memory: int = 1 << 30, port: str = "*") -> None:
+        self._memory = memory
+        self.start(port)
+
+    def start(self, port: str) -> None:
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._device = open_device("cpu", threads=1, budget=Budget(self._memory))
+        self._loop = WorkerLoop(
+            self._context, f"tcp://127.0.0.1:{port}", self._device, name="w", find_blob=lambda _: None, zap=True
+        )
+        self.address = self._loop.bound_endpoint.removeprefix("tcp://")
+        self._thread = threading.Thread(target=self._loop.run)
+        self._thread.start()
+
+    def stop(self) -> None:
+        if self._thread.is_alive():
+            self._loop.stop()
+            self._thread.join(WAIT_S)
+            self._device.close()
+            self._context.destroy(linger=0)
+
+
+@pytest.fixture
+def start_worker() -> Iterator[Callable[..., RunningWorker]]:
+    workers: list[RunningWorker] = []
+
+    def start(**options: Any) -> RunningWorker:
+        workers.append(RunningWorker(**options))
+        return workers[-1]
+
+    yield start
+    for worker in workers:
+        worker.stop()
+
+
+@pytest.fixture
+def broker() -> Iterator[Broker]:
+    with Broker(threads=1) as running:
+        yield running
+
+
+def load(broker: Broker, path: Path, *workers: RunningWorker, **options: Any):
+    request = LoadRequest(
+        "tiny", path, options.pop("num_ctx", 128), rpc_servers=tuple(w.address for w in workers), **options
+    )
+    return broker.load(request).result(WAIT_S)
+
+
+def outputs_of(broker: Broker, request: Request) -> Iterator[Output]:
+    """Outputs of *request* until it has ended."""
+    arrived: queue.Queue[Output] = queue.Queue()
+    broker.submit(request, arrived.put)
+    while True:
+        output = arrived.get(timeout=WAIT_S)
+        yield output
+        if not isinstance(output, Piece):
+            return
+
+
+def score(broker: Broker, chunk: int = 64) -> np.ndarray:
+    (scored,) = outputs_of(broker, ScoreRequest("score", PROMPT, chunk))
+    assert isinstance(scored, Scored)
+    return scored.logits
+
+
+def generate(broker: Broker, request_id: str = "g") -> tuple[str, Output]:
+    *pieces, last = outputs_of(broker, GenerationRequest(request_id, PROMPT, GREEDY))
+    return "".join(piece.text for piece in pieces), last
+
+
+def test_split_equals_unsplit_whatever_the_cut_and_the_chunk(broker, tiny_gguf, start_worker):
+    load(broker, tiny_gguf)
+    unsplit = score(broker)
+    workers = [start_worker() for _ in range(3)]
+    for n in (1, 2, 3):
+        load(broker, tiny_gguf, *workers[:n])
+        for chunk in (1, 7, 64):
+            assert np.array_equal(score(broker, chunk), unsplit), (n, chunk)
+
+
+def test_generation_over_workers_is_what_it_is_here(broker, tiny_gguf, start_worker):
+    load(broker, tiny_gguf)
+    alone = generate(broker)
+    load(broker, tiny_gguf, start_worker(), start_worker())
+    text, last = generate(broker)
+    assert isinstance(last, Finished)
+    assert (text, last.context) == (alone[0], alone[1].context)
+    assert (last.prompt_tokens, last.output_tokens) == (len(PROMPT), 12)
+
+
+def test_sizes_count_what_the_workers_hold(broker, tiny_gguf, start_worker):
+    loaded = load(broker, tiny_gguf, start_worker())
+    assert 0 < loaded.size_remote < loaded.size
+
+
+def test_the_state_tells_where_the_layers_are(broker, tiny_gguf, start_worker):
+    worker = start_worker()
+    load(broker, tiny_gguf, worker)
+    generate(broker)
+    state = broker.cluster()
+    assert [(s.worker, s.part) for s in state.stages] == [
+        ("local", "embed"),
+        (worker.address, "layers"),
+        ("local", "head"),
+    ]
+    assert state.stages[1].latency is not None
+    assert [w.status for w in state.workers] == ["ready", "ready"]
+
+
+def test_a_worker_that_dies_ends_the_request_and_the_next_runs_on_what_is_left(broker, tiny_gguf, start_worker):
+    doomed, other = start_worker(), start_worker()
+    load(broker, tiny_gguf, doomed, other)
+    expected = generate(broker)[0]
+    arrived = outputs_of(broker, GenerationRequest("long", PROMPT, Options(temperature=0.0, num_predict=100_000)))
+    next(arrived)
+    doomed.stop()
+    *_, last = arrived
+    assert isinstance(last, Broken)
+    assert isinstance(last.error, StageLost)
+    assert doomed.address in str(last.error)
+
+    load(broker, tiny_gguf, doomed, other)
+    assert {s.worker for s in broker.cluster().stages} == {"local", other.address}
+    assert generate(broker)[0] == expected
+
+
+def test_a_worker_that_returns_is_used_again(broker, tiny_gguf, start_worker):
+    worker = start_worker()
+    load(broker, tiny_gguf, worker)
+    expected = generate(broker)[0]
+    worker.stop()
+    worker.start(worker.address.rpartition(":")[2])
+    load(broker, tiny_gguf, worker)
+    assert {s.worker for s in broker.cluster().stages} == {"local", worker.address}
+    assert generate(broker)[0] == expected
+
+
+def test_a_second_broker_is_told_that_the_worker_is_leased(broker, tiny_gguf, start_worker):
+    worker = start_worker()
+    load(broker, tiny_gguf, worker)
+    with Broker(threads=1) as second, pytest.raises(Unreachable, match="is leased to another broker"):
+        load(second, tiny_gguf, worker)
+    assert isinstance(generate(broker)[1], Finished)
+
+
+def test_a_closed_broker_gives_its_workers_back(tiny_gguf, start_worker):
+    worker = start_worker()
+    for _ in range(2):
+        with Broker(threads=1) as broker:
+            load(broker, tiny_gguf, worker)
+
+
+def test_nobody_at_the_address_is_said_so(broker, tiny_gguf):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        with pytest.raises(Unreachable, match=f"nobody listens at {address}: start `ollama rpc-server` there"):
+            broker.load(LoadRequest("tiny", tiny_gguf, 128, rpc_servers=(address,))).result(WAIT_S)
+
+
+def test_somebody_else_at_the_address_is_said_so(broker, tiny_gguf):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer_like_http() -> None:
+            peer, _ = server.accept()
+            with peer:
+                peer.recv(64)
+                peer.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+
+        thread = threading.Thread(target=answer_like_http)
+        thread.start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(Unreachable, match=f"{address} answers, but not as an ollama-zmq worker"):
+            broker.load(LoadRequest("tiny", tiny_gguf, 128, rpc_servers=(address,))).result(WAIT_S)
+        thread.join(WAIT_S)
+
+
+def test_a_name_without_an_address_is_said_so(broker, tiny_gguf):
+    with pytest.raises(Unreachable, match="cannot resolve worker no-such-host.invalid:50052"):
+        broker.load(LoadRequest("tiny", tiny_gguf, 128, rpc_servers=("no-such-host.invalid:50052",))).result(WAIT_S)
+
+
+def test_a_worker_that_is_too_small_is_planned_around(broker, tiny_gguf, start_worker):
+    loaded = load(broker, tiny_gguf, start_worker(memory=1000))
+    assert loaded.size_remote == 0
+    assert isinstance(generate(broker)[1], Finished)
+
+
+def test_what_fits_nowhere_is_refused_with_the_need(tiny_gguf, start_worker):
+    with Broker(threads=1, memory_limit=10_000) as broker, pytest.raises(OutOfDeviceMemory, match="need"):
+        load(broker, tiny_gguf, start_worker(memory=1000))
+
+
+def test_a_file_that_is_no_model_leaves_the_broker_alive(broker, tiny_gguf, tmp_path):
+    wrong = tmp_path / "wrong.gguf"
+    wrong.write_bytes(b"no model at all")
+    with pytest.raises(ModelFileError, match=r"wrong\.gguf"):
+        load(broker, wrong)
+    with pytest.raises(ModelFileError, match="cannot be read: No such file"):
+        load(broker, tmp_path / "absent.gguf")
+    load(broker, tiny_gguf)
+    assert isinstance(generate(broker)[1], Finished)
+
+
+def test_a_request_without_a_model_is_refused(broker):
+    (broken,) = outputs_of(broker, ScoreRequest("s", (1,)))
+    assert str(broken.error) == "no model is loaded"
+
+
+def test_unloading_ends_what_runs(broker, tiny_gguf):
+    load(broker, tiny_gguf)
+    arrived = outputs_of(broker, GenerationRequest("long", PROMPT, Options(temperature=0.0, num_predict=100_000)))
+    next(arrived)
+    broker.unload().result(WAIT_S)
+    *_, last = arrived
+    assert str(last.error) == "the model was unloaded"
+    assert broker.loaded is None
+
+
+def test_a_canceled_request_ends_and_the_next_one_runs(broker, tiny_gguf):
+    load(broker, tiny_gguf)
+    arrived = outputs_of(broker, GenerationRequest("long", PROMPT, Options(temperature=0.0, num_predict=100_000)))
+    next(arrived)
+    broker.cancel("long")
+    *_, last = arrived
+    assert str(last.error) == "request canceled"
+    assert isinstance(generate(broker)[1], Finished)
+
+
+def test_workers_can_be_greeted_without_a_model(broker, start_worker):
+    worker = start_worker()
+    state = broker.check_workers((worker.address,)).result(WAIT_S)
+    (remote,) = [w for w in state.workers if w.address == worker.address]
+    assert (remote.status, remote.threads) == ("ready", 1)
+    assert remote.rtt_us > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "servers"),
+    [
+        ("", ()),
+        ("10.0.0.10:50052, box2:50053", ("10.0.0.10:50052", "box2:50053")),
+        ("box", ("box:50052",)),
+        ("[::1]:50052,[::1]", None),
+        ("a,,b:1,", ("a:50052", "b:1")),
+    ],
+)
+def test_a_list_of_servers_is_read(text, servers):
+    if servers is None:
+        with pytest.raises(RequestError, match="listed twice"):
+            parse_servers(text)
+    else:
+        assert parse_servers(text) == servers
+
+
+@pytest.mark.parametrize("entry", ["box:0", "box:port", ":50052", "box:70000"])
+def test_a_bad_server_is_named(entry):
+    with pytest.raises(RequestError, match=f"rpc server '{entry}'"):
+        parse_servers(f"good:1,{entry}")
+
+
+def test_an_ipv4_address_is_preferred():
+    assert resolve("localhost:5") in ("tcp://127.0.0.1:5", "tcp://[::1]:5")
