@@ -18,7 +18,7 @@ import structlog
 
 from ollama_zmq.bus.weights import FindBlob, Identity, Weights, identity_of
 from ollama_zmq.devices.base import Array, Device, Executable, Step
-from ollama_zmq.errors import OllamaZmqError, OpError, OutOfDeviceMemory, RemoteProtocolError, ShapeError
+from ollama_zmq.errors import OllamaZmqError, OpError, OutOfDeviceMemory, RemoteProtocolError
 from ollama_zmq.ops.program import Program, Verified, WeightSpec, check_inputs, program_id, verify
 from ollama_zmq.ops.registry import op_named
 from ollama_zmq.units import human_bytes
@@ -135,7 +135,10 @@ class Runner:
             ModelFileError: the weight's digest is wrong; all of it must be sent again.
             OutOfDeviceMemory: there is no room for it.
         """
-        loading = self._loading.get(put.program)
+        loaded, loading = self._loaded.get(put.program), self._loading.get(put.program)
+        if loaded is not None and any(put.weight == source.name for source in loaded.define.sources):
+            # Two programs asked for a weight they share, and the other's copy came first.
+            return [Reply(Stored(put.program, put.weight, int(chunk.size)))]
         if loading is None or put.weight not in loading.missing:
             raise RemoteProtocolError(f"weight {put.weight[:128]!r} of program {put.program.hex()} is not asked for")
         identity, spec = loading.weights[put.weight]
@@ -152,7 +155,7 @@ class Runner:
         loaded = self._loaded.get(run.program)
         if loaded is None:
             raise RemoteProtocolError(f"program {run.program.hex()} is not ready")
-        step = _step_of(run)
+        step = Step.of(run.lengths, run.positions, run.pages, run.rows)
         define = loaded.define
         step.check(max_tokens=define.max_tokens, kv_pages=define.kv_pages, uses_pages=loaded.uses_pages)
         check_inputs(loaded.executable.verified, array, step.T)
@@ -246,10 +249,3 @@ class Runner:
             resident_bytes=resident_bytes,
         )
         return ready
-
-
-def _step_of(run: Run) -> Step:
-    try:
-        return Step.of(run.lengths, run.positions, run.pages, run.rows)
-    except OverflowError:
-        raise ShapeError(f"microbatch {run.microbatch}: lengths, positions, pages or rows exceed int32") from None

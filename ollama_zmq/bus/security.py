@@ -118,6 +118,9 @@ class Door:
 
     One per context; made before the socket that asks it. ``on_left`` is called from this thread when the peer inside
     has left, before anybody else is let in.
+
+    Raises:
+        ZMQError: the context has a ZAP handler already.
     """
 
     def __init__(self, context: zmq.Context[Any], on_left: Callable[[], None]) -> None:
@@ -126,7 +129,11 @@ class Door:
         self._lock = threading.Lock()
         self._zap: zmq.Socket[bytes] = context.socket(zmq.REP)
         self._zap.setsockopt(zmq.LINGER, 0)
-        self._zap.bind(ZAP_ENDPOINT)
+        try:
+            self._zap.bind(ZAP_ENDPOINT)
+        except zmq.ZMQError:
+            self._zap.close(0)
+            raise
         self._stopped = Wakeup()
         self._monitor: Monitor | None = None
         self._thread = threading.Thread(target=self._serve, name="door", daemon=True)

@@ -61,6 +61,7 @@ class WorkerLoop:
     """Feeds one :class:`Worker` and carries out its effects until :meth:`stop`.
 
     Args:
+        context: None for one of its own.
         endpoint: "tcp://host:port", port "*" for any; or "inproc://name" within one process, where a broker cannot
             vanish alone and so is never silent.
         name: "host:port" of this worker, for messages to people.
@@ -75,8 +76,17 @@ class WorkerLoop:
     """
 
     def __init__(
-        self, context: zmq.Context[Any], endpoint: str, device: Device, *, name: str, find_blob: FindBlob, zap: bool
+        self,
+        context: zmq.Context[Any] | None,
+        endpoint: str,
+        device: Device,
+        *,
+        name: str,
+        find_blob: FindBlob,
+        zap: bool,
     ) -> None:
+        self._owns_context = context is None
+        self._context: zmq.Context[Any] = context or zmq.Context()
         self._remote = not endpoint.startswith("inproc://")
         self._worker = Worker(name, silence_limit_s=SILENCE_LIMIT_S if self._remote else float("inf"))
         self._runner = Runner(device, find_blob)
@@ -85,11 +95,11 @@ class WorkerLoop:
         self._inbox: deque[tuple[float, list[zmq.Frame]]] = deque()
         self._wakeup = Wakeup()
         self._stopping = self._left = False
-        self._dealer = worker_socket(context, endpoint, zap=zap and self._remote)
+        self._dealer = worker_socket(self._context, endpoint, zap=zap and self._remote)
         self._door: Door | None = None
         try:
             if zap and self._remote:
-                self._door = Door(context, self._on_left)
+                self._door = Door(self._context, self._on_left)
                 self._door.watch(self._dealer)
             self.bound_endpoint = bind(self._dealer, endpoint)
         except BaseException:
@@ -119,6 +129,8 @@ class WorkerLoop:
             self._door.close()
         self._dealer.close(0)
         self._wakeup.close()
+        if self._owns_context:
+            self._context.term()
 
     def _turn(self) -> None:
         """Handle one message, or else load one weight, or else let time pass."""

@@ -51,8 +51,6 @@ def rpc_server(host: str, port: int, megabytes: int | None, threads: int | None)
 
     On the main host name this machine in OLLAMA_RPC_SERVERS or in options.rpc_servers.
     """
-    import zmq
-
     from ollama_zmq import log
     from ollama_zmq.bus.security import exposure_warning, is_loopback
 
@@ -61,15 +59,13 @@ def rpc_server(host: str, port: int, megabytes: int | None, threads: int | None)
     device = _open_device(megabytes, threads)
     if not is_loopback(address):
         click.secho(exposure_warning(host, port), fg="yellow", bold=True, err=True)
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
-        loop = _listen(context, host, address, port, device)
+        loop = _listen(host, address, port, device)
         _stop_on_signals(loop.stop)
         _describe(loop, host, device)
         loop.run()
     finally:
         device.close()
-        context.term()
 
 
 def resolve(host: str) -> str:
@@ -102,7 +98,7 @@ def _open_device(megabytes: int | None, threads: int | None) -> Device:
     return open_device("cpu", threads=threads, budget=Budget(limit))
 
 
-def _listen(context: object, host: str, address: str, port: int, device: Device) -> WorkerLoop:
+def _listen(host: str, address: str, port: int, device: Device) -> WorkerLoop:
     from ollama_zmq.bus.worker_loop import WorkerLoop
     from ollama_zmq.errors import RequestError
 
@@ -110,7 +106,7 @@ def _listen(context: object, host: str, address: str, port: int, device: Device)
     endpoint = f"tcp://{f'[{address}]' if ':' in address else address}:{port or '*'}"
     try:
         return WorkerLoop(
-            context,  # type: ignore[arg-type]  # zmq is imported by the command only
+            None,
             endpoint,
             device,
             name=f"{shown}:{port}",
