@@ -4,7 +4,8 @@
     out[t, h, e]   = sum_c softmax_c(score[t, h, c]) * cache.v[c, h // (H/G), e]
 
 A sequence's keys and values are found through the step's page table. Partial sums are taken over runs of one page
-and combined in page order, so a row does not depend on what else is in the pass.
+and combined in page order, so a row does not depend on what else is in the pass. ``rtol`` is relative to the same sum
+over |cache.v|: where values cancel, an output may be small and its error is not.
 
 Source: Ainslie et al. 2023, "GQA"; Milakov & Gimelshein 2018, "Online normalizer calculation for softmax".
 """

@@ -81,7 +81,7 @@ def hidden(rng, n_rows, n_columns):
 
 @contextmanager
 def ready(device, program, weights: Mapping[str, Weight], *, kv_pages=1, max_tokens=64):
-    """The program, compiled; afterwards everything is freed and the budget says so."""
+    """A function that runs the program and copies what it gives; afterwards all is freed and the budget says so."""
     used = device.budget.used
     verified = verify(program)
     loaded = {}
@@ -89,7 +89,7 @@ def ready(device, program, weights: Mapping[str, Weight], *, kv_pages=1, max_tok
         loaded[spec.name] = device.load_weight(spec, memoryview(weights[spec.name].data))
     executable = device.compile(verified, loaded, kv_pages=kv_pages, max_tokens=max_tokens)
     try:
-        yield executable
+        yield lambda array, step: np.array(executable.run(array, step))  # what it returns is scratch memory
     finally:
         executable.close()
         for weight in loaded.values():
@@ -139,8 +139,8 @@ def run_op(device, name, arrays, attrs=None, step=None):
     program = tables.ops.program("out", tables.ops.apply(name, args, attrs))
     T = max(len(array) for argument, array in arrays.items() if op.args[argument].kind == "input")
     step = step or Step.of([T], [0])
-    with ready(device, program, tables.weights, max_tokens=T) as executable:
+    with ready(device, program, tables.weights, max_tokens=T) as run:
         if "token_ids" in arrays:
-            return np.array(executable.run(arrays["token_ids"], step))
-        executable.run(np.full(T, T, np.int32), step)
-        return np.array(executable.run(np.arange(T, dtype=np.int32), step))
+            return run(arrays["token_ids"], step)
+        run(np.full(T, T, np.int32), step)
+        return run(np.arange(T, dtype=np.int32), step)
