@@ -33,6 +33,13 @@ class JsonList(list[Json]):
         return go_json([item.printed for item in self])
 
 
+class Strings(list[str]):
+    """A Go slice of strings, which prints as ``[a b]``."""
+
+    def __str__(self) -> str:
+        return f"[{' '.join(map(str, self))}]"
+
+
 def go_json(value: object) -> str:
     """JSON as Go's ``json.Marshal`` writes it: no blanks, ``<``, ``>`` and ``&`` escaped."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
@@ -48,7 +55,7 @@ def go_message(message: Message) -> Json:
         "Role": message.get("role") or "",
         "Content": message.get("content") or "",
         "Thinking": message.get("thinking") or "",
-        "Images": list(message.get("images") or ()),
+        "Images": Strings(message.get("images") or ()),
         "ToolCalls": JsonList(calls),
         "ToolName": message.get("tool_name") or "",
         "ToolCallID": message.get("tool_call_id") or "",
@@ -75,7 +82,7 @@ def go_tool(tool: Mapping[str, Any]) -> Json:
             {
                 "Type": _type_of(property_.get("type")),
                 "Description": property_.get("description", ""),
-                "Enum": list(property_.get("enum") or ()),
+                "Enum": Strings(property_.get("enum") or ()),
                 "Items": property_.get("items"),
             },
             property_,
@@ -84,7 +91,7 @@ def go_tool(tool: Mapping[str, Any]) -> Json:
     }
     go_parameters = {
         "Type": parameters.get("type", ""),
-        "Required": list(parameters.get("required") or ()),
+        "Required": Strings(parameters.get("required") or ()),
         "Properties": Json(properties, parameters.get("properties") or {}),
     }
     go_function = {

@@ -2,8 +2,10 @@
 
 Every render has a budget of work, and whatever can multiply pays for the size of its result *before* it is made:
 
-    a turn of a loop, a call, a node of a list that is built or printed     NODE_WORK
-    text that is joined, repeated, padded, replaced or printed              1 per character
+    a call                                                              CALL_WORK
+    a turn of a loop, a node of a list that is built or printed         NODE_WORK
+    an item of lists that are joined                                    LIST_WORK
+    text that is joined, repeated, padded, replaced or printed          1 per character
 
 With MAX_WORK = 2^28 the worst template found ends after three seconds and a quarter of a gigabyte; two thousand
 messages of 500 words need a tenth of it.
@@ -21,7 +23,9 @@ from jinja2.exceptions import SecurityError
 from jinja2.runtime import LoopContext
 
 MAX_WORK = 1 << 28
+CALL_WORK = 1024
 NODE_WORK = 256
+LIST_WORK = 32
 MAX_INTEGER_BITS = 4096
 
 PADDING = ("center", "ljust", "rjust", "zfill")

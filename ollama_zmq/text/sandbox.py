@@ -23,6 +23,8 @@ from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 from ollama_zmq.text.metering import (
+    CALL_WORK,
+    LIST_WORK,
     NODE_WORK,
     check_format,
     check_integers,
@@ -201,7 +203,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         kind = next((kind for kind in METHODS if isinstance(owner, kind)), None)
         if kind is not None and name not in METHODS[kind]:
             raise SecurityError(f"{kind.__name__}.{name} is not for chat templates")
-        spend(NODE_WORK)
+        spend(CALL_WORK)
         if isinstance(owner, str):
             args = tuple(map(settled, args))
             pay_for_method(name, owner, args, kwargs)
@@ -216,7 +218,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         sizes = [len(side) for side in (left, right) if isinstance(side, str | list | tuple)]
         numbers = [side for side in (left, right) if isinstance(side, int)]
         if operator == "+":
-            spend(sum(sizes))
+            spend(sum(sizes) * (1 if isinstance(left, str) else LIST_WORK))
         elif operator == "*" and sizes and numbers:
             spend(sizes[0] * max(0, numbers[0]) * (1 if isinstance(left, str) or isinstance(right, str) else NODE_WORK))
         elif operator == "%" and isinstance(left, str):

@@ -1,0 +1,121 @@
+"""Go templates give what Ollama's own rules give."""
+
+from datetime import datetime
+
+import pytest
+
+from ollama_zmq.errors import RequestError
+from ollama_zmq.text.go_templates import GoTemplate, collate
+from ollama_zmq.text.go_values import go_json
+from tests.text.test_templates import ADD, CHAT, TOOL_CHAT, USER
+
+LLAMA3 = (
+    "{{ if .System }}<|system|>{{ .System }}<|eot|>{{ end }}{{ if .Prompt }}<|user|>{{ .Prompt }}<|eot|>{{ end }}"
+    "<|assistant|>{{ .Response }}<|eot|>"
+)
+
+
+def render(source: str, messages=USER, **options) -> str:
+    return GoTemplate(source, clock=lambda: datetime(2025, 2, 3)).render(messages, **options)
+
+
+def test_an_old_template_runs_once_per_turn_and_is_cut_where_the_model_speaks() -> None:
+    assert render(LLAMA3, CHAT) == (
+        "<|system|>be brief<|eot|><|user|>hi<|eot|><|assistant|>hello<|eot|><|user|>2+2?<|eot|><|assistant|>"
+    )
+
+
+def test_a_begun_answer_is_left_open() -> None:
+    messages = [*USER, {"role": "assistant", "content": "It is"}]
+    assert render(LLAMA3, messages) == "<|user|>2+2?<|eot|><|assistant|>It is"
+
+
+@pytest.mark.parametrize(
+    ("source", "prompt"),
+    [
+        ("{{ .Prompt }}", "2+2?"),
+        ("[{{ .Prompt }}]{{ if .Response }}{{ .Response }}</s>{{ end }}", "[2+2?]"),
+        ("{{ if .System }}S{{ else if .Prompt }}P{{ .Response }} gone{{ end }} gone", "P"),
+        (
+            '{{ if .Prompt }}{{ template "t" . }}{{ .Response }}gone{{ end }}{{ define "t" }}T{{ .Prompt }}{{ end }}',
+            "T2+2?",
+        ),
+        ("{{ .Response }}", ""),
+    ],
+)
+def test_the_last_turn_is_cut_behind_the_response(source: str, prompt: str) -> None:
+    assert render(source) == prompt
+
+
+def test_a_template_with_messages_gets_them_all() -> None:
+    source = "{{ .System }}|{{ range $i, $m := .Messages }}{{ $i }}{{ $m.Role }}:{{ .Content }};{{ end }}"
+    assert render(source, CHAT) == "be brief|0system:be brief;1user:hi;2assistant:hello;3user:2+2?;"
+
+
+def test_tools_and_calls_print_as_json() -> None:
+    source = (
+        "{{ range .Tools }}{{ .Function.Name }} {{ .Function.Parameters.Required }} {{ . }}{{ end }}|{{ .Tools }}|"
+        "{{ range .Messages }}{{ range .ToolCalls }}{{ .Function.Name }} {{ .Function.Arguments }} {{ .ID }}{{ end }}"
+        "{{ if .ToolName }}{{ .ToolName }} {{ .ToolCallID }}{{ end }}{{ end }}"
+    )
+    tool = go_json(ADD)
+    assert render(source, TOOL_CHAT, tools=[ADD]) == (
+        f'add [a] {tool}|[{tool}]|add {{"a":2}} call_ab12cd34add call_ab12cd34'
+    )
+
+
+def test_json_is_escaped_as_go_escapes_it() -> None:
+    assert go_json({"b": "<&>é\u2028", "a": [1, True, None]}) == (
+        '{"b":"\\u003c\\u0026\\u003eé\\u2028","a":[1,true,null]}'
+    )
+
+
+def test_the_dates_come_from_the_clock() -> None:
+    assert render("{{ currentDate }} {{ yesterdayDate }}") == "2025-02-03 2025-02-02"
+
+
+def test_thinking_variables() -> None:
+    source = (
+        "{{ if .IsThinkSet }}set {{ if .Think }}on {{ end }}{{ end }}{{ .ThinkLevel }}{{ with .Messages }}{{ end }}"
+    )
+    shown = [render(source, think=think) for think in (None, True, False, "low")]
+    assert shown == ["", "set on ", "set ", "set on low"]
+
+
+def test_insert_fills_prompt_and_suffix() -> None:
+    template = GoTemplate("{{ if .Suffix }}<P>{{ .Prompt }}<S>{{ .Suffix }}<M>{{ else }}{{ .Prompt }}{{ end }}")
+    assert template.render_insert("a", "b") == "<P>a<S>b<M>"
+    assert template.takes_suffix
+    with pytest.raises(RequestError, match="does not support insert"):
+        GoTemplate("{{ .Prompt }}").render_insert("a", "b")
+
+
+def test_neighbours_of_the_same_role_are_merged() -> None:
+    messages = [
+        {"role": "system", "content": "a"},
+        {"role": "user", "content": "b", "images": ["1"]},
+        {"role": "user", "content": "c", "images": ["2"]},
+        {"role": "tool", "content": "d"},
+        {"role": "tool", "content": "e"},
+        {"role": "system", "content": "f"},
+    ]
+    system, merged = collate(messages)
+    assert system == "a\n\nf"
+    assert merged == [messages[0], {"role": "user", "content": "b\n\nc", "images": ["1", "2"]}, *messages[3:]]
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ if .x }}",
+        "{{ nonsense .x }}",
+        "{{ .Messages.append 1 }}",
+        "{{ range 1000000000 }}{{ end }}",
+        '{{ printf "%1000000000d" 1 }}{{ .Messages }}',
+        '{{ define "a" }}{{ template "a" . }}{{ end }}{{ template "a" . }}{{ .Messages }}',
+    ],
+)
+def test_a_bad_template_is_a_request_error(source: str) -> None:
+    with pytest.raises(RequestError, match="template error: "):
+        render(source)

@@ -1,0 +1,66 @@
+"""What is shown to the model and what is left out."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ollama_zmq.errors import ContextOverflow, RequestError
+from ollama_zmq.text.prompts import conversation, cut_to_context, newest_that_fit, render_generate
+from ollama_zmq.text.templates import JinjaTemplate
+
+USER = {"role": "user", "content": "hi"}
+SYSTEM = {"role": "system", "content": "own"}
+EXAMPLE = {"role": "user", "content": "example"}
+SHOW = "{% for m in messages %}{{ m.role[0] }}:{{ m.content }};{% endfor %}"
+
+chats = st.lists(
+    st.builds(dict, role=st.sampled_from(["system", "user", "assistant"]), content=st.text("ab", max_size=9)),
+    min_size=1,
+)
+
+
+def test_the_systems_words_come_first_unless_the_request_has_its_own() -> None:
+    default = {"role": "system", "content": "default"}
+    assert conversation([USER], system="default", examples=[EXAMPLE]) == [default, EXAMPLE, USER]
+    assert conversation([SYSTEM, USER], system="default", examples=[EXAMPLE]) == [EXAMPLE, SYSTEM, USER]
+    assert conversation([USER]) == [USER]
+
+
+def test_generate_is_a_conversation_of_one_message() -> None:
+    assert render_generate(JinjaTemplate(SHOW), prompt="hi", system="be brief") == "s:be brief;u:hi;"
+    assert render_generate(JinjaTemplate(SHOW), prompt="hi", examples=[EXAMPLE]) == "u:example;u:hi;"
+
+
+def test_a_suffix_needs_a_template_that_has_a_place_for_it() -> None:
+    with pytest.raises(RequestError, match="insert"):
+        render_generate(JinjaTemplate(SHOW), prompt="a", suffix="b")
+
+
+@given(messages=chats, context=st.integers(0, 60))
+def test_only_the_oldest_messages_that_must_go_are_dropped(messages: list[dict[str, str]], context: int) -> None:
+    def count(kept):
+        return sum(len(message["content"]) + 1 for message in kept)
+
+    def without(n_dropped):
+        return [m for m in messages[:n_dropped] if m["role"] == "system"] + messages[n_dropped:]
+
+    fitting = [n for n in range(len(messages)) if count(without(n)) <= context]
+    assert newest_that_fit(messages, count, context) == without(min(fitting, default=len(messages) - 1))
+
+
+@given(n_tokens=st.integers(0, 300), context=st.integers(4, 200), keep=st.integers(0, 250))
+def test_a_cut_prompt_keeps_its_head_and_its_newest_tokens(n_tokens: int, context: int, keep: int) -> None:
+    token_ids = list(range(n_tokens))
+    kept = cut_to_context(token_ids, context=context, keep=keep)
+    if n_tokens < context:
+        assert kept == token_ids
+        return
+    head = min(keep, context - 2)
+    assert len(kept) == context - max((context - head) // 2, 1) < context
+    assert kept[:head] == token_ids[:head]
+    assert kept[head:] == token_ids[n_tokens - (len(kept) - head) :]
+
+
+def test_a_prompt_that_may_not_be_cut_overflows() -> None:
+    with pytest.raises(ContextOverflow, match="the prompt has 9 tokens, the context 8"):
+        cut_to_context(range(9), context=8, keep=0, may_cut=False)
