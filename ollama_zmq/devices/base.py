@@ -96,12 +96,14 @@ class Step:
 def _int32(name: str, values: Any) -> Array:
     """Return *values* as int32 [n]; unlike ``astype``, nothing is wrapped or cut."""
     try:
-        array = np.asarray(values, np.int32)
-    except (OverflowError, TypeError, ValueError) as error:
-        raise ShapeError(f"{name}: not 32-bit integers: {error}", arg=name) from None
-    if array.ndim != 1:
-        raise ShapeError(f"{name}: shape {array.shape}, expected one axis", arg=name)
-    return array
+        array = np.asarray(values if len(values) else np.zeros(0, np.int32))
+    except (TypeError, ValueError) as error:
+        raise ShapeError(f"{name}: no sequence of integers: {error}", arg=name) from None
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise ShapeError(f"{name}: {array.dtype} {array.shape}, expected integers on one axis", arg=name)
+    if array.dtype != np.int32 and len(array) and not -(2**31) <= int(array.min()) <= int(array.max()) < 2**31:
+        raise ShapeError(f"{name} are {array.min()}..{array.max()}, expected 32-bit integers", arg=name)
+    return array.astype(np.int32, copy=False)
 
 
 def _check_range(name: str, indices: Array, limit: int) -> None:
