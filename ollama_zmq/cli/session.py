@@ -1,0 +1,260 @@
+"""The conversation of ``ollama run MODEL``: ``>>>`` lines, ``/commands``, and messages over several lines in \"\"\".
+
+Session     what was said and set; knows no terminal but the lines it is given
+converse    reads lines with prompt_toolkit, keeps their history, and feeds a Session
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from ollama_zmq.cli import repl_help
+from ollama_zmq.cli.answer import Answer, timings, waiting
+from ollama_zmq.cli.list import models_table
+from ollama_zmq.cli.show import sections
+from ollama_zmq.client import Client
+from ollama_zmq.errors import ModelNotFound, OllamaZmqError, RequestError
+
+PROMPT, MORE = ">>> ", "... "
+QUOTES = '"""'
+Json = dict[str, Any]
+
+
+class Session:
+    """One conversation.
+
+    Attributes:
+        fields: of every request: options, format, think, keep_alive.
+        verbose, wraps, keeps_history: what ``/set`` turns on and off.
+    """
+
+    def __init__(self, client: Client, model: str, fields: Json, **shown: bool) -> None:
+        self.client = client
+        self.model = model
+        self.fields: Json = {"options": {}} | fields
+        self.system = ""
+        self.messages: list[Json] = []
+        self.verbose = shown.get("verbose", False)
+        self.wraps = shown.get("wraps", True)
+        self.hides_thinking = shown.get("hides_thinking", False)
+        self.keeps_history = True
+        self._pending: list[str] | None = None
+        self._take: Callable[[str], None] = self.say
+
+    @property
+    def prompt(self) -> str:
+        """What stands before the next line."""
+        return PROMPT if self._pending is None else MORE
+
+    def feed(self, line: str) -> bool:
+        """Do what *line* says; False ends the conversation. What the server refuses is told and the talk goes on."""
+        try:
+            return self._feed(line)
+        except KeyboardInterrupt:
+            click.echo("\n")
+        except OllamaZmqError as error:
+            click.echo(f"Error: {error.message}", err=True)
+        return True
+
+    def interrupt(self, line: str) -> None:
+        """Ctrl-C while *line* was typed."""
+        self._pending = None
+        if not line:
+            click.echo("\nUse Ctrl + d or /bye to exit.")
+
+    def _feed(self, line: str) -> bool:
+        if self._pending is not None:
+            self._collect(line)
+        elif line.startswith(QUOTES):
+            self._begin(line.removeprefix(QUOTES), self.say)
+        elif line.startswith("/"):
+            return self._command(line.split(), line)
+        elif line.strip():
+            self.say(line)
+        return True
+
+    def _begin(self, text: str, take: Callable[[str], None]) -> None:
+        """A text in triple quotes begins, and may end on the same line."""
+        self._take, self._pending = take, []
+        self._collect(text)
+
+    def _collect(self, line: str) -> None:
+        assert self._pending is not None
+        self._pending.append(line.removesuffix(QUOTES))
+        if line.endswith(QUOTES):
+            text, self._pending = "\n".join(self._pending), None
+            self._take(text)
+
+    def say(self, text: str) -> None:
+        """Send *text* and show the answer. What was answered before an interruption stays in the conversation."""
+        self.messages.append({"role": "user", "content": text})
+        answer = Answer(wraps=self.wraps, hides_thinking=self.hides_thinking)
+        try:
+            answer.show(self.client.chat(self.model, self.messages, **self.fields))
+        except OllamaZmqError:
+            self.messages.pop()
+            raise
+        finally:
+            if answer.content:
+                self.messages.append({"role": "assistant", "content": answer.content})
+        click.echo("\n")
+        if self.verbose:
+            click.echo(timings(answer.last), err=True)
+
+    def _command(self, words: list[str], line: str) -> bool:
+        name, arguments = words[0], words[1:]
+        if name in ("/bye", "/exit"):
+            return False
+        match name:
+            case "/?" | "/help":
+                click.echo(_help_about(arguments), err=True)
+            case "/list":
+                click.echo(models_table(self.client, *arguments[:1]))
+            case "/load":
+                self._load(arguments)
+            case "/save":
+                self._save(arguments)
+            case "/clear":
+                self.messages = [{"role": "system", "content": self.system}] if self.system else []
+                click.echo("Cleared session context")
+            case "/set":
+                self._set(arguments, line)
+            case "/show":
+                self._show(arguments)
+            case _:
+                click.echo(f"Unknown command '{name}'. Type /? for help")
+        return True
+
+    def _load(self, arguments: list[str]) -> None:
+        if len(arguments) != 1:
+            click.echo("Usage:\n  /load <modelname>")
+            return
+        click.echo(f"Loading model '{arguments[0]}'")
+        try:
+            with waiting():
+                self.client.load(arguments[0], **self.fields)
+        except ModelNotFound:
+            click.echo(f"Couldn't find model '{arguments[0]}'")
+            return
+        self.model, self.messages = arguments[0], []
+
+    def _save(self, arguments: list[str]) -> None:
+        if len(arguments) != 1:
+            click.echo("Usage:\n  /save <modelname>")
+            return
+        fields = {
+            "from": self.model,
+            "system": self.system,
+            "parameters": self.fields["options"],
+            "messages": self.messages,
+        }
+        for _ in self.client.create(arguments[0], **{name: value for name, value in fields.items() if value}):
+            pass
+        click.echo(f"Created new model '{arguments[0]}'")
+
+    def _set(self, arguments: list[str], line: str) -> None:
+        match arguments:
+            case []:
+                click.echo(repl_help.SET, err=True)
+            case ["history" | "nohistory" as which]:
+                self.keeps_history = which == "history"
+            case ["wordwrap" | "nowordwrap" as which]:
+                self.wraps = which == "wordwrap"
+                click.echo(f"Set '{which}' mode.")
+            case ["verbose" | "quiet" as which]:
+                self.verbose = which == "verbose"
+                click.echo(f"Set '{which}' mode.")
+            case ["think", *level]:
+                self.fields["think"] = level[0] if level else True
+                click.echo(f"Set 'think' mode to '{level[0]}'." if level else "Set 'think' mode.")
+            case ["nothink"]:
+                self.fields["think"] = False
+                click.echo("Set 'nothink' mode.")
+            case ["format", "json"]:
+                self.fields["format"] = "json"
+                click.echo("Set format to 'json' mode.")
+            case ["format", *_]:
+                click.echo("Invalid or missing format. For 'json' mode use '/set format json'")
+            case ["noformat"]:
+                self.fields.pop("format", None)
+                click.echo("Disabled format.")
+            case ["parameter", name, first, *rest]:
+                self._set_parameter(name, [first, *rest])
+            case ["parameter", *_]:
+                click.echo(repl_help.PARAMETERS, err=True)
+            case ["system", *words] if words:
+                self._set_system(line.split("system", 1)[1].strip())
+            case ["system"]:
+                click.echo(repl_help.SET, err=True)
+            case [other, *_]:
+                click.echo(f"Unknown command '/set {other}'. Type /? for help")
+
+    def _set_parameter(self, name: str, texts: list[str]) -> None:
+        from ollama_zmq.formats.options import parse_parameter
+
+        try:
+            value = texts if name == "stop" else parse_parameter(name, texts[0])
+        except RequestError as error:
+            click.echo(f"Couldn't set parameter: {error.message}")
+            return
+        self.fields["options"][name] = value
+        click.echo(f"Set parameter '{name}' to '{', '.join(texts)}'")
+
+    def _set_system(self, text: str) -> None:
+        if text.startswith(QUOTES):
+            self._begin(text.removeprefix(QUOTES), self._take_system)
+        else:
+            self._take_system(text)
+
+    def _take_system(self, text: str) -> None:
+        self.system = text
+        if self.messages and self.messages[-1]["role"] == "system":
+            self.messages.pop()
+        self.messages.append({"role": "system", "content": text})
+        click.echo("Set system message.")
+
+    def _show(self, arguments: list[str]) -> None:
+        if not arguments:
+            click.echo(repl_help.SHOW, err=True)
+            return
+        info = self.client.show(self.model, system=self.system)
+        match arguments[0]:
+            case "info":
+                click.echo(sections(info), nl=False)
+            case "modelfile":
+                click.echo(info["modelfile"])
+            case "license":
+                click.echo(info.get("license") or "No license was specified for this model.")
+            case "template":
+                click.echo(info.get("template") or "No prompt template was specified for this model.")
+            case "system":
+                system = info.get("system")
+                click.echo(f"{system}\n" if system else "No system message was specified for this model.")
+            case "parameters":
+                click.echo(_parameters(info.get("parameters", ""), self.fields["options"]))
+            case other:
+                click.echo(f"Unknown command '/show {other}'. Type /? for help")
+
+
+def _help_about(arguments: list[str]) -> str:
+    match arguments[:1]:
+        case ["set" | "/set"]:
+            return repl_help.SET
+        case ["show" | "/show"]:
+            return repl_help.SHOW
+        case ["shortcut" | "shortcuts"]:
+            return repl_help.SHORTCUTS
+    return repl_help.COMMANDS
+
+
+def _parameters(of_model: str, of_user: Json) -> str:
+    lines = ["Model defined parameters:"]
+    lines += [
+        f"  {line}" for line in (of_model or "No additional parameters were specified for this model.").splitlines()
+    ]
+    if of_user:
+        lines += ["", "User defined parameters:", *(f"  {name:<30} {value}" for name, value in of_user.items())]
+    return "\n".join(lines) + "\n"
