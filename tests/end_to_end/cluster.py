@@ -16,6 +16,9 @@ import httpx
 from ollama_zmq.cli.children import Child, Children
 
 DEADLINE_S = 60.0
+HTTP: dict[str, Any] = {"timeout": DEADLINE_S, "trust_env": False}
+LASTING = {"temperature": 0.3, "repeat_penalty": 1.3, "seed": 1}  # neither an end token nor 30 equal tokens in a row
+ENDLESS = 10**6
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,32 +46,33 @@ class Cluster:
 
     def get(self, path: str) -> Any:
         """The JSON at *path*."""
-        return self._client().get(path).raise_for_status().json()
+        return httpx.get(f"{self.url}{path}", **HTTP).raise_for_status().json()
 
     def post(self, path: str, **body: Any) -> httpx.Response:
         """The answer to *body*, whole and of whatever status."""
-        return self._client().post(path, json=body)
+        return httpx.post(f"{self.url}{path}", json=body, **HTTP)
+
+    def ask(self, prompt: str = "hello", **options: Any) -> httpx.Response:
+        """One answer of the model ``tiny``, not streamed; 32 tokens unless *options* say otherwise."""
+        options = {**LASTING, "num_predict": 32, **options}
+        return self.post("/api/generate", model="tiny", prompt=prompt, stream=False, options=options)
 
     def generate(self, prompt: str = "hello", **options: Any) -> Any:
-        """One answer of the model ``tiny``, not streamed; 32 tokens unless *options* say otherwise."""
-        answer = self.post(
-            "/api/generate", model="tiny", prompt=prompt, stream=False, options={"num_predict": 32, **options}
-        )
+        """The JSON of :meth:`ask`, which must succeed."""
+        answer = self.ask(prompt, **options)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
     @contextmanager
-    def stream(self, **body: Any) -> Iterator[Iterator[Any]]:
-        """The lines of a streamed ``/api/generate``; the connection closes when the block ends."""
-        with self._client().stream("POST", "/api/generate", json={"model": "tiny", **body}) as answer:
+    def stream(self, n_tokens: int = ENDLESS) -> Iterator[Iterator[Any]]:
+        """The lines of a streamed answer of *n_tokens*; the connection closes when the block ends."""
+        body = {"model": "tiny", "prompt": "hello", "options": {**LASTING, "num_predict": n_tokens}}
+        with httpx.stream("POST", f"{self.url}/api/generate", json=body, **HTTP) as answer:
             yield (json.loads(line) for line in answer.iter_lines())
 
-    def endless(self) -> dict[str, Any]:
-        """A request whose answer goes on for minutes."""
-        return {"prompt": "hello", "options": {"num_predict": 10**6, "temperature": 0.0}}
-
-    def _client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=DEADLINE_S, trust_env=False)
+    def places(self) -> set[str]:
+        """Who holds a part of the model."""
+        return {stage["worker"] for stage in self.get("/api/cluster")["stages"]}
 
 
 def until(true: Callable[[], bool]) -> None:

@@ -8,17 +8,24 @@ from pathlib import Path
 import pytest
 
 from ollama_zmq.cli.children import Children
+from ollama_zmq.formats.gguf import open_gguf
 from ollama_zmq.store.create import Recipe
 from ollama_zmq.store.models import Store
 from tests.end_to_end.cluster import Cluster
-from tests.models_tiny import write_tiny_llama
+from tests.models_tiny import CONTROL_TOKENS, write_tiny_llama
 
 
 @pytest.fixture(scope="session")
 def wide_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A llama of 8 layers of 2 MB: large enough for memory limits in MB, and fast."""
+    """A llama of 8 layers of 2 MB, large enough for limits in MB; it (nearly) never ends a text by itself."""
     path = tmp_path_factory.mktemp("wide") / "wide.gguf"
-    return write_tiny_llama(path, n_layers=8, hidden_size=256, head_dim=64, ffn_size=1024, context_length=1024)
+    write_tiny_llama(path, n_layers=8, hidden_size=256, head_dim=64, ffn_size=1024, context_length=1024)
+    with open_gguf(path) as gguf:
+        embedding = gguf.tensors["token_embd.weight"]
+    with path.open("r+b") as file:  # end tokens get logit 0, which a low temperature makes unlikely
+        file.seek(embedding.offset)
+        file.write(bytes(len(CONTROL_TOKENS) * embedding.nbytes // embedding.shape[0]))
+    return path
 
 
 @pytest.fixture(scope="session")

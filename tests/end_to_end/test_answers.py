@@ -8,7 +8,7 @@ from tests.end_to_end.cluster import Cluster
 
 
 def test_an_answer_streams_token_by_token(quiet_cluster: Cluster) -> None:
-    with quiet_cluster.stream(prompt="hello", options={"num_predict": 24, "temperature": 0.0}) as lines:
+    with quiet_cluster.stream(24) as lines:
         *chunks, last = list(lines)
     assert len(chunks) > 8
     assert not any(chunk["done"] for chunk in chunks)
@@ -41,5 +41,4 @@ def test_the_answer_does_not_depend_on_the_split(quiet_cluster: Cluster, options
 
 def test_the_list_of_a_request_goes_before_the_servers_own(quiet_cluster: Cluster) -> None:
     quiet_cluster.generate(rpc_servers=quiet_cluster.addresses[2])
-    stages = quiet_cluster.get("/api/cluster")["stages"]
-    assert {s["worker"] for s in stages} == {quiet_cluster.addresses[2], "local"}
+    assert quiet_cluster.places() == {quiet_cluster.addresses[2], "local"}

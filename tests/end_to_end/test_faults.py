@@ -16,16 +16,15 @@ from tests.end_to_end.cluster import Cluster, until
 
 
 def test_a_killed_worker_ends_its_request_and_nothing_else(cluster: Cluster) -> None:
-    with cluster.stream(**cluster.endless()) as lines:
+    with cluster.stream() as lines:
         next(lines)
         cluster.workers[1].signal(signal.SIGKILL)
         last = list(lines)[-1]
     assert set(last) == {"error"}
     assert cluster.addresses[1] in last["error"]
-    whole = cluster.generate(rpc_servers="", temperature=0.0)
-    rest = cluster.generate(temperature=0.0)
-    assert rest["context"] == whole["context"]
-    assert {s["worker"] for s in cluster.get("/api/cluster")["stages"]} == {cluster.addresses[0], "local"}
+    rest = cluster.generate()["context"]
+    assert cluster.places() == {cluster.addresses[0], "local"}
+    assert rest == cluster.generate(rpc_servers="")["context"]
 
 
 def test_a_worker_that_comes_back_is_used_again(cluster: Cluster, models: Path) -> None:
@@ -39,7 +38,7 @@ def test_a_worker_that_comes_back_is_used_again(cluster: Cluster, models: Path) 
     def is_used() -> bool:
         cluster.generate(num_ctx=512)  # the other context makes it load again
         cluster.generate()
-        return cluster.addresses[0] in {s["worker"] for s in cluster.get("/api/cluster")["stages"]}
+        return cluster.addresses[0] in cluster.places()
 
     until(is_used)
 
@@ -48,14 +47,14 @@ def test_a_second_broker_is_refused_and_the_first_goes_on(cluster: Cluster, mode
     cluster.generate()
     other = Cluster.start(cluster.children, models, n_workers=0)
     servers = ",".join(cluster.addresses)
-    refused = other.post("/api/generate", model="tiny", prompt="hello", options={"rpc_servers": servers}, stream=False)
+    refused = other.ask(rpc_servers=servers)
     assert refused.status_code == 503
     assert f"worker {cluster.addresses[0]} is leased to another broker" in refused.json()["error"]
     cluster.generate()
 
 
 def test_a_stranger_who_knocks_at_a_worker_disturbs_nobody(cluster: Cluster) -> None:
-    with cluster.stream(prompt="hello", options={"num_predict": 200, "temperature": 0.0}) as lines:
+    with cluster.stream(200) as lines:
         next(lines)
         for address in cluster.addresses:
             host, _, port = address.partition(":")
@@ -67,7 +66,7 @@ def test_a_stranger_who_knocks_at_a_worker_disturbs_nobody(cluster: Cluster) -> 
 
 
 def test_a_client_that_leaves_frees_the_engine(cluster: Cluster) -> None:
-    with cluster.stream(**cluster.endless()) as lines:
+    with cluster.stream() as lines:
         next(lines)
     assert cluster.generate(num_predict=4)["eval_count"] == 4
 
@@ -78,11 +77,11 @@ def test_a_small_worker_gets_what_fits(children: Children, models: Path) -> None
     large = children.start_worker(threads=1, env=env)
     url = children.start_server([small, large], env=env)
     cluster = Cluster(children, url, children.running[-1], (small, large), tuple(children.running[:2]))
-    split = cluster.generate(num_ctx=256, num_batch=64, temperature=0.0)
+    split = cluster.generate(num_ctx=256, num_batch=64)
     workers = {worker["address"]: worker for worker in cluster.get("/api/cluster")["workers"]}
     assert workers[small]["memory_budget"] == 24 << 20
     assert 0 < workers[small]["resident_bytes"] <= 24 << 20
-    assert split["context"] == cluster.generate(num_ctx=256, rpc_servers="", temperature=0.0)["context"]
+    assert split["context"] == cluster.generate(num_ctx=256, rpc_servers="")["context"]
 
 
 # Somebody else at the address
@@ -118,7 +117,7 @@ def somebody() -> Iterator[Callable[[bytes], str]]:
 
 
 def _load_over(cluster: Cluster, servers: str) -> tuple[int, str]:
-    answer = cluster.post("/api/generate", model="tiny", prompt="hello", options={"rpc_servers": servers}, stream=False)
+    answer = cluster.ask(rpc_servers=servers)
     return answer.status_code, answer.json()["error"]
 
 
@@ -173,7 +172,7 @@ def test_a_port_in_use_is_named(children: Children, command: str, somebody: Call
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupts_end_every_process_without_a_traceback(cluster: Cluster, number: signal.Signals) -> None:
-    with cluster.stream(**cluster.endless()) as lines:
+    with cluster.stream() as lines:
         next(lines)
         processes = [cluster.server, *cluster.workers]
         for child in processes:
