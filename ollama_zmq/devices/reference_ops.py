@@ -59,8 +59,7 @@ def add_bias(x: Array, bias: Array) -> Float64:
 
 def silu_mul(gate: Array, up: Array) -> Float64:
     g = _float64(gate)
-    with np.errstate(over="ignore"):  # exp of a large number is inf, and the quotient 0
-        gated: Float64 = g / (1 + np.exp(-g)) * up
+    gated: Float64 = g / (1 + np.exp(-g)) * up
     return gated
 
 
@@ -95,9 +94,8 @@ def take_rows(x: Array, rows: Array) -> Float64:
 def store_kv(step: Step, k: Array, v: Array, cache: KvCache, *, n_kv_heads: int, head_dim: int) -> None:
     for rows, start, slots in _sequences(step):
         written = slots[start:]
-        with np.errstate(over="ignore"):  # beyond float16 is inf
-            cache.k[written] = k[rows].reshape(-1, n_kv_heads, head_dim).astype(np.float16)
-            cache.v[written] = v[rows].reshape(-1, n_kv_heads, head_dim).astype(np.float16)
+        cache.k[written] = k[rows].reshape(-1, n_kv_heads, head_dim).astype(np.float16)
+        cache.v[written] = v[rows].reshape(-1, n_kv_heads, head_dim).astype(np.float16)
 
 
 def attention(
