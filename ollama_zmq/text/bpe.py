@@ -11,7 +11,8 @@ byte alphabet is Radford et al. 2019's.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Any
 
 from ollama_zmq.errors import ModelFileError
 from ollama_zmq.text.pretokenizers import PreTokenizer
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as Engine
 
 SPACE = "▁"
+_NUMBER = re.compile(r"\d+(?!\w)")
 
 
 def _byte_alphabet() -> dict[str, int]:
@@ -42,12 +44,14 @@ class BytePairs:
 
     def __init__(self, vocabulary: Vocabulary, merges: list[str], rules: PreTokenizer) -> None:
         self._byte_level = rules.byte_level
+        self._groups_digits = rules.groups_digits
         self._engine = _engine(vocabulary, merges, rules)
 
     def token_ids(self, text: str, *, after_special: bool) -> list[int]:
         """Token ids of plain *text*; a special token before it changes nothing."""
         text = text if self._byte_level else text.replace(" ", SPACE)
-        found: list[int] = self._engine.encode(text, add_special_tokens=False).ids
+        given = _digit_groups(text) if self._groups_digits else text
+        found: list[int] = self._engine.encode(given, is_pretokenized=self._groups_digits, add_special_tokens=False).ids
         return found
 
     def piece(self, text: str) -> bytes:
@@ -60,10 +64,23 @@ class BytePairs:
             return text.encode("utf-8", "surrogateescape")
 
 
-def _pair(merge: str) -> tuple[str, str]:
-    """The two halves of a merge; the first may itself begin with a space."""
-    at = merge.find(" ", 1)
-    return merge[:at], merge[at + 1 :]
+def _digit_groups(text: str) -> list[str]:
+    """*text* in pieces, its numbers cut into groups of three from the right. A number ends where a word would."""
+    pieces, start = [], 0
+    for number in _NUMBER.finditer(text):
+        first, end = number.span()
+        for cut in (first, *range(end - 3 * ((end - first - 1) // 3), end, 3), end):
+            pieces += [text[start:cut]] if cut > start else []
+            start = cut
+    return [*pieces, text[start:]] if start < len(text) else pieces
+
+
+def _pairs(merges: list[str], byte_level: bool) -> list[tuple[str, str]]:
+    """The two halves of each merge. Only in plain text, where a space is a character, may the first begin with one."""
+    if byte_level:
+        halves: list[Any] = [tuple(merge.split(" ")) for merge in merges]  # the library refuses what is no pair
+        return halves
+    return [(merge[:at], merge[at + 1 :]) for merge in merges for at in [merge.find(" ", 1)]]
 
 
 def _engine(vocabulary: Vocabulary, merges: list[str], rules: PreTokenizer) -> Engine:
@@ -72,7 +89,7 @@ def _engine(vocabulary: Vocabulary, merges: list[str], rules: PreTokenizer) -> E
     try:
         model = models.BPE(
             vocabulary.ids,
-            [_pair(merge) for merge in merges],
+            _pairs(merges, rules.byte_level),
             ignore_merges=rules.ignore_merges,
             byte_fallback=not rules.byte_level,
         )

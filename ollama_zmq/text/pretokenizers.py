@@ -28,12 +28,15 @@ class PreTokenizer:
         patterns: see the head of this file.
         ignore_merges: a word that is a token is taken whole, whatever the merges say.
         add_bos: put BOS in front unless the file says otherwise.
+        groups_digits: numbers are first cut into groups of three from the right, "1234" into "1" and "234". As an
+            expression that takes a lookahead over all digits at each of them: quadratic time, so it is done by hand.
         byte_level: tokens are in GPT-2's byte alphabet; otherwise plain text with ``▁`` for a space and <0xXX> bytes.
     """
 
     patterns: tuple[str, ...]
     ignore_merges: bool = False
     add_bos: bool = False
+    groups_digits: bool = False
     byte_level: bool = True
 
 
@@ -42,6 +45,7 @@ BLANKS = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 CASED_WORDS = rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+%s|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*%s"
 ASCII_PUNCTUATION = r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"
+NOT_HAN = r"&&[^\p{Han}]]"  # Oniguruma's intersection of character classes
 CJK = "[一-龥぀-ゟ゠-ヿ]+"
 DEEPSEEK_HAN = "[一-龥ࠀ-一가-퟿]+"
 SENTENCE_PIECES = r" ?[^(\s|.,!?…。，、।۔،)]+"
@@ -71,6 +75,12 @@ QWEN2 = _words(r"\p{N}")
 DEEPSEEK3_TAIL = rf"{ASCII_PUNCTUATION}[A-Za-z]+|[^\r\n\p{{L}}\p{{P}}\p{{S}}]?[\p{{L}}\p{{M}}]+| ?[\p{{P}}\p{{S}}]+"
 DEEPSEEK3 = (r"\p{N}{1,3}", CJK, rf"{DEEPSEEK3_TAIL}[\r\n]*|{BLANKS}")
 GPT4O = (rf"{CASED_WORDS % ((CONTRACTION + '?',) * 2)}|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{BLANKS}",)
+KIMI_UPPER, KIMI_LOWER = (letters.removesuffix("]") + NOT_HAN for letters in (UPPER, LOWER))
+KIMI_K2 = (
+    rf"\p{{Han}}+|[^\r\n\p{{L}}\p{{N}}]?{KIMI_UPPER}*{KIMI_LOWER}+{CONTRACTION}?"
+    rf"|[^\r\n\p{{L}}\p{{N}}]?{KIMI_UPPER}+{KIMI_LOWER}*{CONTRACTION}?"
+    rf"|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{BLANKS}"
+)
 YOUTU_SCRIPTS = "[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]+"
 BLANK_CASCADE = "|".join(rf"\s{{{n}}}(?!\S)" for n in (512, 256, 128, 64, 32, 16, 8, 4, "1,2")) + r"|\s{1}"
 
@@ -122,6 +132,8 @@ RULES: dict[str, PreTokenizer] = {
     "viking": PreTokenizer((SENTENCE_PIECES, r"\p{N}")),
     "gpt-4o llama4 kanana2 talkie minimax-m2": PreTokenizer(GPT4O),
     "granite-embed-multi-97m": PreTokenizer(GPT4O, ignore_merges=True),
+    "tiny_aya cohere2moe": PreTokenizer(GPT4O, groups_digits=True),
+    "kimi-k2": PreTokenizer((KIMI_K2,)),
     "tekken": PreTokenizer(
         (rf"{CASED_WORDS % ('', '')}|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{BLANKS}",),
         ignore_merges=True,

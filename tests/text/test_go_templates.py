@@ -75,11 +75,9 @@ def test_the_dates_come_from_the_clock() -> None:
 
 
 def test_thinking_variables() -> None:
-    source = (
-        "{{ if .IsThinkSet }}set {{ if .Think }}on {{ end }}{{ end }}{{ .ThinkLevel }}{{ with .Messages }}{{ end }}"
-    )
+    source = "{{ if .IsThinkSet }}set{{ if .Think }} on{{ end }}{{ end }}{{ .ThinkLevel }}{{ if .Messages }}.{{ end }}"
     shown = [render(source, think=think) for think in (None, True, False, "low")]
-    assert shown == ["", "set on ", "set ", "set on low"]
+    assert shown == [".", "set on.", "set.", "set onlow."]
 
 
 def test_insert_fills_prompt_and_suffix() -> None:

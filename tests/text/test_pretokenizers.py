@@ -36,6 +36,8 @@ def test_no_name_stands_for_two_rules() -> None:
         ("gpt-4o", "camelCase's", ["camel", "Case's"]),
         ("deepseek-v3", "12345 中文", ["123", "45", " ", "中文"]),
         ("falcon", "12345", ["123", "45"]),
+        ("tiny_aya", "a 1234567, 89", ["a", " ", "1", "234", "567", ",", " ", "89"]),
+        ("kimi-k2", "hi中文's 1234", ["hi", "中文", "'s", " ", "123", "4"]),
     ],
 )
 def test_words_are_cut_where_the_model_expects(pre: str, text: str, words: list[str]) -> None:
