@@ -1,14 +1,18 @@
-"""The routes of the API as one ASGI application, and what surrounds them: guards, errors, start and end."""
+"""The routes of the API as one ASGI application, and what surrounds them: guards, errors, start and end.
+
+The server answers before the broker and numpy are imported: they come in a thread while it already listens, and
+endpoints that need them are imported, and wait, with their first request.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -16,69 +20,85 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from ollama_zmq.config import Config
 from ollama_zmq.errors import OllamaZmqError
-from ollama_zmq.server.endpoints import about, blobs, chat, cluster, create, generate, models
+from ollama_zmq.server.endpoints import about
 from ollama_zmq.server.guards import HostGuard, OriginGuard
-from ollama_zmq.server.services import Services
 from ollama_zmq.server.streaming import error_response
 
-log = structlog.get_logger()
+if TYPE_CHECKING:
+    from ollama_zmq.server.services import Services
+
+
+def lazily(module: str, function: str) -> Callable[[Request], Awaitable[Response]]:
+    """The endpoint *function* of ``endpoints/<module>.py``, imported once the services are there."""
+
+    async def endpoint(request: Request) -> Response:
+        await asyncio.shield(request.app.state.services)
+        found = getattr(import_module(f"ollama_zmq.server.endpoints.{module}"), function)
+        response: Response = await found(request)
+        return response
+
+    return endpoint
+
 
 ROUTES = [
     Route("/", about.root),
     Route("/api/version", about.version),
-    Route("/api/generate", generate.generate, methods=["POST"]),
-    Route("/api/chat", chat.chat, methods=["POST"]),
-    Route("/api/tags", models.tags),
-    Route("/api/ps", models.ps),
-    Route("/api/show", models.show, methods=["POST"]),
-    Route("/api/copy", models.copy, methods=["POST"]),
-    Route("/api/delete", models.delete, methods=["DELETE"]),
-    Route("/api/create", create.create, methods=["POST"]),
-    Route("/api/blobs/{digest}", blobs.head, methods=["HEAD"]),
-    Route("/api/blobs/{digest}", blobs.upload, methods=["POST"]),
-    Route("/api/cluster", cluster.cluster),
+    Route("/api/generate", lazily("generate", "generate"), methods=["POST"]),
+    Route("/api/chat", lazily("chat", "chat"), methods=["POST"]),
+    Route("/api/tags", lazily("models", "tags")),
+    Route("/api/ps", lazily("models", "ps")),
+    Route("/api/show", lazily("models", "show"), methods=["POST"]),
+    Route("/api/copy", lazily("models", "copy"), methods=["POST"]),
+    Route("/api/delete", lazily("models", "delete"), methods=["DELETE"]),
+    Route("/api/create", lazily("create", "create"), methods=["POST"]),
+    Route("/api/blobs/{digest}", lazily("blobs", "head"), methods=["HEAD"]),
+    Route("/api/blobs/{digest}", lazily("blobs", "upload"), methods=["POST"]),
+    Route("/api/cluster", lazily("cluster", "cluster")),
     *(Route(path, about.missing, methods=["GET", "POST"]) for path in about.MISSING),
 ]
 
 
-def make_app(services: Services) -> Starlette:
-    """The application. Its lifespan starts and closes the broker, and tidies the store."""
-    app = Starlette(
+def make_app(
+    config: Config,
+    open_services: Callable[[], Services],
+    on_failure: Callable[[BaseException], None] = lambda error: None,
+) -> Starlette:
+    """The application.
+
+    Args:
+        open_services: runs in a thread while the first requests are answered already.
+        on_failure: told what it raised, if it did; every request that needs the services is told as well.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        opening = app.state.services = asyncio.ensure_future(asyncio.to_thread(open_services))
+        opening.add_done_callback(lambda opened: _tell_failure(opened, on_failure))
+        try:
+            yield
+        finally:
+            await asyncio.wait((opening,))
+            if opening.exception() is None:
+                opening.result().scheduler.close()
+                await asyncio.to_thread(opening.result().broker.close)
+
+    return Starlette(
         routes=ROUTES,
         middleware=[
-            Middleware(OriginGuard, patterns=services.config.origins),
-            Middleware(HostGuard, is_loopback=services.config.host.is_loopback),
+            Middleware(OriginGuard, patterns=config.origins),
+            Middleware(HostGuard, is_loopback=config.host.is_loopback),
         ],
         exception_handlers={OllamaZmqError: _refused, HTTPException: _not_routed, Exception: _refused},
-        lifespan=_lifespan,
+        lifespan=lifespan,
     )
-    app.state.services = services
-    return app
 
 
-@asynccontextmanager
-async def _lifespan(app: Starlette) -> AsyncIterator[None]:
-    services: Services = app.state.services
-    await asyncio.to_thread(services.broker.start)
-    pruning = asyncio.create_task(asyncio.to_thread(_prune, services))
-    try:
-        yield
-    finally:
-        await asyncio.wait((pruning,))
-        services.scheduler.close()
-        await asyncio.to_thread(services.broker.close)
-
-
-def _prune(services: Services) -> None:
-    """Delete what no model needs. A store that cannot be tidied still serves."""
-    try:
-        removed = services.store.prune(time.time())
-    except OSError as error:
-        log.warning("store.not_pruned", error=str(error))
-        return
-    if removed:
-        log.info("store.pruned", files=len(removed))
+def _tell_failure(opened: asyncio.Future[Services], on_failure: Callable[[BaseException], None]) -> None:
+    error = opened.exception()
+    if error is not None:
+        on_failure(error)
 
 
 async def _refused(request: Request, error: Exception) -> Response:

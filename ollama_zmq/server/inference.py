@@ -17,7 +17,7 @@ from ollama_zmq.engine.requests import Finished, GenerationRequest, Piece, Token
 from ollama_zmq.errors import ModelFileError, RequestError
 from ollama_zmq.formats.options import Options, merge_options
 from ollama_zmq.server.facts import Facts, facts_of
-from ollama_zmq.server.schema import Inference, Logprob, Metrics, TopLogprob
+from ollama_zmq.server.schema import Inference, Logprob, TopLogprob
 from ollama_zmq.server.services import Services
 from ollama_zmq.store.stored_model import StoredModel
 from ollama_zmq.text.tokenizer import Tokenizer
@@ -166,16 +166,15 @@ def _facts_for_log(finished: Finished) -> dict[str, object]:
 
 
 def metrics(call: Call, ready_ns: int, finished: Finished) -> dict[str, Any]:
-    """The fields of :class:`Metrics`. *ready_ns*: when the model was there, monotonic."""
-    fields = Metrics(
-        total_duration=time.monotonic_ns() - call.started_ns,
-        load_duration=ready_ns - call.started_ns,
-        prompt_eval_count=finished.prompt_tokens,
-        prompt_eval_duration=round(finished.prefill_s * 1e9),
-        eval_count=finished.output_tokens,
-        eval_duration=round(finished.decode_s * 1e9),
-    )
-    return {name: getattr(fields, name) for name in fields.__struct_fields__}
+    """The counts and durations of the last chunk. *ready_ns*: when the model was there, monotonic."""
+    return {
+        "total_duration": time.monotonic_ns() - call.started_ns,
+        "load_duration": ready_ns - call.started_ns,
+        "prompt_eval_count": finished.prompt_tokens,
+        "prompt_eval_duration": round(finished.prefill_s * 1e9),
+        "eval_count": finished.output_tokens,
+        "eval_duration": round(finished.decode_s * 1e9),
+    }
 
 
 def logprobs_of(piece: Piece) -> list[Logprob]:

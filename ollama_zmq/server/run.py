@@ -12,8 +12,8 @@ import os
 import signal
 import socket
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import structlog
 import uvicorn
@@ -21,9 +21,12 @@ import uvicorn
 from ollama_zmq.config import Config
 from ollama_zmq.errors import OllamaZmqError
 from ollama_zmq.server.app import make_app
-from ollama_zmq.server.services import Services
-from ollama_zmq.store.models import Store
 from ollama_zmq.version import VERSION
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+    from ollama_zmq.server.services import Services
 
 log = structlog.get_logger()
 
@@ -90,12 +93,15 @@ def serve(config: Config) -> None:
 
 
 async def _serve(config: Config, listener: socket.socket) -> None:
-    from ollama_zmq.bus.broker import Broker
+    failures: list[BaseException] = []
 
-    store = Store(config.models, keeps_blobs=config.no_prune)
-    services = Services.of(config, store, Broker(find_blob=lambda blob: _blob_path(store, blob)))
+    def fail(error: BaseException) -> None:
+        failures.append(error)
+        server.should_exit = True
+
+    app = make_app(config, lambda: _open_services(config), fail)
     settings = uvicorn.Config(
-        make_app(services),
+        app,
         log_config=None,
         log_level="critical",
         access_log=False,
@@ -105,18 +111,28 @@ async def _serve(config: Config, listener: socket.socket) -> None:
         timeout_graceful_shutdown=GRACE_S,
     )
     server = Server(settings)
-    _stop_on_signals(server, services)
+    _stop_on_signals(server, app)
     host, port = listener.getsockname()[:2]
     log.info("server.started", url=f"http://{host}:{port}", models_dir=str(config.models), version=VERSION)
     await server.serve(sockets=[listener])
+    if failures:
+        raise failures[0]
     log.info("server.stopped")
 
 
-def _stop_on_signals(server: Server, services: Services) -> None:
+def _open_services(config: Config) -> Services:
+    from ollama_zmq.server.services import open_services
+
+    return open_services(config)
+
+
+def _stop_on_signals(server: Server, app: Starlette) -> None:
     def stop() -> None:
         server.force_exit = server.should_exit
         server.should_exit = True
-        services.stop()
+        opening = app.state.services
+        if opening.done() and opening.exception() is None:
+            opening.result().stop()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -124,10 +140,3 @@ def _stop_on_signals(server: Server, services: Services) -> None:
             loop.add_signal_handler(number, stop)
         except NotImplementedError:  # Windows
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
-
-
-def _blob_path(store: Store, blob: str) -> Path | None:
-    with suppress(OllamaZmqError):
-        path = store.blobs.path(blob)
-        return path if path.is_file() else None
-    return None

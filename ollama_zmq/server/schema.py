@@ -106,19 +106,8 @@ class DebugInfo(msgspec.Struct, omit_defaults=True):
     image_count: int = 0
 
 
-class Metrics(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """Counts, and durations in nanoseconds; of the last chunk only."""
-
-    total_duration: int = 0
-    load_duration: int = 0
-    prompt_eval_count: int = 0
-    prompt_eval_duration: int = 0
-    eval_count: int = 0
-    eval_duration: int = 0
-
-
-class GenerateResponse(Metrics, kw_only=True, omit_defaults=True):
-    """A chunk of ``/api/generate``, or all of them in one."""
+class GenerateResponse(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A chunk of ``/api/generate``, or all of them in one. Durations are nanoseconds; numbers stand in the last one."""
 
     model: str
     created_at: str
@@ -126,18 +115,30 @@ class GenerateResponse(Metrics, kw_only=True, omit_defaults=True):
     done: bool
     done_reason: str = ""
     context: list[int] = []
+    total_duration: int = 0
+    load_duration: int = 0
+    prompt_eval_count: int = 0
+    prompt_eval_duration: int = 0
+    eval_count: int = 0
+    eval_duration: int = 0
     debug_info: DebugInfo | None = msgspec.field(default=None, name="_debug_info")
     logprobs: list[Logprob] = []
 
 
-class ChatResponse(Metrics, kw_only=True, omit_defaults=True):
-    """A chunk of ``/api/chat``, or all of them in one."""
+class ChatResponse(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A chunk of ``/api/chat``, or all of them in one; numbers as in :class:`GenerateResponse`."""
 
     model: str
     created_at: str
     message: Message
     done: bool
     done_reason: str = ""
+    total_duration: int = 0
+    load_duration: int = 0
+    prompt_eval_count: int = 0
+    prompt_eval_duration: int = 0
+    eval_count: int = 0
+    eval_duration: int = 0
     debug_info: DebugInfo | None = msgspec.field(default=None, name="_debug_info")
     logprobs: list[Logprob] = []
 

@@ -1,14 +1,18 @@
-"""What the endpoints work with, made once per server and found at ``request.app.state.services``."""
+"""What the endpoints work with, made once per server and found through ``request.app.state.services``."""
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import structlog
 from starlette.requests import Request
 
 from ollama_zmq.config import Config
-from ollama_zmq.errors import OllamaZmqError
+from ollama_zmq.errors import CapacityError, RequestError
 from ollama_zmq.server.errors import BodyTooLarge
 from ollama_zmq.server.generation import Generations
 from ollama_zmq.server.scheduler import Scheduler
@@ -17,6 +21,8 @@ from ollama_zmq.store.models import Store
 
 if TYPE_CHECKING:
     from ollama_zmq.bus.broker import Broker
+
+log = structlog.get_logger()
 
 MAX_BODY_BYTES = 256 << 20
 
@@ -33,18 +39,51 @@ class Services:
 
     @classmethod
     def of(cls, config: Config, store: Store, broker: Broker) -> Services:
-        """Build them. *broker* is started and closed by the application."""
+        """Put them together around a *broker* that runs."""
         scheduler = Scheduler(broker, keep_alive_s=config.keep_alive_s, max_queue=config.max_queue)
         return cls(config, store, broker, scheduler, Generations(broker))
 
     def stop(self) -> None:
         """End running generations with an error, so that their streams end; called before the server closes."""
-        self.generations.stop(OllamaZmqError("the server is stopping"))
+        self.generations.stop(CapacityError("the server is stopping"))
+
+
+def open_services(config: Config) -> Services:
+    """The services of a server of its own: the store tidied, the broker running.
+
+    Raises:
+        OllamaZmqError: this machine cannot run a broker, and why.
+    """
+    from ollama_zmq.bus.broker import Broker
+
+    store = Store(config.models, keeps_blobs=config.no_prune)
+    broker = Broker(find_blob=lambda blob: _blob_path(store, blob))
+    broker.start()
+    _prune(store)
+    return Services.of(config, store, broker)
+
+
+def _blob_path(store: Store, blob: str) -> Path | None:
+    with suppress(RequestError):
+        path = store.blobs.path(blob)
+        return path if path.is_file() else None
+    return None
+
+
+def _prune(store: Store) -> None:
+    """Delete what no model needs. A store that cannot be tidied still serves."""
+    try:
+        removed = store.prune(time.time())
+    except OSError as error:
+        log.warning("store.not_pruned", error=str(error))
+        return
+    if removed:
+        log.info("store.pruned", files=len(removed))
 
 
 def services_of(request: Request) -> Services:
-    """The services of the application that serves *request*."""
-    services: Services = request.app.state.services
+    """The services of the application that serves *request*; they are there once an endpoint runs."""
+    services: Services = request.app.state.services.result()
     return services
 
 
