@@ -1,12 +1,13 @@
 """Split equals unsplit: the logits of 64 positions have the same bits however the work was cut.
 
-A worker with a memory limit takes fewer layers, so each row of CUTS puts the borders between stages elsewhere.
+A cut is how many layers each worker gets; memory limits with room for just that many leave the planner no other choice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +16,22 @@ import pytest
 
 from ollama_zmq.bus.broker import Broker, LoadRequest
 from ollama_zmq.cli.children import Children
+from ollama_zmq.cluster.placement import WEIGHT_HEADROOM
+from ollama_zmq.cluster.stages import LoadOrder, demand_of
 from ollama_zmq.engine.requests import Broken, Output, Scored, ScoreRequest
+from ollama_zmq.formats.gguf import open_gguf
+from ollama_zmq.models.base import Network
 from ollama_zmq.store.create import Recipe
 from ollama_zmq.store.models import Store
 
 T = 64
 CHUNKS = (1, 7, 64)
-CUTS = {  # memory limits of the workers in order: none, small, or middling
-    "one": ("none",),
-    "two": ("none", "none"),
-    "two, small first": ("small", "none"),
-    "two, small last": ("none", "small"),
-    "three": ("none", "none", "none"),
-    "three, rising": ("small", "middling", "none"),
-}
-TINY_LIMITS_MB = {"none": 0, "small": 12, "middling": 16}
-SMOLLM2_LIMITS_MB = {"none": 0, "small": 24, "middling": 40}
+TINY_CUTS = ((8,), (1, 7), (4, 4), (7, 1), (2, 3, 3), (1, 1, 6))
+SMOLLM2_CUTS = ((30,), (1, 29), (15, 15), (29, 1), (10, 10, 10), (3, 20, 7))
+MEGABYTE = 1 << 20
 
 Logits = np.ndarray[Any, np.dtype[np.float32]]
-Workers = Callable[[tuple[str, ...], int, dict[str, int]], tuple[str, ...]]
+Workers = Callable[[Path, tuple[int, ...], int], tuple[str, ...]]
 
 
 @pytest.fixture(scope="session")
@@ -44,20 +42,29 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def workers(store: Store) -> Iterator[Workers]:
-    """The addresses of workers with the limits and threads asked for; each is started once."""
+    """The addresses of workers with room for so many layers of a model each; none is started twice."""
     started: dict[tuple[int, int, int], str] = {}
+    env = {"OLLAMA_MODELS": str(store.root)}
     with Children() as children:
 
-        def addresses(limits: tuple[str, ...], threads: int, megabytes: dict[str, int]) -> tuple[str, ...]:
-            keys = [(threads, megabytes[limit], limits[:i].count(limit)) for i, limit in enumerate(limits)]
+        def addresses(path: Path, cut: tuple[int, ...], threads: int) -> tuple[str, ...]:
+            limits = [room_mb(path, n_layers) for n_layers in cut]
+            keys = [(threads, limit, limits[:i].count(limit)) for i, limit in enumerate(limits)]
             for key in keys:
                 if key not in started:
-                    started[key] = children.start_worker(
-                        threads=threads, memory_mb=key[1], env={"OLLAMA_MODELS": str(store.root)}
-                    )
+                    started[key] = children.start_worker(threads=threads, memory_mb=key[1], env=env)
             return tuple(started[key] for key in keys)
 
         yield addresses
+
+
+def room_mb(path: Path, n_layers: int) -> int:
+    """The least whole number of MB in which the planner puts *n_layers* layers; one more layer takes over 1 MB."""
+    with open_gguf(path) as gguf:
+        order = LoadOrder("", Network(gguf), "", (), num_ctx=T, num_parallel=1, max_tokens=T)
+        demand = demand_of(order)
+    weights = max(demand.layer_nbytes) * WEIGHT_HEADROOM
+    return int(n_layers * (weights + demand.kv_nbytes) + demand.scratch_nbytes) // MEGABYTE + 1
 
 
 def _stored(store: Store, name: str, gguf: Path) -> Path:
@@ -120,12 +127,12 @@ def _assert_same_bits(found: list[Logits], expected: Logits) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("cut", TINY_CUTS, ids=str)
 def test_the_bits_of_a_tiny_model_do_not_depend_on_the_cut(
-    tiny: Path, workers: Workers, unsplit: Callable[[Path], Logits], cut: str, threads: int
+    tiny: Path, workers: Workers, unsplit: Callable[[Path], Logits], cut: tuple[int, ...], threads: int
 ) -> None:
-    ends, found = _run(tiny, workers(CUTS[cut], threads, TINY_LIMITS_MB), threads)
-    assert len(ends) == len(CUTS[cut])
+    ends, found = _run(tiny, workers(tiny, cut, threads), threads)
+    assert ends == _ends(cut)
     _assert_same_bits(found, unsplit(tiny))
 
 
@@ -133,23 +140,22 @@ def test_threads_and_chunks_do_not_change_the_bits_of_one_device(tiny: Path, uns
     _assert_same_bits(_run(tiny, (), 2)[1], unsplit(tiny))
 
 
-def test_memory_limits_move_the_cut(tiny: Path, workers: Workers) -> None:
-    ends = [_run(tiny, workers(CUTS[cut], 1, TINY_LIMITS_MB), 1)[0] for cut in ("two", "two, small first")]
-    assert ends[0][0] > ends[1][0]
-
-
-ALWAYS = (("two, small first", 2), ("three", 1))
+ALWAYS = (((29, 1), 2), ((10, 10, 10), 1))
 SMOLLM2_CASES = [
     pytest.param(cut, threads, marks=[] if (cut, threads) in ALWAYS else [pytest.mark.full], id=f"{cut}-{threads}")
-    for cut in CUTS
+    for cut in SMOLLM2_CUTS
     for threads in (1, 2)
 ]
 
 
 @pytest.mark.parametrize(("cut", "threads"), SMOLLM2_CASES)
 def test_the_bits_of_smollm2_do_not_depend_on_the_cut(
-    smollm2: Path, workers: Workers, unsplit: Callable[[Path], Logits], cut: str, threads: int
+    smollm2: Path, workers: Workers, unsplit: Callable[[Path], Logits], cut: tuple[int, ...], threads: int
 ) -> None:
-    ends, found = _run(smollm2, workers(CUTS[cut], threads, SMOLLM2_LIMITS_MB), threads)
-    assert len(ends) == len(CUTS[cut])
+    ends, found = _run(smollm2, workers(smollm2, cut, threads), threads)
+    assert ends == _ends(cut)
     _assert_same_bits(found, unsplit(smollm2))
+
+
+def _ends(cut: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(end - 1 for end in accumulate(cut))
