@@ -99,9 +99,8 @@ def draw(ids: Ids, logits: Logits, temperature: float, u: float) -> int:
     """The candidate at *u*, 0 <= u < 1, of the distribution at *temperature* > 0."""
     with np.errstate(over="ignore"):
         cumulative = np.cumsum(np.exp((logits - logits[0]) / temperature))
-    total = cumulative[-1]
-    last = np.searchsorted(cumulative, total)  # whatever stands behind has no weight
-    return int(ids[min(np.searchsorted(cumulative, u * total, side="right"), last)])
+    # u is at most 1 - 2^-53, which times the total never rounds to the total: the place found exists and has weight
+    return int(ids[np.searchsorted(cumulative, u * cumulative[-1], side="right")])
 
 
 def _reach(probabilities: Logits, p: float, side: Literal["left", "right"]) -> int:

@@ -49,6 +49,7 @@ class Scheduler:
         self.running: list[Sequence] = []
         self.in_flight: dict[int, list[Slice]] = {}
         self._arrivals = 0
+        self._turns_given = 0
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence behind all others."""
@@ -69,11 +70,12 @@ class Scheduler:
         if len(self.in_flight) >= self.max_in_flight:
             return []
         self._admit(now)
-        turns = self._turns()
+        turns = self._next_turns()
         places = -(-len(self.running) // self.max_in_flight)
         slices = self._fill(turns[:places]) or self._fill(turns[places:])  # the first may all lack pages
         for piece in slices:
-            piece.sequence.in_flight, piece.sequence.microbatch = True, microbatch
+            piece.sequence.in_flight, piece.sequence.turn = True, self._turns_given
+            self._turns_given += 1
         if slices:
             self.in_flight[microbatch] = slices
         return slices
@@ -126,10 +128,10 @@ class Scheduler:
                 sequence.admitted_at = now
             insort(self.running, sequence, key=lambda other: other.order)
 
-    def _turns(self) -> list[Sequence]:
+    def _next_turns(self) -> list[Sequence]:
         """Who may go now, those that waited longest first."""
         ready = [sequence for sequence in self.running if not sequence.in_flight and not sequence.ended]
-        return sorted(ready, key=lambda sequence: sequence.microbatch)
+        return sorted(ready, key=lambda sequence: sequence.turn)
 
     def _fill(self, turns: list[Sequence]) -> list[Slice]:
         budget, slices = self.max_tokens, list[Slice]()

@@ -40,7 +40,8 @@ class Sequence:
         tokens: those the model is to see, at positions 0, 1, ...
         table: its pages; ``table.cached`` of the tokens are in them.
         order: counts admissions; the lower one came first.
-        microbatch: the last one it was in, -1 before the first; ``in_flight`` while that one is on its way.
+        turn: when it was last given a place in a microbatch, -1 before the first time.
+        in_flight: that microbatch is on its way.
         ended: nothing may come of it any more.
     """
 
@@ -48,7 +49,7 @@ class Sequence:
     tokens: list[int]
     table: PageTable = field(default_factory=PageTable)
     order: int = 0
-    microbatch: int = -1
+    turn: int = -1
     in_flight: bool = False
     ended: bool = False
     admitted_at: float | None = None
@@ -119,7 +120,7 @@ class Generation(Sequence):
         token_id = self.sampler.sample(logits[0], self.history)
         if not self.output_tokens:
             self.first_token_at = now
-        self.repeats = self.repeats + 1 if self.output_tokens and self.history[-1] == token_id else 1
+        self.repeats = self.repeats + 1 if self.history[-1] == token_id else 1
         self.history.append(token_id)
         self.tokens.append(token_id)
         if token_id in self.tokenizer.end_ids:

@@ -295,12 +295,50 @@ def test_groups_follow_each_other_through_the_stages():
     assert [len(driver.send().step.lengths), len(driver.send().step.lengths)] == [2, 2]
 
 
+def decoding(names, **sizes):
+    """A driver in which a sequence of each name is about to decode."""
+    driver = says(*[97, 98, 99] * 40, prompt_tokens=1, **sizes)
+    for name in names:
+        driver.submit(generation(name, prompt=(1,), num_predict=100))
+    driver.send()
+    driver.land()
+    return driver
+
+
 def test_a_prefill_is_not_starved_by_more_decodes_than_fit():
-    driver = Driver(max_sequences=4, max_tokens=2)
-    for name in "abcd":
-        driver.submit(generation(name, prompt=(1, 2, 3), num_predict=20))
-    driver.run()
-    assert [finished(driver.of(name)).output_tokens > 0 for name in "abcd"] == [True] * 4
+    driver = decoding("abc", max_sequences=4, max_tokens=3)
+    driver.submit(generation("d", prompt=range(9)))
+    assert driver.send().step.positions.tolist() == [1, 1, 0]
+
+
+def test_decodes_take_turns_when_not_all_fit():
+    driver = decoding("ab", max_sequences=3, max_tokens=2)
+    driver.submit(generation("c", prompt=(1,), num_predict=100))
+    for _ in range(12):
+        driver.send()
+        driver.land()
+    counts = [len(output_ids(driver.of(name))) for name in "abc"]
+    assert sum(counts) == 2 + 24
+    assert max(counts) - min(counts) <= 2
+
+
+def test_one_that_lacks_pages_does_not_hold_up_the_others():
+    """The younger cannot go on before the older, which holds two of three pages, is done; it is the younger's turn."""
+    driver = says(*[97, 98] * 200, prompt_tokens=70, max_sequences=2, max_in_flight=2, num_ctx=128, kv_pages=3)
+    driver.run(
+        generation("a", prompt=range(70), num_predict=50), generation("b", prompt=range(60), num_predict=50, seed=3)
+    )
+    assert [finished(driver.of(name)).output_tokens for name in "ab"] == [50, 50]
+
+
+@pytest.mark.parametrize("length", range(30, 45))
+def test_a_shift_and_a_new_page_in_the_same_microbatch_do_not_collide(length):
+    older = generation("a", prompt=range(100), num_predict=60, num_keep=0, seed=11)
+    younger = generation("b", prompt=range(200, 200 + length), num_predict=60, seed=5)
+    driver = Driver(max_sequences=2, max_tokens=256, num_ctx=128, kv_pages=3)
+    driver.run(older, younger)
+    assert same_as_naive(driver.of("a"), older, num_ctx=128)
+    assert same_as_naive(driver.of("b"), younger, num_ctx=128)
 
 
 # ---- cancel, fail, restart

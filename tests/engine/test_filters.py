@@ -90,6 +90,12 @@ def test_a_share_of_one_keeps_all_and_of_zero_keeps_one(keep):
     assert len(keep(ids, logits, 0.0)[0]) == 1
 
 
+def test_a_share_that_is_just_reached_is_enough_for_top_p_and_not_for_typical_p():
+    ids, logits = np.arange(4), np.zeros(4)
+    assert len(filters.keep_top_p(ids, logits, 0.5)[0]) == 2
+    assert len(filters.keep_typical(ids, logits, 0.5)[0]) == 3
+
+
 def test_min_p_of_zero_keeps_all_and_above_one_keeps_the_best():
     ids, logits = candidates(1)
     assert len(filters.keep_min_p(ids, logits, 0.0)[0]) == 40
@@ -110,6 +116,12 @@ def test_draw_inverts_the_distribution(seed, temperature, u):
     below = np.concatenate(([0.0], np.cumsum(share)))
     n = ids.tolist().index(filters.draw(ids, logits, temperature, u))
     assert below[n] - 1e-12 <= u <= below[n + 1] + 1e-12
+
+
+@given(weights=st.lists(st.floats(0.1, 1), min_size=1, max_size=50))
+def test_the_largest_u_draws_the_last_that_has_weight(weights):
+    logits = np.array([*np.log(sorted(weights, reverse=True)), -np.inf])
+    assert filters.draw(np.arange(len(logits)), logits, 1.0, 1 - 2.0**-53) == len(weights) - 1
 
 
 @pytest.mark.parametrize("temperature", [1e-320, 1e-30, 1e30])

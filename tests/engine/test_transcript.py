@@ -39,6 +39,14 @@ def test_a_possible_stop_string_is_kept_back_until_it_is_none():
     assert not spoken.stopped
 
 
+def test_a_token_whose_text_is_kept_back_waits_for_it():
+    spoken = transcript("bc")
+    assert spoken.push(98, None) == []
+    assert spoken.push(98, None) == said("b", 98)
+    assert spoken.push(99, None) == []
+    assert (spoken.stopped, spoken.token_ids) == (True, [98])
+
+
 def test_a_stop_string_across_tokens_is_never_shown_nor_are_its_tokens():
     spoken = transcript("\n\nUser:")
     for token_id in (97, 258, 259, 260):
