@@ -7,12 +7,18 @@ known, and the connection itself is what is counted:
 
     Event                                   Consequence
     ZAP request, nobody inside              200, under the next number: the message property "User-Id"
-    ZAP request, somebody inside            400
+    ZAP request, somebody inside            400 after half a second, unless the peer inside leaves meanwhile
+    ZAP request, lease not yet given up     400 after two seconds, unless the worker gives it up meanwhile
     the peer inside said Hello              its file descriptor is known from that message
     that descriptor disconnected            nobody is inside; the worker is told
     no connection left at all               the same: a peer that never spoke has left
     inside for 3 s without a lease          the worker binds anew, which closes every connection
     the socket listens (again)              nobody is inside
+
+A busy worker notices late that its broker has left. Until it has, nobody else may come in: it would get the answers
+that were meant for the one before. The half second is for a broker that connects again: its old connection may close
+after its new one has opened, and who was refused does not always try again (libzmq does if it sees the end of the
+connection before the error).
 
 Addresses are not secrets and nothing is encrypted here.
 """
@@ -35,6 +41,8 @@ from ollama_zmq.bus.wakeup import Wakeup
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 ZAP_VERSION = b"1.0"
 GREETING_LIMIT_S = 3.0
+REFUSAL_DELAY_S = 0.5
+RELEASE_DELAY_S = 2.0
 
 log = structlog.get_logger()
 
@@ -62,7 +70,7 @@ class Admission:
 
     Attributes:
         number: of the peer inside, or of the last one that was.
-        leased: whether it holds the worker's lease.
+        leased: whether the worker's lease is held, by the peer inside or still by the one that has left.
     """
 
     number: int = 0
@@ -73,11 +81,11 @@ class Admission:
     _open: set[int] = field(default_factory=set)
 
     def admit(self, now: float) -> bool:
-        """Let the next peer in if nobody is inside."""
-        if self.inside:
+        """Let the next peer in if nobody is inside; nobody, when there is no connection any more."""
+        if self.inside or self.leased or not self._open:
             return False
         self.number += 1
-        self.inside, self.leased, self.since, self._descriptor = True, False, now, -1
+        self.inside, self.since, self._descriptor = True, now, -1
         return True
 
     def advance(self, event: SocketEvent) -> bool:
@@ -100,7 +108,7 @@ class Admission:
             self._descriptor = descriptor
 
     def lease(self, held: bool, now: float) -> None:
-        """Take note that the peer inside got or lost the lease of the worker."""
+        """Take note that the worker granted its lease, or that it is free again."""
         if held != self.leased:
             self.leased, self.since = held, now
 
@@ -109,8 +117,35 @@ class Admission:
         return self.inside and not self.leased and now - self.since > GREETING_LIMIT_S
 
     def _leave(self) -> bool:
-        was_inside, self.inside, self.leased, self._descriptor = self.inside, False, False, -1
+        was_inside, self.inside, self._descriptor = self.inside, False, -1
         return was_inside
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One ZAP request (RFC 27) as a ROUTER gets it.
+
+    Attributes:
+        frames: asker, empty, version, request id, domain, address, identity, mechanism, credentials.
+    """
+
+    since: float
+    frames: list[bytes]
+
+    @property
+    def valid(self) -> bool:
+        """Whether it is a request of the version that we know."""
+        return len(self.frames) >= 8 and self.frames[2] == ZAP_VERSION
+
+    @property
+    def address(self) -> str:
+        """Where the peer is."""
+        return self.frames[5].decode(errors="replace") if self.valid else ""
+
+    def answer(self, status: bytes, text: bytes, user: bytes) -> list[bytes]:
+        """Return the reply: its last frames are user id and metadata."""
+        request_id = self.frames[3] if len(self.frames) > 3 else b""
+        return [self.frames[0], b"", ZAP_VERSION, request_id, status, text, user, b""]
 
 
 class Door:
@@ -127,14 +162,16 @@ class Door:
         self._on_left = on_left
         self._admission = Admission()
         self._lock = threading.Lock()
-        self._zap: zmq.Socket[bytes] = context.socket(zmq.REP)
+        self._zap: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
         self._zap.setsockopt(zmq.LINGER, 0)
         try:
             self._zap.bind(ZAP_ENDPOINT)
         except zmq.ZMQError:
             self._zap.close(0)
             raise
-        self._stopped = Wakeup()
+        self._changed = Wakeup()
+        self._stopping = False
+        self._waiting: list[Asked] = []
         self._monitor: Monitor | None = None
         self._thread = threading.Thread(target=self._serve, name="door", daemon=True)
 
@@ -150,9 +187,10 @@ class Door:
             return self._admission.inside and number == self._admission.number
 
     def lease(self, held: bool, now: float) -> None:
-        """Take note that the peer inside got or lost the lease."""
+        """Take note that the worker granted its lease, or that it is free again."""
         with self._lock:
             self._admission.lease(held, now)
+        self._changed.wake()
 
     def overstays(self, now: float) -> bool:
         """Whether the peer inside must be dropped because it has not said Hello."""
@@ -162,25 +200,29 @@ class Door:
     def close(self) -> None:
         """End the thread and close its sockets. The watched socket is closed by its owner, afterwards."""
         if self._thread.is_alive():
-            self._stopped.wake()
+            self._stopping = True
+            self._changed.wake()
             self._thread.join()
         self._zap.close(0)
-        self._stopped.close()
+        self._changed.close()
         if self._monitor is not None:
             self._monitor.close()
 
     def _serve(self) -> None:
         assert self._monitor is not None
         poller = zmq.Poller()
-        for readable in (self._zap, self._monitor.socket, self._stopped.fileno()):
+        for readable in (self._zap, self._monitor.socket, self._changed.fileno()):
             poller.register(readable, zmq.POLLIN)
-        while True:
-            ready = dict(poller.poll())
-            if self._stopped.fileno() in ready:
-                return
+        while not self._stopping:
+            ready = dict(poller.poll(self._patience_ms()))
+            self._changed.clear()
             self._take_note(self._monitor)
             if self._zap in ready:
-                self._zap.send_multipart(self._decide(self._zap.recv_multipart()))
+                self._waiting.append(Asked(time.monotonic(), self._zap.recv_multipart()))
+            self._waiting = [asked for asked in self._waiting if not self._answered(asked)]
+
+    def _patience_ms(self) -> int | None:
+        return 1 + int(REFUSAL_DELAY_S * 100) if self._waiting else None
 
     def _take_note(self, monitor: Monitor) -> None:
         for event in monitor.events():
@@ -189,14 +231,18 @@ class Door:
             if left:
                 self._on_left()
 
-    def _decide(self, request: list[bytes]) -> list[bytes]:
-        """Answer one ZAP request (RFC 27): version, request id, domain, address, identity, mechanism, ..."""
-        request_id = request[1] if len(request) > 1 else b""
-        address = request[3].decode(errors="replace") if len(request) > 3 else ""
+    def _answered(self, asked: Asked) -> bool:
+        """Answer one ZAP request, or leave it for later while the peer inside may still be leaving."""
+        now = time.monotonic()
         with self._lock:
-            admitted = request[:1] == [ZAP_VERSION] and self._admission.admit(time.monotonic())
+            admitted = asked.valid and self._admission.admit(now)
             number = self._admission.number
-        if not admitted:
-            log.info("peer.refused", address=address)
-            return [ZAP_VERSION, request_id, b"400", b"leased to another broker", b"", b""]
-        return [ZAP_VERSION, request_id, b"200", b"", str(number).encode(), b""]
+            delay_s = REFUSAL_DELAY_S if self._admission.inside else RELEASE_DELAY_S
+        if admitted:
+            self._zap.send_multipart(asked.answer(b"200", b"", str(number).encode()))
+            return True
+        if asked.valid and now - asked.since < delay_s:
+            return False
+        log.info("peer.refused", address=asked.address)
+        self._zap.send_multipart(asked.answer(b"400", b"leased to another broker", b""))
+        return True
