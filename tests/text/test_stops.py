@@ -27,6 +27,10 @@ def expected(stops: list[str], text: str) -> tuple[str, str | None]:
 
 @example(stops=["ab"], pieces=["a", "b"])
 @example(stops=["aab"], pieces=["aa", "ab"])
+@example(stops=["b", "ab", "a"], pieces=["bb"])
+@example(stops=["a", "b"], pieces=["ab"])
+@example(stops=["b", "ab"], pieces=["ab"])
+@example(stops=["aba", "bb"], pieces=["ab", "bb"])
 @given(stops=stop_lists, pieces=arrivals)
 def test_the_borders_between_pieces_change_nothing(stops: list[str], pieces: list[str]) -> None:
     assert pushed(stops, pieces) == expected(stops, "".join(pieces))

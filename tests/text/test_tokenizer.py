@@ -101,12 +101,12 @@ def test_control_tokens_are_hidden_unless_asked_for() -> None:
 
 
 def test_a_chat_marker_ends_generation_even_if_the_file_calls_it_normal() -> None:
-    metadata = byte_pairs()
+    metadata = byte_pairs("<|endoftext|>", "[EOS]")
     metadata["tokenizer.ggml.token_type"] = [1] * len(metadata["tokenizer.ggml.tokens"])
     tokenizer = load_tokenizer(metadata)
-    end = tokenizer.token_id("<|im_end|>")
-    assert end in tokenizer.end_ids
-    assert tokenizer.is_control(end)
+    ends = {tokenizer.token_id(marker) for marker in ("<|im_end|>", "<|endoftext|>", "[EOS]")}
+    assert tokenizer.end_ids == ends
+    assert all(map(tokenizer.is_control, ends))
 
 
 def test_harmony_goes_on_after_end() -> None:
