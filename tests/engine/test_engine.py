@@ -322,6 +322,16 @@ def test_decodes_take_turns_when_not_all_fit():
     assert max(counts) - min(counts) <= 2
 
 
+def test_a_prompt_waits_until_there_are_pages_for_it():
+    driver = Driver(max_sequences=2, num_ctx=256, kv_pages=4, max_tokens=64)
+    driver.submit(generation("a", prompt=range(150)))
+    driver.submit(generation("b", prompt=range(150, 250)))
+    driver.send()
+    assert (driver.engine.running, driver.engine.waiting) == (1, 1)
+    driver.run()
+    assert finished(driver.of("b")).prompt_tokens == 100
+
+
 def test_one_that_lacks_pages_does_not_hold_up_the_others():
     """The younger cannot go on before the older, which holds two of three pages, is done; it is the younger's turn."""
     driver = says(*[97, 98] * 200, prompt_tokens=70, max_sequences=2, max_in_flight=2, num_ctx=128, kv_pages=3)

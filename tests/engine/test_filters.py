@@ -118,6 +118,10 @@ def test_draw_inverts_the_distribution(seed, temperature, u):
     assert below[n] - 1e-12 <= u <= below[n + 1] + 1e-12
 
 
+def test_each_token_has_the_interval_that_begins_with_the_shares_before_it():
+    assert [filters.draw(np.arange(2), np.zeros(2), 1.0, u) for u in (0.0, 0.499, 0.5, 0.999)] == [0, 0, 1, 1]
+
+
 @given(weights=st.lists(st.floats(0.1, 1), min_size=1, max_size=50))
 def test_the_largest_u_draws_the_last_that_has_weight(weights):
     logits = np.array([*np.log(sorted(weights, reverse=True)), -np.inf])

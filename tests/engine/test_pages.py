@@ -98,6 +98,15 @@ def test_the_longest_of_several_tails_is_taken():
     assert fill(pool, [*range(64), 1, 2, 3, 4])[1] == 1
 
 
+def test_a_tail_that_is_known_already_is_not_kept_twice():
+    pool = PagePool(3)
+    tables = [(fill(pool, tokens)[0], tokens) for tokens in ([9, 9], list(range(30)), list(range(30)))]
+    for table, tokens in tables:
+        pool.release(table, tokens)
+    assert pool.grow(PageTable(), 1)
+    assert pool.reuse([9, 9, 9]).cached == 2
+
+
 def test_pages_idle_longest_are_taken_first_and_the_end_before_the_beginning():
     pool = PagePool(4)
     for start in (0, 1000):
