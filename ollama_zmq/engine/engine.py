@@ -24,7 +24,7 @@ from ollama_zmq.engine.pages import PagePool, pages_for
 from ollama_zmq.engine.requests import Broken, GenerationRequest, Microbatch, Output, Request
 from ollama_zmq.engine.scheduler import Scheduler, Slice
 from ollama_zmq.engine.sequence import Generation, Sequence
-from ollama_zmq.errors import OllamaZmqError, OpError, RequestError, ShapeError
+from ollama_zmq.errors import ModelFileError, OllamaZmqError, OpError, RequestError, ShapeError
 from ollama_zmq.text.tokenizer import Tokenizer
 
 CANCELED = "request canceled"
@@ -34,6 +34,7 @@ class Engine:
     """Generates for one loaded model.
 
     Args:
+        tokenizer: None for a file without a vocabulary, which can be scored but not read or written.
         vocab_size: V, columns of the logits; those beyond the tokenizer's own are never sampled.
         num_ctx: slots of one sequence.
         kv_pages: pages of every stage, at least one context's.
@@ -49,7 +50,7 @@ class Engine:
     def __init__(
         self,
         *,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | None,
         vocab_size: int,
         num_ctx: int,
         kv_pages: int,
@@ -166,6 +167,8 @@ class Engine:
 
     def _open(self, request: Request) -> Sequence:
         if isinstance(request, GenerationRequest):
+            if self.tokenizer is None:
+                raise ModelFileError("the model file has no vocabulary, so it cannot read or write text")
             return open_generation(
                 request,
                 tokenizer=self.tokenizer,
@@ -178,6 +181,7 @@ class Engine:
     def _receive(self, sequence: Sequence, logits: npt.NDArray[np.float32], now: float) -> list[Output]:
         try:
             if isinstance(sequence, Generation):
+                assert self.tokenizer is not None  # it was opened with one
                 logits = logits[:, : self.tokenizer.vocab_size]
             outputs = sequence.receive(logits, now)
         except OpError as error:
