@@ -30,7 +30,7 @@ COMMANDS = {
     "show": Entry("show", "Show information for a model"),
     "run": Entry("run", "Run a model"),
     "stop": Entry("stop", "Stop a running model"),
-    "list": Entry("list_models", "List models", "list"),
+    "list": Entry("list_models", "List models", "list_models"),
     "ps": Entry("ps", "List running models"),
     "cp": Entry("cp", "Copy a model"),
     "rm": Entry("rm", "Remove a model"),

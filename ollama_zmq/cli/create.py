@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from ollama_zmq import log
 from ollama_zmq.client import Client
 from ollama_zmq.errors import RequestError
 from ollama_zmq.formats.modelfile import Modelfile, decode_modelfile, parse_modelfile
@@ -26,6 +27,7 @@ OnProgress = Callable[[str, int, int], None]
 @click.option("-q", "--quantize", default="", help="Quantize model to this level (e.g. q4_K_M)")
 def create(model: str, path: Path | None, quantize: str) -> None:
     """Make MODEL as a Modelfile says."""
+    log.configure()
     path = path or Path("Modelfile")
     try:
         modelfile = parse_modelfile(decode_modelfile(path.read_bytes()))

@@ -13,7 +13,7 @@ import click
 
 from ollama_zmq.cli import repl_help
 from ollama_zmq.cli.answer import Answer, timings, waiting
-from ollama_zmq.cli.list import models_table
+from ollama_zmq.cli.list_models import models_table
 from ollama_zmq.cli.show import sections
 from ollama_zmq.client import Client
 from ollama_zmq.errors import ModelNotFound, OllamaZmqError, RequestError
@@ -193,8 +193,10 @@ class Session:
                 click.echo(f"Unknown command '/set {other}'. Type /? for help")
 
     def _set_parameter(self, name: str, texts: list[str]) -> None:
+        from ollama_zmq import log
         from ollama_zmq.formats.options import parse_parameter
 
+        log.configure()
         try:
             value = texts if name == "stop" else parse_parameter(name, texts[0])
         except RequestError as error:

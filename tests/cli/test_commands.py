@@ -1,0 +1,157 @@
+"""Commands print what Ollama's print, to the column, and end with 0, 1 or 2."""
+
+import re
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from ollama_zmq.cli import COMMANDS
+from ollama_zmq.cli.ps import processor, until
+from ollama_zmq.cli.tables import table
+from ollama_zmq.version import VERSION
+
+NO_SERVER = "Error: could not connect to ollama server, run 'ollama serve' to start it\n"
+
+
+def test_help_lists_every_command_in_order(ollama):
+    printed = ollama("--help")
+    listed = re.findall(r"^  ([a-z-]+) +[A-Z]", printed.out, re.MULTILINE)
+    assert (printed.code, printed.err, listed) == (0, "", list(COMMANDS))
+    assert ollama().out == printed.out == ollama("help").out
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "help"])
+def test_every_command_has_its_help(ollama, command):
+    printed = ollama(command, "--help")
+    assert (printed.code, printed.err) == (0, "")
+    assert printed.out.startswith(f"Usage: ollama {command}")
+    assert ollama("help", command).out == printed.out
+
+
+@pytest.mark.parametrize("arguments", [("nonsense",), ("rm",), ("list", "--nonsense"), ("cp", "a"), ("help", "nope")])
+def test_asked_wrongly_is_2(ollama, arguments):
+    printed = ollama(*arguments)
+    assert (printed.code, printed.out) == (2, "")
+    assert "Error: " in printed.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("list",), ("ps",), ("show", "m"), ("run", "m", "hi"), ("stop", "m"), ("rm", "m"), ("cp", "a", "b"), ("cluster",)],
+)
+def test_without_a_server_every_command_says_how_to_start_one(ollama, monkeypatch, arguments):
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:1")
+    printed = ollama(*arguments)
+    assert (printed.code, printed.out, printed.err) == (1, "", NO_SERVER)
+
+
+def test_version_names_the_server_or_its_absence(ollama, server, monkeypatch):
+    assert ollama("--version").out == f"ollama version is {VERSION}\n"
+    monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:1")
+    assert ollama("-v").out == (
+        f"Warning: could not connect to a running Ollama instance\nWarning: client version is {VERSION}\n"
+    )
+
+
+def test_list_shows_name_id_size_and_age(ollama, server, store):
+    models = store.list()
+    lines = ollama("list").out.splitlines()
+    assert re.fullmatch(r"NAME {12}ID {14}SIZE {6}MODIFIED {2,}", lines[0])
+    assert re.fullmatch(rf"{models[0].name.short} +{models[0].digest[:12]}    \d+ KB    .* ago +", lines[1])
+    assert {len(line) for line in lines} == {len(lines[0])}
+    assert [line.split()[0] for line in ollama("ls", "TU").out.splitlines()] == ["NAME", "tuned:latest"]
+
+
+def test_ps_shows_where_a_model_is_and_until_when(ollama, server, store, broker):
+    assert ollama("ps").out == "NAME    ID    SIZE    PROCESSOR    CONTEXT    UNTIL    \n"
+    ollama("run", "tiny", "--keepalive", "1h", "")
+    digest = store.get("tiny").digest[:12]
+    header, line, worker = ollama("ps", "--verbose").out.splitlines()
+    assert header.split() == ["NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"]
+    assert re.fullmatch(rf"tiny:latest    {digest}    1 KB    100% CPU     512        .* from now +", line)
+    assert worker.split() == ["local", "0-3", "1", "KB"]
+
+
+@pytest.mark.parametrize(
+    ("size", "vram", "shown"),
+    [(10, 0, "100% CPU"), (10, 10, "100% GPU"), (20, 13, "35%/65% CPU/GPU"), (10, 11, "Unknown"), (0, 5, "Unknown")],
+)
+def test_processor_is_the_shares_of_cpu_and_gpu(size, vram, shown):
+    assert processor(size, vram) == shown
+
+
+def test_until_tells_stopping_and_forever():
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    assert until(now - timedelta(seconds=1), now) == "Stopping..."
+    assert until(now + timedelta(days=36500), now) == "Forever"
+    assert until(now + timedelta(minutes=4, seconds=30), now) == "4 minutes from now"
+
+
+def test_columns_are_as_wide_as_they_look():
+    assert table(("A", "B"), [("日本", "x"), ("é", "yy")]) == "A       B     \n日本    x     \né       yy    "
+
+
+def test_show_has_ollamas_sections(ollama, server):
+    printed = ollama("show", "tuned")
+    sections = re.sub(r" +\n", "\n", re.sub(r"parameters {10}\S+", "parameters          N", printed.out))
+    assert sections == (
+        "  Model\n"
+        "    architecture        llama\n"
+        "    parameters          N\n"
+        "    context length      512\n"
+        "    embedding length    64\n"
+        "    quantization        F16\n"
+        "\n"
+        "  Capabilities\n"
+        "    completion\n"
+        "\n"
+        "  Parameters\n"
+        "    num_ctx        64\n"
+        '    rpc_servers    "10.9.9.9:1"\n'
+        '    stop           "END"\n'
+        "    temperature    0.5\n"
+        "\n"
+        "  System\n"
+        "    Be brief.\n"
+        "\n"
+    )
+
+
+def test_show_verbose_adds_metadata_and_tensors(ollama, server):
+    out = ollama("show", "tiny", "-v").out
+    assert re.search(r"^    llama.context_length +512 +$", out, re.MULTILINE)
+    assert re.search(r"^    tokenizer.ggml.tokens +\[\S+ \.\.\.\+\d+ more\] +$", out, re.MULTILINE)
+    assert re.search(r"^    blk.0.attn_k.weight +F16 +\[64 32\] +$", out, re.MULTILINE)
+
+
+def test_show_prints_one_text_when_asked(ollama, server):
+    assert ollama("show", "tuned", "--system").out == "Be brief.\n"
+    assert "PARAMETER num_ctx 64" in ollama("show", "tuned", "--modelfile").out
+    printed = ollama("show", "tuned", "--system", "--template")
+    assert (printed.code, printed.err) == (
+        1,
+        "Error: only one of '--license', '--modelfile', '--parameters', '--template', or '--system' can be specified\n",
+    )
+
+
+def test_cp_and_rm_tell_what_they_did(ollama, server, store):
+    assert ollama("cp", "tiny", "copy").out == "copied 'tiny' to 'copy'\n"
+    assert ollama("rm", "copy", "tuned").out == "deleted 'copy'\ndeleted 'tuned'\n"
+    assert [model.name.short for model in store.list()] == ["tiny:latest"]
+    printed = ollama("rm", "nope")
+    assert (printed.code, printed.err) == (1, "Error: model 'nope' not found\n")
+
+
+def test_stop_unloads(ollama, server, broker):
+    ollama("run", "tiny", "")
+    printed = ollama("stop", "tiny")
+    assert (printed.code, printed.out, broker.n_unloads) == (0, "", 1)
+    assert ollama("stop", "nope").err == 'Error: couldn\'t find model "nope" to stop\n'
+
+
+def test_cluster_prints_workers_and_stages(ollama, server):
+    ollama("run", "tiny", "")
+    lines = ollama("cluster").out.splitlines()
+    assert lines[0] == "model: tiny:latest"
+    assert lines[3].split()[:4] == ["local", "ready", "0-3", "1"]
+    assert lines[6].split()[:5] == ["whole", "0..3", "local", "-", "-"]

@@ -1,0 +1,65 @@
+"""``ollama create`` uploads what a Modelfile names and makes the model it describes."""
+
+import pytest
+
+
+@pytest.fixture
+def folder(tmp_path, store):
+    """A folder with a GGUF file in it."""
+    path = tmp_path / "work"
+    path.mkdir()
+    (path / "other.gguf").write_bytes(store.get("tiny").gguf_path.read_bytes() + b"\0" * 32)
+    return path
+
+
+def modelfile(folder, text):
+    path = folder / "Modelfile"
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_model_from_a_file_beside_the_modelfile(ollama, server, store, folder):
+    text = "FROM ./other.gguf\nPARAMETER temperature 0.5\nPARAMETER stop a\nPARAMETER stop b\nSYSTEM Be kind.\n"
+    text += 'TEMPLATE """{{ .Prompt }}"""\nMESSAGE user Hi\nLICENSE MIT\n'
+    printed = ollama("create", "mine", "-f", modelfile(folder, text))
+    assert (printed.code, printed.out, printed.err.splitlines()[-1]) == (0, "", "success")
+    mine = store.get("mine")
+    assert mine.gguf_path.read_bytes() == (folder / "other.gguf").read_bytes()
+    assert (mine.system, mine.template, mine.license) == ("Be kind.", "{{ .Prompt }}", ["MIT"])
+    assert mine.parameters == {"stop": ["a", "b"], "temperature": 0.5}
+
+
+def test_a_model_from_a_model(ollama, server, store, folder):
+    assert ollama("create", "mine", "-f", modelfile(folder, "FROM tiny\nSYSTEM Be kind.")).code == 0
+    assert store.get("mine").gguf_path == store.get("tiny").gguf_path
+
+
+def test_a_file_that_the_server_has_is_not_sent_again(ollama, server, store, folder, monkeypatch):
+    path = modelfile(folder, "FROM ./other.gguf")
+    assert ollama("create", "mine", "-f", path).code == 0
+    monkeypatch.setattr("ollama_zmq.client.Client.upload", lambda *_: pytest.fail("it was sent again"))
+    assert ollama("create", "again", "-f", path).code == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("SYSTEM x", "no FROM line"),
+        ("FROM ./missing.gguf", "FROM ./missing.gguf: no such file: "),
+        ("FROM .", "FROM .: is a folder; only GGUF files are supported, convert the model first"),
+        ("FROM nope", "model 'nope' not found"),
+        ("FROM tiny\nPARAMETER wings 2", "unknown parameter 'wings'"),
+        ("FROM tiny\nADAPTER a.gguf", "ADAPTER a.gguf: no such file: "),
+        ("FROM tiny\nFLY high", "(line 2): command must be one of "),
+        ("FROM ./Modelfile", "supplied file was not in GGUF format: Modelfile"),
+    ],
+)
+def test_what_is_wrong_with_a_modelfile_is_one_line(ollama, server, store, folder, text, error):
+    printed = ollama("create", "mine", "-f", modelfile(folder, text))
+    assert (printed.code, printed.err.splitlines()[-1][: len(error) + 7]) == (1, f"Error: {error}")
+    assert len(store.list()) == 2
+
+
+def test_a_missing_modelfile_is_named(ollama, server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert ollama("create", "mine").err == "Error: specified Modelfile wasn't found: Modelfile; name one with -f\n"

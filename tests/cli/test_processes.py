@@ -1,0 +1,72 @@
+"""The commands as processes: what they import, how they end."""
+
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from ollama_zmq.cli.children import Children, free_port
+from ollama_zmq.config import Config
+from ollama_zmq.server.run import PortInUse, listen
+
+HEAVY = {"numpy", "zmq", "starlette", "uvicorn", "httpx", "tokenizers", "jinja2", "rich", "prompt_toolkit", "structlog"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], []])
+def test_help_imports_nothing_heavy(arguments):
+    code = (
+        "import sys; from ollama_zmq.cli import run_root; run_root(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    assert HEAVY & set(done.stderr.split()) == set()
+
+
+def test_the_client_needs_httpx_only(server):
+    code = "from ollama_zmq.client import Client; import sys; Client().tags(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = HEAVY & set(done.stdout.split())
+    assert loaded - {"rich"} == {"httpx"}  # httpx imports rich for a command line of its own
+
+
+def test_a_port_in_use_is_told_with_what_to_do():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        config = Config.from_environment({"OLLAMA_HOST": f"127.0.0.1:{port}"})
+        with pytest.raises(PortInUse) as caught:
+            listen(config)
+    assert str(caught.value) == (
+        f"listen tcp 127.0.0.1:{port}: bind: address already in use; "
+        "stop the server that runs there, or set OLLAMA_HOST to another port"
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_server_cleanly(tmp_path, number):
+    with Children() as children:
+        children.start_server(env={"OLLAMA_MODELS": str(tmp_path)})
+        [server] = children.running
+        server.signal(number)
+        assert server.process.wait(timeout=30) == 0
+        assert "Traceback" not in server.output
+        assert "server.stopped" in server.output
+
+
+def test_a_second_server_on_the_port_ends_with_1_and_one_line(tmp_path):
+    port = free_port()
+    with Children() as children, socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        child = children.start("serve", env={"OLLAMA_HOST": f"127.0.0.1:{port}", "OLLAMA_MODELS": str(tmp_path)})
+        assert child.process.wait(timeout=30) == 1
+        assert child.output.startswith(f"Error: listen tcp 127.0.0.1:{port}: bind: address already in use")
+        assert child.output.count("\n") == 1
+
+
+def test_a_closed_pipe_is_no_error(server):
+    command = f"{sys.executable} -c 'from ollama_zmq.cli import main; main()' show tiny -v | head -1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("  Model\n", "")

@@ -1,0 +1,223 @@
+"""``ollama run`` answers prompts and pipes, and holds conversations."""
+
+import pytest
+
+from ollama_zmq.cli.answer import timings
+from ollama_zmq.cli.session import Session
+from ollama_zmq.cli.wordwrap import WordWrap
+from ollama_zmq.client import Client
+from ollama_zmq.engine.requests import Broken
+from ollama_zmq.errors import StageLost
+from tests.server.fake_broker import hello
+
+
+def prompt_of(broker):
+    """The text of the last request's prompt."""
+    return broker.loaded.tokenizer.decode(broker.submitted[-1].token_ids, show_control=True)
+
+
+def test_a_prompt_is_answered(ollama, server, broker):
+    printed = ollama("run", "tiny", "Why", "blue?")
+    assert (printed.code, printed.out, printed.err) == (0, "Hello there!\n\n", "")
+    assert "Why blue?<|im_end|>" in prompt_of(broker)
+
+
+def test_what_is_piped_in_comes_before_the_prompt(ollama, server, broker):
+    ollama("run", "tiny", "sum up", stdin="a text")
+    assert "a text sum up<|im_end|>" in prompt_of(broker)
+
+
+def test_verbose_prints_timings_on_stderr(ollama, server):
+    printed = ollama("run", "tiny", "Hi", "--verbose")
+    assert printed.out == "Hello there!\n\n"
+    lines = [line.split(":") for line in printed.err.splitlines()]
+    assert [name for name, _ in lines] == [
+        "total duration",
+        "load duration",
+        "prompt eval count",
+        "prompt eval duration",
+        "prompt eval rate",
+        "eval count",
+        "eval duration",
+        "eval rate",
+    ]
+    assert printed.err.splitlines()[-2:] == ["eval duration:        250ms", "eval rate:            8.00 tokens/s"]
+
+
+def test_timings_leave_out_what_is_zero():
+    assert timings({"eval_count": 3, "eval_duration": 10**9}) == (
+        "eval count:           3 token(s)\neval duration:        1s\neval rate:            3.00 tokens/s"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("nope", "Hi"), "model 'nope' not found; make it from a GGUF file with `ollama create nope -f Modelfile`"),
+        (("tiny", "Hi", "--think"), '"tiny" does not support thinking'),
+        (("tiny", "Hi", "--format", "{x"), "--format: neither json nor a JSON schema: "),
+        (("tiny", "Hi", "--keepalive", "soon"), "keep_alive: invalid duration 'soon'"),
+    ],
+)
+def test_what_is_wrong_is_one_line(ollama, server, arguments, error):
+    printed = ollama("run", *arguments)
+    assert (printed.code, printed.out) == (1, "")
+    assert printed.err.startswith(f"Error: {error}")
+    assert printed.err.count("\n") == 1
+
+
+def test_an_error_in_the_middle_ends_with_1(ollama, server, broker):
+    broker.script = lambda request: [hello(request)[0], Broken(request.request_id, StageLost("worker gone"))]
+    printed = ollama("run", "tiny", "Hi")
+    assert (printed.code, printed.out, printed.err) == (1, "Hello", "Error: worker gone\n")
+
+
+@pytest.fixture
+def session(server, ollama):
+    with Client() as client:
+        yield Session(client, "tiny", {})
+
+
+def test_a_conversation_remembers_both_sides(session, broker, capsys):
+    assert session.feed("Hi")
+    assert session.feed("And you?")
+    assert capsys.readouterr().out == "Hello there!\n\n" * 2
+    assert session.messages == [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello there!"},
+        {"role": "user", "content": "And you?"},
+        {"role": "assistant", "content": "Hello there!"},
+    ]
+    assert "Hi<|im_end|>\n<|im_start|>assistant\nHello there!<|im_end|>" in prompt_of(broker)
+
+
+def test_triple_quotes_take_several_lines(session):
+    for line in ('"""one', "two"):
+        assert session.feed(line)
+        assert session.prompt == "... "
+    session.feed('three"""')
+    assert (session.prompt, session.messages[0]["content"]) == (">>> ", "one\ntwo\nthree")
+    session.feed('"""all at once"""')
+    assert session.messages[2]["content"] == "all at once"
+
+
+def test_empty_lines_say_nothing(session, broker):
+    assert session.feed("  ")
+    assert broker.submitted == []
+
+
+def test_what_the_server_refuses_is_told_and_forgotten(session, broker, capsys):
+    broker.script = lambda request: [Broken(request.request_id, StageLost("worker gone"))]
+    assert session.feed("Hi")
+    assert (capsys.readouterr().err, session.messages) == ("Error: worker gone\n", [])
+
+
+def test_an_interrupted_answer_stays_as_far_as_it_came(session, broker, monkeypatch):
+    def interrupted(*_, **__):
+        yield {"message": {"role": "assistant", "content": "Hel"}}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session.client, "chat", interrupted)
+    assert session.feed("Hi")
+    assert session.messages[-1] == {"role": "assistant", "content": "Hel"}
+
+
+@pytest.mark.parametrize("line", ["/bye", "/exit"])
+def test_bye_ends(session, line):
+    assert not session.feed(line)
+
+
+@pytest.mark.parametrize(
+    ("line", "printed"),
+    [
+        ("/set parameter seed 7", "Set parameter 'seed' to '7'\n"),
+        ("/set parameter stop a b", "Set parameter 'stop' to 'a, b'\n"),
+        ("/set parameter wings 2", "Couldn't set parameter: unknown parameter 'wings'\n"),
+        ("/set wordwrap", "Set 'wordwrap' mode.\n"),
+        ("/set verbose", "Set 'verbose' mode.\n"),
+        ("/set think high", "Set 'think' mode to 'high'.\n"),
+        ("/set nothink", "Set 'nothink' mode.\n"),
+        ("/set format json", "Set format to 'json' mode.\n"),
+        ("/set format xml", "Invalid or missing format. For 'json' mode use '/set format json'\n"),
+        ("/set noformat", "Disabled format.\n"),
+        ("/set wings", "Unknown command '/set wings'. Type /? for help\n"),
+        ("/clear", "Cleared session context\n"),
+        ("/wings", "Unknown command '/wings'. Type /? for help\n"),
+        ("/load", "Usage:\n  /load <modelname>\n"),
+        ("/load nope", "Loading model 'nope'\nCouldn't find model 'nope'\n"),
+        ("/load tuned", "Loading model 'tuned'\n"),
+        ("/save", "Usage:\n  /save <modelname>\n"),
+        ("/show system", "No system message was specified for this model.\n"),
+        ("/show license", "No license was specified for this model.\n"),
+        ("/show wings", "Unknown command '/show wings'. Type /? for help\n"),
+    ],
+)
+def test_commands_answer_as_ollamas(session, capsys, line, printed):
+    assert session.feed(line)
+    assert capsys.readouterr().out == printed
+
+
+@pytest.mark.parametrize(
+    ("line", "first"),
+    [("/?", "  /set "), ("/? shortcuts", "  Ctrl + a"), ("/help show", "  /show info"), ("/set", "  /set parameter")],
+)
+def test_help_is_on_stderr(session, capsys, line, first):
+    session.feed(line)
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err.splitlines()[1].startswith(first)) == ("", True)
+
+
+def test_what_was_set_reaches_the_server(session, broker, capsys):
+    session.feed("/set parameter seed 7")
+    session.feed('/set system """Be')
+    session.feed('kind."""')
+    session.feed("Hi")
+    assert broker.submitted[-1].options.seed == 7
+    assert "<|im_start|>system\nBe\nkind.<|im_end|>" in prompt_of(broker)
+    session.feed("/clear")
+    assert session.messages == [{"role": "system", "content": "Be\nkind."}]
+
+
+def test_save_makes_a_model_of_the_conversation(session, store, capsys):
+    session.feed("/set parameter seed 7")
+    session.feed("/set system Be kind.")
+    session.feed("Hi")
+    session.feed("/save mine")
+    assert capsys.readouterr().out.endswith("Created new model 'mine'\n")
+    mine = store.get("mine")
+    assert (mine.system, mine.parameters) == ("Be kind.", {"seed": 7})
+    assert [message.role for message in mine.messages] == ["system", "user", "assistant"]
+
+
+def screen(text):
+    """The lines that a terminal shows for *text* with its cursor movements."""
+    lines, column = [""], 0
+    while text:
+        if text.startswith("\x1b["):
+            number, _, text = text[2:].partition("D")
+            column -= int(number)
+            text = text.removeprefix("\x1b[K")
+            lines[-1] = lines[-1][:column]
+        elif text[0] == "\n":
+            lines.append("")
+            column, text = 0, text[1:]
+        else:
+            lines[-1] = lines[-1][:column] + text[0]
+            column, text = column + 1, text[1:]
+    return [line.rstrip() for line in lines]
+
+
+@pytest.mark.parametrize("step", [1, 2, 7, 1000])
+def test_words_that_do_not_fit_move_to_the_next_line(step):
+    text = "the quick brown fox jumps over it\nand rests"
+    wrap = WordWrap(20)
+    printed = "".join(wrap.feed(text[i : i + step]) for i in range(0, len(text), step))
+    assert screen(printed) == ["the quick brown", "fox jumps over", "it", "and rests"]
+
+
+def test_a_word_longer_than_a_line_is_broken():
+    assert screen(WordWrap(15).feed("x" * 25)) == ["x" * 10, "x" * 10, "x" * 5]
+
+
+def test_without_a_terminal_nothing_is_wrapped():
+    assert WordWrap(0).feed("a b " * 50) == "a b " * 50

@@ -1,0 +1,143 @@
+"""A broker without workers: it answers with the outputs it is given, from a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from types import SimpleNamespace
+from typing import Any
+
+from ollama_zmq.bus.broker import LoadedModel, LoadRequest
+from ollama_zmq.cluster.state import ClusterState, StageState, WorkerState
+from ollama_zmq.engine.requests import Broken, Finished, GenerationRequest, Output, Piece, TokenLogprob
+from ollama_zmq.errors import OllamaZmqError, RequestError
+from ollama_zmq.formats.gguf import open_gguf
+from ollama_zmq.text.tokenizer import load_tokenizer
+
+Script = Callable[[GenerationRequest], Sequence[Output]]
+
+
+def hello(request: GenerationRequest) -> Sequence[Output]:
+    """ "Hello there!" in two pieces."""
+    return [
+        piece(request, "Hello", 200, -0.5),
+        piece(request, " there!", 201, -1.5),
+        Finished(
+            request_id=request.request_id,
+            reason="stop",
+            context=(*request.token_ids, 200, 201),
+            prompt_tokens=len(request.token_ids),
+            output_tokens=2,
+            prefill_s=0.5,
+            decode_s=0.25,
+        ),
+    ]
+
+
+def piece(request: GenerationRequest, text: str, token_id: int, logprob: float) -> Piece:
+    """One token's text, with its log-probability if the request wants it."""
+    entry = TokenLogprob(text, text.encode(), logprob, (TokenLogprob(text, text.encode(), logprob),))
+    return Piece(request.request_id, text, (token_id,), (entry,) if request.logprobs else ())
+
+
+class FakeBroker:
+    """Records what it is asked. Loads whatever it is told to, unless ``load_error`` is set.
+
+    Attributes:
+        script: makes the outputs of a request; None leaves the request running.
+        holds_loads: loads end only when :meth:`finish_load` is called.
+    """
+
+    def __init__(self) -> None:
+        self.loaded: LoadedModel | None = None
+        self.loads: list[LoadRequest] = []
+        self.n_unloads = 0
+        self.submitted: list[GenerationRequest] = []
+        self.canceled: list[str] = []
+        self.checked: list[tuple[str, ...]] = []
+        self.script: Script | None = hello
+        self.load_error: OllamaZmqError | None = None
+        self.holds_loads = False
+        self.is_closed = False
+        self._sinks: dict[str, Callable[[Output], None]] = {}
+        self._held: list[tuple[LoadRequest, Future[LoadedModel]]] = []
+
+    def start(self) -> None:
+        """Nothing to start."""
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def load(self, wanted: LoadRequest) -> Future[LoadedModel]:
+        self.loads.append(wanted)
+        self.loaded = None
+        future: Future[LoadedModel] = Future()
+        self._held.append((wanted, future))
+        if not self.holds_loads:
+            self.finish_load()
+        return future
+
+    def finish_load(self) -> None:
+        """End the oldest load, from another thread."""
+        wanted, future = self._held.pop(0)
+        in_thread(lambda: self._finish(wanted, future))
+
+    def _finish(self, wanted: LoadRequest, future: Future[LoadedModel]) -> None:
+        if self.load_error is not None:
+            future.set_exception(self.load_error)
+            return
+        self.loaded = loaded_model(wanted)
+        future.set_result(self.loaded)
+
+    def unload(self) -> Future[None]:
+        self.n_unloads += 1
+        self.loaded = None
+        future: Future[None] = Future()
+        in_thread(lambda: future.set_result(None))
+        return future
+
+    def submit(self, request: GenerationRequest, on_output: Callable[[Output], None]) -> None:
+        self.submitted.append(request)
+        self._sinks[request.request_id] = on_output
+        if self.script is not None:
+            outputs = self.script(request)
+            in_thread(lambda: [on_output(output) for output in outputs])
+
+    def say(self, output: Output) -> None:
+        """Deliver *output* of a request that runs, from another thread."""
+        in_thread(lambda: self._sinks[output.request_id](output))
+
+    def cancel(self, request_id: str) -> None:
+        self.canceled.append(request_id)
+        self.say(Broken(request_id, RequestError("request canceled")))
+
+    def cluster(self) -> ClusterState:
+        local = WorkerState(address="local", status="ready", layers="0-3", resident_bytes=1000)
+        model = self.loaded.request.name if self.loaded else ""
+        stages = (StageState("local", "whole", 0, 3),) if self.loaded else ()
+        return ClusterState(version="0", protocol=1, model=model, workers=(local,), stages=stages)
+
+    def check_workers(self, addresses: tuple[str, ...]) -> Future[ClusterState]:
+        self.checked.append(addresses)
+        workers = tuple(WorkerState(address=address, status="lost", detail="nobody answers") for address in addresses)
+        future: Future[ClusterState] = Future()
+        state = ClusterState(version="0", protocol=1, model="", workers=workers, stages=())
+        in_thread(lambda: future.set_result(state))
+        return future
+
+
+def loaded_model(wanted: LoadRequest) -> LoadedModel:
+    """What a load of *wanted* gives; of the network only the header is real."""
+    with open_gguf(wanted.path) as gguf:
+        tokenizer = load_tokenizer(gguf.metadata)
+        metadata = {key: value for key, value in gguf.metadata.items() if isinstance(value, str)}
+    network: Any = SimpleNamespace(gguf=SimpleNamespace(metadata=metadata))
+    return LoadedModel(wanted, network, tokenizer, wanted.num_ctx, size=1000, size_remote=0, load_s=0.125)
+
+
+def in_thread(work: Callable[[], object]) -> None:
+    """Do *work* in another thread and return when it is done, so that tests are deterministic."""
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()

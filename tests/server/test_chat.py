@@ -1,0 +1,130 @@
+"""``/api/chat`` answers as Ollama's does."""
+
+import pytest
+
+from ollama_zmq.store.create import Recipe
+from tests.server.conftest import plain
+
+FINAL = {"prompt_eval_duration": 500_000_000, "eval_count": 2, "eval_duration": 250_000_000}
+HI = {"role": "user", "content": "Hi"}
+TOOL = {"type": "function", "function": {"name": "clock", "description": "", "parameters": {"type": "object"}}}
+
+
+def assistant(content):
+    return {"role": "assistant", "content": content}
+
+
+def test_every_line_has_a_message_of_the_assistant(on_site, broker):
+    async def scenario(site):
+        lines = await site.lines("/api/chat", model="tiny", messages=[HI])
+        assert lines == [
+            {"model": "tiny", "message": assistant("Hello"), "done": False},
+            {"model": "tiny", "message": assistant(" there!"), "done": False},
+            {
+                "model": "tiny",
+                "message": assistant(""),
+                "done": True,
+                "done_reason": "stop",
+                "prompt_eval_count": len(broker.submitted[0].token_ids),
+                **FINAL,
+            },
+        ]
+
+    on_site(scenario)
+
+
+def test_without_streaming_all_pieces_are_one_message(on_site):
+    async def scenario(site):
+        response = await site.post("/api/chat", model="tiny", messages=[HI], stream=False)
+        answer = plain(response.json())
+        assert (answer["message"], answer["done_reason"]) == (assistant("Hello there!"), "stop")
+
+    on_site(scenario)
+
+
+async def rendered(site, **fields):
+    response = await site.post("/api/chat", _debug_render_only=True, **fields)
+    return response.json()["_debug_info"]["rendered_template"]
+
+
+def test_the_modelfiles_system_comes_first_unless_the_request_has_one(on_site):
+    async def scenario(site):
+        assert (await rendered(site, model="tuned", messages=[HI])).startswith("<|im_start|>system\nBe brief.")
+        own = [{"role": "System", "content": "Shout."}, HI]
+        assert (await rendered(site, model="tuned", messages=own)).startswith("<|im_start|>system\nShout.")
+
+    on_site(scenario)
+
+
+def test_oldest_messages_go_when_the_context_is_short_and_system_and_last_stay(on_site):
+    async def scenario(site):
+        talk = [{"role": "system", "content": "S"}]
+        talk += [{"role": "user", "content": f"old {i} " + "word " * 10} for i in range(5)]
+        text = await rendered(site, model="tuned", messages=[*talk, HI])
+        assert text.startswith("<|im_start|>system\nS<|im_end|>")
+        assert "Hi<|im_end|>" in text
+        assert "old 0" not in text
+        assert "old 0" in await rendered(site, model="tuned", messages=[*talk, HI], truncate=False)
+
+    on_site(scenario)
+
+
+@pytest.mark.parametrize(("fields", "reason"), [({}, "load"), ({"keep_alive": 0}, "unload")])
+def test_no_messages_load_or_unload(on_site, fields, reason):
+    async def scenario(site):
+        response = await site.post("/api/chat", model="tiny", messages=[], **fields)
+        assert plain(response.json()) == {
+            "model": "tiny",
+            "message": assistant(""),
+            "done": True,
+            "done_reason": reason,
+        }
+
+    on_site(scenario)
+
+
+def test_tools_reach_a_template_that_takes_them(on_site, store):
+    template = "{{ range .Messages }}{{ .Content }}{{ end }}{{ range .Tools }}[{{ .Function.Name }}]{{ end }}"
+    store.create("tooled", Recipe(from_="tiny", template=template))
+
+    async def scenario(site):
+        assert await rendered(site, model="tooled", messages=[HI], tools=[TOOL]) == "Hi[clock]"
+
+    on_site(scenario)
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "body"),
+    [
+        (400, "model is required", {"messages": [HI]}),
+        (404, "model 'nope' not found", {"model": "nope", "messages": [HI]}),
+        (400, '"tiny" does not support tools', {"model": "tiny", "messages": [HI], "tools": [TOOL]}),
+        (400, '"tiny" does not support thinking', {"model": "tiny", "messages": [HI], "think": "high"}),
+        (400, '"tiny" does not support images', {"model": "tiny", "messages": [HI | {"images": ["aGk="]}]}),
+        (
+            400,
+            "invalid JSON in the request body: expected array, got str - at $.messages",
+            {"model": "tiny", "messages": "Hi"},
+        ),
+        (
+            400,
+            "invalid JSON in the request body: object missing required field role",
+            {"model": "tiny", "messages": [{"content": "Hi"}]},
+        ),
+    ],
+)
+def test_what_is_wrong_is_named_and_nothing_runs(on_site, broker, status, error, body):
+    async def scenario(site):
+        response = await site.post("/api/chat", **body)
+        assert (response.status_code, response.json()["error"][: len(error)]) == (status, error)
+        assert broker.loads == []
+
+    on_site(scenario)
+
+
+def test_a_message_without_content_is_an_empty_one(on_site):
+    async def scenario(site):
+        text = await rendered(site, model="tiny", messages=[HI, {"role": "assistant", "content": None}, HI])
+        assert "<|im_start|>assistant\n<|im_end|>" in text
+
+    on_site(scenario)

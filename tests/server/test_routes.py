@@ -1,0 +1,139 @@
+"""Routes, methods, guards and errors that belong to no endpoint."""
+
+import pytest
+
+from ollama_zmq import errors
+from ollama_zmq.config import Config
+from ollama_zmq.server import errors as server_errors
+from ollama_zmq.server.endpoints.about import MISSING
+from ollama_zmq.server.guards import is_allowed_host
+from ollama_zmq.version import VERSION
+
+ORIGINS = Config.from_environment({"OLLAMA_ORIGINS": "https://*.example.com"}).origins
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(("path", "body"), [("/", "Ollama is running"), ("/api/version", f'{{"version":"{VERSION}"}}')])
+def test_the_server_says_what_it_is(on_site, method, path, body):
+    async def scenario(site):
+        response = await site.http.request(method, path)
+        assert (response.status_code, response.text) == (200, "" if method == "HEAD" else body)
+
+    on_site(scenario)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "text"),
+    [
+        ("GET", "/nope", 404, "404 page not found"),
+        ("GET", "/api/generate", 405, "405 method not allowed"),
+        ("POST", "/api/tags", 405, "405 method not allowed"),
+        ("PUT", "/api/blobs/x", 405, "405 method not allowed"),
+    ],
+)
+def test_wrong_paths_and_methods_are_plain_text(on_site, method, path, status, text):
+    async def scenario(site):
+        response = await site.http.request(method, path)
+        assert (response.status_code, response.text) == (status, text)
+
+    on_site(scenario)
+
+
+@pytest.mark.parametrize("path", sorted(MISSING))
+def test_what_is_not_there_says_so(on_site, path):
+    async def scenario(site):
+        response = await site.http.post(path.replace("{model}", "tiny"), json={})
+        assert response.status_code == 501
+        assert response.json()["error"].startswith(f"{path} is not there yet")
+
+    on_site(scenario)
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:11434", 200),
+        ("127.0.0.1:11434", 200),
+        ("[::1]:11434", 200),
+        ("192.168.1.5", 200),
+        ("box.local", 200),
+        ("api.internal:80", 200),
+        ("evil.example", 403),
+        ("8.8.8.8", 403),
+        ("localhost.evil.example", 403),
+    ],
+)
+def test_a_server_on_loopback_answers_to_its_own_names_only(on_site, host, status):
+    async def scenario(site):
+        response = await site.http.get("/api/version", headers={"Host": host})
+        assert response.status_code == status
+
+    on_site(scenario)
+
+
+def test_a_server_on_the_network_answers_to_any_name(on_site):
+    async def scenario(site):
+        response = await site.http.get("/api/version", headers={"Host": "ollama.example"})
+        assert response.status_code == 200
+
+    on_site(scenario, host=Config.from_environment({"OLLAMA_HOST": "0.0.0.0"}).host)
+
+
+def test_this_machines_own_name_is_allowed(monkeypatch):
+    monkeypatch.setattr("socket.gethostname", lambda: "Box-7")
+    assert is_allowed_host("box-7")
+
+
+@pytest.mark.parametrize(
+    ("origin", "status", "allowed"),
+    [
+        (None, 200, None),
+        ("http://localhost", 200, None),  # the page's own server: no headers are needed
+        ("https://127.0.0.1", 200, "https://127.0.0.1"),
+        ("http://localhost:3000", 200, "http://localhost:3000"),
+        ("app://obsidian.md", 200, "app://obsidian.md"),
+        ("https://a.example.com", 200, "https://a.example.com"),
+        ("https://example.org", 403, None),
+        ("http://localhost.evil.example", 403, None),
+    ],
+)
+def test_pages_of_foreign_origins_are_refused(on_site, origin, status, allowed):
+    async def scenario(site):
+        response = await site.http.get("/api/version", headers={} if origin is None else {"Origin": origin})
+        assert (response.status_code, response.headers.get("access-control-allow-origin")) == (status, allowed)
+
+    on_site(scenario, origins=ORIGINS)
+
+
+def test_a_browser_may_ask_before_it_posts(on_site):
+    async def scenario(site):
+        asked = {"Origin": "http://localhost:3000", "Access-Control-Request-Method": "POST"}
+        response = await site.http.options("/api/chat", headers=asked)
+        headers = response.headers
+        assert (response.status_code, headers["access-control-allow-origin"]) == (204, "http://localhost:3000")
+        assert "POST" in headers["access-control-allow-methods"]
+        assert "x-stainless-retry-count" in headers["access-control-allow-headers"]
+        assert (await site.http.options("/api/chat")).status_code == 204
+
+    on_site(scenario, origins=ORIGINS)
+
+
+def test_every_error_of_ours_has_the_status_of_its_nearest_ancestor():
+    class Deeper(errors.ContextOverflow):
+        pass
+
+    expected = {
+        errors.RequestError: 400,
+        errors.ModelNotFound: 404,
+        Deeper: 400,
+        errors.ModelFileError: 500,
+        errors.ShapeError: 500,
+        errors.RemoteProtocolError: 500,
+        errors.ServerBusy: 503,
+        errors.StageLost: 503,
+        errors.Unreachable: 503,
+        server_errors.NotThereYet: 501,
+        server_errors.RequestCanceled: 499,
+        ZeroDivisionError: 500,
+    }
+    assert {cls: server_errors.status_of(cls("x")) for cls in expected} == expected

@@ -1,0 +1,294 @@
+"""Who gets the loaded model, who waits, and when it goes."""
+
+import asyncio
+import math
+from contextlib import AsyncExitStack
+
+import pytest
+
+from ollama_zmq.bus.broker import LoadRequest
+from ollama_zmq.errors import OutOfDeviceMemory, ServerBusy
+from ollama_zmq.server.scheduler import Scheduler
+from tests.server.fake_broker import FakeBroker
+
+
+class Timers:
+    """Timers that fire when they are told to."""
+
+    def __init__(self):
+        self.running = []
+
+    def call_later(self, delay, function):
+        timer = Timer(self, delay, function)
+        self.running.append(timer)
+        return timer
+
+    def fire(self):
+        [timer] = self.running
+        self.running.clear()
+        timer.function()
+
+
+class Timer:
+    def __init__(self, timers, delay, function):
+        self.timers, self.delay, self.function = timers, delay, function
+
+    def cancel(self):
+        if self in self.timers.running:
+            self.timers.running.remove(self)
+
+
+class World:
+    """A scheduler with a clock that stands still."""
+
+    def __init__(self, store, **settings):
+        self.broker, self.timers, self.now = FakeBroker(), Timers(), 1000.0
+        self.model = store.get("tiny")
+        self.scheduler = Scheduler(self.broker, clock=lambda: self.now, call_later=self.timers.call_later, **settings)
+
+    def wanted(self, name="tiny", **fields):
+        return LoadRequest(name=name, path=self.model.gguf_path, **{"num_ctx": 64} | fields)
+
+    def use(self, wanted=None, keep_alive_s=None):
+        return self.scheduler.use(self.model, wanted or self.wanted(), keep_alive_s)
+
+
+@pytest.fixture
+def run(store):
+    def run(scenario, **settings):
+        async def main():
+            await asyncio.wait_for(scenario(World(store, **settings)), timeout=30)
+
+        asyncio.run(main())
+
+    return run
+
+
+async def settle():
+    """Let everything run that can run."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def until(condition):
+    while not condition():
+        await asyncio.sleep(0)
+
+
+def test_requests_for_the_same_model_share_it(run):
+    async def scenario(world):
+        async with world.use() as first, world.use() as second:
+            assert first is second
+            assert first.users == 2
+        assert len(world.broker.loads) == 1
+
+    run(scenario)
+
+
+def test_a_second_name_of_the_same_file_does_not_load_it_again(run):
+    async def scenario(world):
+        async with world.use(world.wanted("tiny")), world.use(world.wanted("copy")):
+            assert len(world.broker.loads) == 1
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("change", [{"num_ctx": 128}, {"rpc_servers": ("a:1",)}, {"num_thread": 2}, {"num_batch": 64}])
+def test_other_runner_options_or_workers_load_it_again(run, change):
+    async def scenario(world):
+        async with world.use():
+            pass
+        async with world.use(world.wanted(**change)):
+            assert world.broker.loads == [world.wanted(), world.wanted(**change)]
+
+    run(scenario)
+
+
+def test_another_model_waits_until_the_running_ones_are_done(run):
+    async def scenario(world):
+        loaded = []
+
+        async def ask():
+            async with world.use(world.wanted(num_ctx=128)) as resident:
+                loaded.append(resident.loaded.num_ctx)
+
+        async with world.use():
+            other = asyncio.create_task(ask())
+            await settle()
+            assert (len(world.broker.loads), loaded) == (1, [])
+        await other
+        assert (len(world.broker.loads), loaded) == (2, [128])
+
+    run(scenario)
+
+
+def test_whoever_waits_for_another_model_is_not_overtaken(run):
+    async def scenario(world):
+        order = []
+
+        async def ask(label, wanted):
+            async with world.use(wanted):
+                order.append(label)
+
+        async with world.use():
+            waiting = [asyncio.create_task(ask("other", world.wanted(num_ctx=128)))]
+            await settle()
+            waiting.append(asyncio.create_task(ask("same", world.wanted())))
+            await settle()
+            assert order == []
+        await asyncio.gather(*waiting)
+        assert order == ["other", "same"]
+
+    run(scenario)
+
+
+def test_too_many_waiting_requests_are_refused(run):
+    async def scenario(world):
+        async with world.use():
+            other = world.wanted(num_ctx=128)
+
+            async def ask():
+                async with world.use(other):
+                    pass
+
+            waiting = [asyncio.create_task(ask()) for _ in range(2)]
+            await settle()
+            with pytest.raises(ServerBusy, match=r"server busy, please try again\.  maximum pending requests exceeded"):
+                await ask()
+        await asyncio.gather(*waiting)
+
+    run(scenario, max_queue=2)
+
+
+def test_the_broker_is_not_flooded_either(run):
+    async def scenario(world):
+        async with AsyncExitStack() as stack:
+            for _ in range(3):  # one runs, two wait
+                await stack.enter_async_context(world.use())
+            with pytest.raises(ServerBusy):
+                await stack.enter_async_context(world.use())
+
+    run(scenario, max_queue=2)
+
+
+def test_the_timer_runs_when_nobody_uses_the_model_and_unloads_it(run):
+    async def scenario(world):
+        async with world.use():
+            assert world.timers.running == []
+            world.now = 2000.0
+        [timer] = world.timers.running
+        assert (timer.delay, world.scheduler.resident.expires_at) == (300.0, 2300.0)
+        world.timers.fire()
+        await until(lambda: world.scheduler.is_idle)
+        assert (world.broker.n_unloads, world.scheduler.resident) == (1, None)
+
+    run(scenario)
+
+
+def test_a_request_stops_the_timer_and_its_keep_alive_stays(run):
+    async def scenario(world):
+        async with world.use(keep_alive_s=60.0):
+            pass
+        async with world.use():
+            assert world.timers.running == []
+        assert [timer.delay for timer in world.timers.running] == [60.0]
+
+    run(scenario)
+
+
+def test_forever_has_no_timer(run):
+    async def scenario(world):
+        async with world.use(keep_alive_s=math.inf):
+            pass
+        assert world.timers.running == []
+        assert world.scheduler.resident.expires_at > world.now + 100 * 365 * 86400
+
+    run(scenario)
+
+
+def test_a_timer_that_fires_as_a_request_comes_does_nothing(run):
+    async def scenario(world):
+        async with world.use():
+            pass
+        [timer] = world.timers.running
+        async with world.use():
+            timer.function()
+            await settle()
+            assert world.broker.n_unloads == 0
+
+    run(scenario)
+
+
+def test_expire_unloads_at_once_or_after_the_last_user(run):
+    async def scenario(world):
+        async with world.use():
+            await world.scheduler.expire(world.model.gguf_path)
+            assert world.broker.n_unloads == 0
+            assert world.scheduler.resident.expires_at == world.now
+        assert [timer.delay for timer in world.timers.running] == [0.0]
+        world.timers.fire()
+        await until(lambda: world.scheduler.is_idle)
+        async with world.use():
+            pass
+        await world.scheduler.expire(world.model.gguf_path)
+        assert world.broker.n_unloads == 2
+
+    run(scenario)
+
+
+def test_expire_of_what_is_not_loaded_changes_nothing(run, tmp_path):
+    async def scenario(world):
+        await world.scheduler.expire(tmp_path)
+        async with world.use():
+            pass
+        await world.scheduler.expire(tmp_path)
+        assert world.broker.n_unloads == 0
+
+    run(scenario)
+
+
+def test_a_client_that_leaves_during_the_load_does_not_stop_it(run):
+    async def scenario(world):
+        world.broker.holds_loads = True
+
+        async def ask():
+            async with world.use():
+                raise AssertionError("it left")
+
+        asking = asyncio.create_task(ask())
+        await until(lambda: world.broker.loads)
+        asking.cancel()
+        await settle()
+        world.broker.finish_load()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        assert [timer.delay for timer in world.timers.running] == [300.0]
+        async with world.use():
+            assert len(world.broker.loads) == 1
+
+    run(scenario)
+
+
+def test_a_failed_load_leaves_nothing_and_the_next_may_try(run):
+    async def scenario(world):
+        world.broker.load_error = OutOfDeviceMemory("full")
+        with pytest.raises(OutOfDeviceMemory):
+            async with world.use():
+                pass
+        assert world.scheduler.is_idle
+        world.broker.load_error = None
+        async with world.use() as resident:
+            assert resident.loaded is world.broker.loaded
+
+    run(scenario)
+
+
+def test_a_model_that_the_broker_lost_is_loaded_again(run):
+    async def scenario(world):
+        async with world.use():
+            pass
+        world.broker.loaded = None
+        async with world.use():
+            assert len(world.broker.loads) == 2
+
+    run(scenario)

@@ -1,0 +1,96 @@
+"""The client speaks HTTP and our errors."""
+
+import json
+
+import httpx
+import pytest
+
+from ollama_zmq.client import Client
+from ollama_zmq.errors import CapacityError, ModelNotFound, OllamaZmqError, RequestError, Unreachable
+
+
+def client_of(answer):
+    """A client whose every request is answered by *answer*."""
+    return Client("http://127.0.0.1:1", transport=httpx.MockTransport(answer))
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(400, RequestError), (404, ModelNotFound), (501, OllamaZmqError), (503, CapacityError), (500, OllamaZmqError)],
+)
+def test_a_status_is_raised_as_our_error(status, error):
+    with client_of(lambda request: httpx.Response(status, json={"error": "why"})) as client:
+        with pytest.raises(error, match="why") as caught:
+            client.tags()
+        assert type(caught.value) is error
+        with pytest.raises(error, match="why"):
+            list(client.generate("m", "hi"))
+
+
+def test_lines_are_chunks_and_an_error_line_is_raised():
+    lines = b'{"response":"a"}\n\n{"response":"b"}\n{"error":"worker gone"}\n'
+    with client_of(lambda request: httpx.Response(200, content=lines)) as client:
+        chunks = client.generate("m", "hi")
+        assert [next(chunks), next(chunks)] == [{"response": "a"}, {"response": "b"}]
+        with pytest.raises(OllamaZmqError, match="worker gone"):
+            next(chunks)
+
+
+def test_fields_are_sent_as_they_are():
+    seen = []
+
+    def answer(request):
+        seen.append((request.method, request.url.path, json.loads(request.content)))
+        return httpx.Response(200, content=b"{}")
+
+    with client_of(answer) as client:
+        list(client.chat("m", [{"role": "user", "content": "hi"}], options={"seed": 1}))
+        client.unload("m")
+    assert seen == [
+        ("POST", "/api/chat", {"model": "m", "messages": [{"role": "user", "content": "hi"}], "options": {"seed": 1}}),
+        ("POST", "/api/generate", {"model": "m", "prompt": "", "stream": False, "keep_alive": 0}),
+    ]
+
+
+def test_nobody_there_says_how_to_start_a_server():
+    def answer(request):
+        raise httpx.ConnectError("refused")
+
+    with client_of(answer) as client, pytest.raises(Unreachable, match="run 'ollama serve' to start it"):
+        client.version()
+
+
+def test_a_broken_connection_is_told():
+    def answer(request):
+        raise httpx.ReadError("reset by peer")
+
+    with client_of(answer) as client, pytest.raises(Unreachable, match="broke: reset by peer"):
+        client.version()
+
+
+def test_somebody_else_who_answers_is_not_believed():
+    with (
+        client_of(lambda request: httpx.Response(200, content=b"<html>")) as client,
+        pytest.raises(OllamaZmqError, match="is OLLAMA_HOST an ollama server"),
+    ):
+        client.tags()
+
+
+def test_an_upload_tells_its_progress(tmp_path):
+    path = tmp_path / "blob"
+    path.write_bytes(b"x" * 1_500_000)
+    received, steps = [], []
+
+    def answer(request):
+        received.append((request.headers["content-length"], request.read()))
+        return httpx.Response(201)
+
+    with client_of(answer) as client:
+        client.upload(path, "sha256:" + "0" * 64, steps.append)
+    assert (received, steps) == ([("1500000", path.read_bytes())], [1 << 20, 1_500_000 - (1 << 20)])
+
+
+def test_the_environment_names_the_server(monkeypatch):
+    monkeypatch.setenv("OLLAMA_HOST", "0.0.0.0:9999")
+    with Client() as client:
+        assert client.url == "http://127.0.0.1:9999"
