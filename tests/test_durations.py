@@ -11,7 +11,15 @@ from ollama_zmq.durations import format_duration, keep_alive_s, parse_duration
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("0", 0.0), ("5m", 300.0), ("1h15m30.5s", 4530.5), ("-1.5h", -5400.0), ("+2s", 2.0), (".5s", 0.5), ("100µs", 1e-4)],
+    [
+        ("0", 0.0),
+        ("5m", 300.0),
+        ("1h15m30.5s", 4530.5),
+        ("-1.5h", -5400.0),
+        ("+2s", 2.0),
+        (".5s", 0.5),
+        ("100µs", 1e-4),
+    ],
 )
 def test_parses_as_go_does(text, seconds):
     assert parse_duration(text) == pytest.approx(seconds)
