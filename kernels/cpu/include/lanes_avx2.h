@@ -200,8 +200,6 @@ static inline i32 i32_dot_pairs(i32 acc, const uint8_t *p, const int16_t *x)
     return (i32){_mm256_add_epi32(acc.low, _mm256_madd_epi16(low, two)), _mm256_add_epi32(acc.high, _mm256_madd_epi16(high, two))};
 }
 
-static inline void prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }
-
 #include "lanes_common.h"
 
 #endif

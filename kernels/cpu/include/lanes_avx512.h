@@ -87,8 +87,6 @@ static inline i32 i32_dot_pairs(i32 acc, const uint8_t *p, const int16_t *x)
     return _mm512_dpwssd_epi32(acc, _mm512_cvtepu8_epi16(load_32_bytes(p)), i32_set(*(const any_i32 *)x));
 }
 
-static inline void prefetch(const void *p) { _mm_prefetch((const char *)p, _MM_HINT_T1); }
-
 #include "lanes_common.h"
 
 #endif

@@ -96,8 +96,6 @@ static inline i32 i32_dot_pairs(i32 acc, const uint8_t *p, const int16_t *x)
     return acc;
 }
 
-static inline void prefetch(const void *p) { __builtin_prefetch(p, 0, 2); }
-
 #include "lanes_common.h"
 
 #endif

@@ -10,15 +10,15 @@
  *   Q4_K Q5_K        f over 8 sub-blocks; total = fma(neg_fma(float(sum t x.sums), m, f * d), x.scale, total)
  *
  * A tile holds one integer and one float accumulator per column; TILE_COLUMNS is what fits the registers. Weights are prefetched
- * PREFETCH bytes ahead into L2: on huge pages that reads 86-96 % of what memory delivers, against 60-70 % without.
+ * AHEAD_NBYTES ahead into L2: on huge pages that reads 86-96 % of what memory delivers, against 60-70 % without.
  */
 #ifndef OLLAMA_LINEAR_H
 #define OLLAMA_LINEAR_H
 
 #include "kernels.h"
 
-#define PREFETCH 8192
-#define AHEAD(p) prefetch((const char *)(p) + PREFETCH)
+#define AHEAD_NBYTES 8192
+#define AHEAD(p) PREFETCH((const char *)(p) + AHEAD_NBYTES)
 
 /* C columns of one group: where they come from and where they go. */
 struct tile {
