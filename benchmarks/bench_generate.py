@@ -51,6 +51,8 @@ def main() -> None:
     threads = given.threads or os.cpu_count() or 1
     context = given.prompt + given.decode + 64
     with ExitStack() as stack:
+        if given.peer:
+            check_peer(given.peer_python)
         workers = stack.enter_context(worker_addresses(given.rpc, given.workers, threads))
         broker, model = stack.enter_context(loaded_broker(given.model, workers, threads=threads, num_ctx=context))
         vocab_size = model.network.vocab_size
@@ -62,7 +64,9 @@ def main() -> None:
             case()
         measured = interleaved(cases, given.repeats)
     about = {"model": given.model, "workers": len(workers), "threads": threads}
-    records = [{**about, "engine": engine, **summary(runs, given)} for engine, runs in measured.items()]
+    records = [
+        {**about, "engine": engine, **summary(runs, given.prompt, given.decode)} for engine, runs in measured.items()
+    ]
     report(records)
     write_json(given.json, records)
 
@@ -117,9 +121,8 @@ def peer(given: argparse.Namespace, threads: int, context: int) -> Iterator[Call
     """llama.cpp with the model loaded: a function that sends it one record and returns its answer.
 
     Raises:
-        OllamaZmqError: it is not installed, or exits.
+        OllamaZmqError: it exits.
     """
-    check_peer(given.peer_python)
     with Children() as children:
         endpoints = [start_peer_worker(children, given.peer_python, threads) for _ in range(given.workers)]
         path, _ = resolve_model(given.model)
@@ -183,13 +186,13 @@ def peer_case(
     return measure
 
 
-def summary(runs: Sequence[Speeds], given: argparse.Namespace) -> dict[str, Any]:
+def summary(runs: Sequence[Speeds], n_prompt: int, n_decode: int) -> dict[str, Any]:
     """Medians of the way that is best at prefill, and of the one that is best at decode."""
     prefill = {way: median([run[way][0] for run in runs]) for way in runs[0]}
     decode = {way: median([run[way][1] for run in runs]) for way in runs[0]}
     return {
-        "prompt": given.prompt,
-        "decode": given.decode,
+        "prompt": n_prompt,
+        "decode": n_decode,
         "prefill_tokens_per_s": max(prefill.values()),
         "decode_tokens_per_s": max(decode.values()),
         "repeats": len(runs),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import platform
 import statistics
@@ -24,6 +25,7 @@ from typing import Any, TypeVar
 import numpy as np
 import psutil
 
+from ollama_zmq import log
 from ollama_zmq.bus.broker import Broker, LoadedModel, LoadRequest, parse_servers
 from ollama_zmq.cli.children import Children
 from ollama_zmq.config import Config
@@ -52,6 +54,7 @@ def parser(doc: str | None, *, model: bool = True, cluster: bool = True) -> argp
 
 def run_main(main: Callable[[], None]) -> None:
     """Run *main*; our own errors become one line on stderr and exit code 1, Ctrl-C becomes exit code 130."""
+    log.configure(logging.WARNING)
     try:
         main()
     except OllamaZmqError as error:

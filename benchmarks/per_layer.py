@@ -173,6 +173,11 @@ def n_layers(stage: StageState) -> int:
     return stage.last_layer - stage.first_layer + 1 if stage.first_layer >= 0 else 0
 
 
+def layers_of(stage: StageState) -> str:
+    """``3-17``, or nothing."""
+    return f"{stage.first_layer}-{stage.last_layer}" if n_layers(stage) else ""
+
+
 def stage_record(stage: StageState) -> dict[str, Any]:
     """*stage* as a record of the JSON file."""
     record: dict[str, Any] = {
@@ -198,9 +203,8 @@ def print_stages(stages: Sequence[StageState]) -> None:
     rows = []
     for stage in stages:
         record = stage_record(stage)
-        layers = f"{stage.first_layer}-{stage.last_layer}" if n_layers(stage) else "-"
         figures = [record.get(f"{part}_{p}_us", "-") for part in (*PARTS, "compute_per_layer") for p in ("p50", "p95")]
-        rows.append([f"{stage.worker} {stage.part}", layers, *figures])
+        rows.append([f"{stage.worker} {stage.part}", layers_of(stage) or "-", *figures])
     header = [f"{part} {p}" for part in (*PARTS, "a layer") for p in ("p50", "p95")]
     print("stages while decoding, us")
     print_table(["stage", "layers", *header], rows)
@@ -217,22 +221,23 @@ def plot(out: Path, title: str, stages: Sequence[StageState], layers: Sequence[t
     """Draw stages as stacked bars and layers as bars with their p95 on top."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 5), layout="constrained")
+    figure = Figure(figsize=(13, 5), layout="constrained")
+    figure.suptitle(title)
     left, right = figure.subplots(1, 2, width_ratios=[1, 2])
     measured = [stage for stage in stages if stage.latency is not None]
-    names = [f"{stage.worker}\n{stage.part}" for stage in measured]
+    names = [f"{stage.worker}\n{layers_of(stage) or stage.part}" for stage in measured]
     base = np.zeros(len(measured))
     for part in PARTS:
         heights = np.array([getattr(stage.latency, part).p50_us for stage in measured])
-        left.bar(names, heights, bottom=base, label=part)
+        left.bar(range(len(measured)), heights, bottom=base, label=part)
         base = base + heights
-    left.set(title=f"{title}: stages, p50 of a decode step", ylabel="us")
-    left.tick_params(axis="x", labelsize=7)
+    left.set_xticks(range(len(measured)), names, rotation=20, fontsize=8)
+    left.set(title="stages, p50 of a decode step", ylabel="us")
     left.legend()
     p50, p95 = np.array(layers).T
     right.bar(range(len(layers)), p50, yerr=[np.zeros(len(layers)), np.maximum(p95 - p50, 0)], label="p50, line to p95")
     right.set(title="layers one by one on this machine", xlabel="layer", ylabel="us")
-    right.legend()
+    right.legend(loc="lower right")
     figure.savefig(out, dpi=120)
 
 
