@@ -1,0 +1,116 @@
+"""The bits of ``linear`` depend on nothing but the row and the weight: not on batch, threads or instruction set.
+
+How far they are from the truth is a law of every device and stands in ``tests/ops/test_linear.py``.
+"""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+
+from ollama_zmq.devices.base import Step
+from ollama_zmq.formats.quants import QuantType
+from ollama_zmq.kernels.cpu.weights import FORMATS
+from ollama_zmq.ops.builder import Builder
+from ollama_zmq.ops.program import WeightSpec
+from tests.ops.one_op import Weight, drawn, hidden, ready
+
+KINDS = [kind.name for kind in QuantType if kind.id in FORMATS]
+FEW = settings(max_examples=10, deadline=None)
+heights = st.sampled_from([1, 7, 15, 16, 17, 40])
+blocks = st.integers(1, 4)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def linear(weight):
+    """The program x [T, K] -> x times *weight*."""
+    ops = Builder("linear")
+    x = ops.input("x", ("T", weight.shape[1]))
+    return ops.program("out", ops.linear(x, ops.weight(WeightSpec("w", weight.type.id, weight.shape))))
+
+
+def product(device, weight, *inputs):
+    """What the device makes of each of *inputs*."""
+    with ready(device, linear(weight), {"w": weight}, max_tokens=80) as run:
+        return [np.array(run(x, Step.of([len(x)] * bool(len(x)), [0] * bool(len(x))))) for x in inputs]
+
+
+def width(kind, n_blocks):
+    block = QuantType[kind].block_size
+    return n_blocks * block if block > 1 else n_blocks * 19
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@FEW
+@given(T=st.integers(1, 26), N=heights, n_blocks=blocks, seed=seeds)
+def test_every_instruction_set_gives_the_same_bits(devices, kind, T, N, n_blocks, seed):
+    rng = np.random.default_rng(seed)
+    weight = drawn(rng, kind, N, width(kind, n_blocks))
+    x = hidden(rng, T, weight.shape[1])
+    first, *others = (product(device, weight, x)[0] for device in devices.values())
+    assert np.isfinite(first).all()
+    for other in others:
+        assert_array_equal(other, first)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_has_the_same_bits_alone_and_in_any_batch(device, kind):
+    rng = np.random.default_rng(1)
+    weight = drawn(rng, kind, 49, width(kind, 3))
+    x = hidden(rng, 64, weight.shape[1])
+    whole, *batches = product(device, weight, x, *(x[:T] for T in range(1, 64)), *(x[t : t + 1] for t in range(64)))
+    for T, batch in enumerate(batches[:63], start=1):
+        assert_array_equal(batch, whole[:T])
+    assert_array_equal(np.concatenate(batches[63:]), whole)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_number_of_threads_does_not_change_the_bits(threads, device, kind):
+    rng = np.random.default_rng(2)
+    weight = drawn(rng, kind, 200, width(kind, 2))
+    inputs = [hidden(rng, T, weight.shape[1]) for T in (1, 2, 13, 64)]
+    for mine, other in zip(product(threads, weight, *inputs), product(device, weight, *inputs), strict=True):
+        assert_array_equal(mine, other)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_empty_batch_gives_an_empty_result(device, kind):
+    weight = drawn(np.random.default_rng(3), kind, 5, width(kind, 1))
+    (out,) = product(device, weight, np.zeros((0, weight.shape[1]), np.float32))
+    assert out.shape == (0, 5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_broken_activation_spoils_its_own_row_only(devices, kind, bad):
+    rng = np.random.default_rng(4)
+    weight = drawn(rng, kind, 17, width(kind, 2))
+    x = hidden(rng, 3, weight.shape[1])
+    broken = x.copy()
+    broken[1, 5] = bad
+    for device in devices.values():
+        good, spoiled = product(device, weight, x, broken)
+        assert_array_equal(spoiled[[0, 2]], good[[0, 2]])
+        assert not np.isfinite(spoiled[1]).any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_random_bytes_as_weights_never_crash(devices, kind):
+    """Scales that are NaN, infinite or subnormal included."""
+    rng = np.random.default_rng(5)
+    K = width(kind, 2)
+    clean = drawn(rng, kind, 33, K)
+    weight = Weight(clean.type, rng.bytes(len(clean.data)), clean.shape)
+    x = hidden(rng, 13, K)
+    first, *others = (product(device, weight, x)[0] for device in devices.values())
+    for other in others:
+        assert_array_equal(np.isfinite(other), np.isfinite(first))
+        assert_array_equal(other[np.isfinite(first)], first[np.isfinite(first)])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_activations_too_small_to_scale_count_as_zero(device, kind):
+    weight = drawn(np.random.default_rng(6), kind, 16, width(kind, 1))
+    (out,) = product(device, weight, np.full((1, weight.shape[1]), 1e-42, np.float32))
+    assert np.abs(out).max() < 1e-38
