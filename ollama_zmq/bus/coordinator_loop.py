@@ -10,6 +10,7 @@ import hashlib
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -84,6 +85,7 @@ class CoordinatorLoop:
         self._wake_out.connect(f"inproc://wake-{broker}")
         self._running = True
         self._ticked_at = 0.0
+        self._arrived: deque[list[zmq.Frame]] = deque()  # read, not handled yet
         self._digests: dict[tuple[str, str], Any] = {}  # (worker, weight) -> sha256 of what was sent so far
 
     def call(self, function: Callable[[], None]) -> None:
@@ -137,13 +139,13 @@ class CoordinatorLoop:
     def _serve_once(self, poller: zmq.Poller) -> None:
         now = time.monotonic()
         wait_s = min(self.coordinator.next_deadline(now) - now, TICK_S if self.coordinator.flights else 1.0)
-        ready = dict(poller.poll(max(int(wait_s * 1000), 0) + 1))
+        ready = dict(poller.poll(0 if self._arrived else max(int(wait_s * 1000), 0) + 1))
         if self._wake_in in ready:
             self._run_calls()
         if self._monitor.socket in ready:
             for happened in self._monitor.events():
                 self._on_socket_event(happened)
-        if self._router in ready:
+        if self._router in ready or self._arrived:
             self._receive()
         now = time.monotonic()
         if now - self._ticked_at >= TICK_S:
@@ -164,10 +166,10 @@ class CoordinatorLoop:
     def _receive(self) -> None:
         """Take every message that has arrived; rubbish costs its sender the connection, nothing else."""
         while True:
-            try:
-                parts = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
+            self._arrived += sockets.read_all(self._router)
+            if not self._arrived:
                 return
+            parts = self._arrived.popleft()
             address = bytes(parts[0].buffer).decode(errors="replace").partition("#")[0]
             try:
                 envelope = frames.decode([part.buffer for part in parts[1:]])
@@ -251,10 +253,7 @@ class CoordinatorLoop:
 
     def _disconnect(self, address: str) -> None:
         """Forget a connection; what was queued on it goes with it."""
-        try:
-            self._router.disconnect(self.endpoints[address])
-        except zmq.ZMQError as error:
-            log.debug("connection.absent", worker=address, error=error.strerror)
+        self._arrived += sockets.disconnect(self._router, self.endpoints[address])
 
     def _close(self) -> None:
         self._router.disable_monitor()

@@ -21,6 +21,7 @@ timeout, 1 MB frames do.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -131,6 +132,27 @@ def connect(router: zmq.Socket[bytes], endpoint: str, routing_id: bytes) -> None
         router.connect(endpoint)
     except zmq.ZMQError as error:
         raise Unreachable(f"{endpoint} is not an address: {error.strerror}", endpoint=endpoint) from None
+
+
+def disconnect(router: zmq.Socket[bytes], endpoint: str) -> list[list[zmq.Frame]]:
+    """Forget the connection to *endpoint* and return the messages of all workers that had arrived, to be handled.
+
+    They must be read before: polling a ROUTER takes the first frame of the next message out of its pipe, and when that
+    pipe is closed before the others are read, libzmq aborts the process.
+    """
+    arrived = read_all(router)
+    with contextlib.suppress(zmq.ZMQError):  # it was not connected, or is not any more
+        router.disconnect(endpoint)
+    return arrived
+
+
+def read_all(socket: zmq.Socket[bytes]) -> list[list[zmq.Frame]]:
+    """Return every message that has arrived. Does not wait."""
+    arrived = []
+    with contextlib.suppress(zmq.Again):
+        while True:
+            arrived.append(socket.recv_multipart(zmq.NOBLOCK, copy=False))
+    return arrived
 
 
 def _set_common(socket: zmq.Socket[bytes]) -> None:

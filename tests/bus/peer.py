@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import zmq
 
-from ollama_zmq.bus.sockets import Monitor, SocketEvent, broker_socket, connect
+from ollama_zmq.bus.sockets import Monitor, SocketEvent, broker_socket, connect, disconnect
 from ollama_zmq.ops.builder import Builder
 from ollama_zmq.ops.program import Program, WeightSpec
 from ollama_zmq.version import PROTOCOL, VERSION
@@ -37,7 +37,7 @@ class Peer:
 
     def reconnect(self) -> None:
         """Connect again under the next epoch, as a broker does that has lost the worker."""
-        self.router.disconnect(self.endpoint)
+        disconnect(self.router, self.endpoint)
         self.epoch, self.seq = self.epoch + 1, 0
         connect(self.router, self.endpoint, self.routing_id)
 

@@ -31,8 +31,10 @@ from ollama_zmq.bus.sockets import (
     bind,
     broker_socket,
     connect,
+    disconnect,
     worker_socket,
 )
+from tests.bus.conftest import ENDPOINTS
 from tests.bus.peer import DEADLINE_S
 
 WAIT_MS = int(DEADLINE_S * 1000)
@@ -140,6 +142,40 @@ for port in (1, 2):
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
     assert done.returncode == -signal.SIGABRT
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_a_disconnect_between_poll_and_receive_aborts_the_process(endpoint):
+    code = f"""
+import resource, zmq
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+context = zmq.Context()
+dealer, router = context.socket(zmq.DEALER), context.socket(zmq.ROUTER)
+dealer.bind({endpoint!r})
+router.setsockopt(zmq.CONNECT_ROUTING_ID, b"w")
+router.connect(dealer.last_endpoint.decode())
+router.send_multipart([b"w", b"x"])
+dealer.recv()
+dealer.send_multipart([b"two", b"frames"])
+assert router.poll(10_000)
+router.disconnect(dealer.last_endpoint.decode())
+router.recv_multipart(zmq.NOBLOCK)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
+    assert done.returncode == -signal.SIGABRT
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_our_disconnect_hands_over_what_had_arrived(worker, broker, endpoint):
+    dealer, endpoint = worker(endpoint)
+    router = broker()
+    connect(router, endpoint, b"w")
+    router.send_multipart([b"w", b"x"])
+    assert receive(dealer) == [b"x"]
+    dealer.send_multipart([b"two", b"frames"])
+    assert router.poll(WAIT_MS)
+    assert [[part.bytes for part in parts] for parts in disconnect(router, endpoint)] == [[b"w", b"two", b"frames"]]
+    assert disconnect(router, endpoint) == []
 
 
 def test_immediate_makes_every_send_unreachable(worker, broker):
