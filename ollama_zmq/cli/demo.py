@@ -95,8 +95,9 @@ def _fetch(store: Store) -> str:
 
     from ollama_zmq.store.demo_model import DEMO_NAME, fetch_demo_model
 
+    console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(f"fetching {DEMO_NAME}", total=None, visible=False)
         fetch_demo_model(store, lambda done, total: progress.update(bar, completed=done, total=total, visible=True))
     return DEMO_NAME
