@@ -33,6 +33,7 @@ VARIABLES = {
     "OLLAMA_NOPRUNE": "Do not prune model blobs on startup",
     "OLLAMA_NUM_PARALLEL": "Maximum number of parallel requests (default 1)",
     "OLLAMA_ORIGINS": "A comma separated list of allowed origins",
+    "OLLAMA_RPC_POLICY": "throughput uses every listed worker, fastest may leave some out (default throughput)",
     "OLLAMA_RPC_SERVERS": "A comma separated list of rpc-server workers (host:port)",
 }
 
@@ -80,6 +81,7 @@ class Config:
         max_queue: requests that may wait.
         origins: patterns of web origins that may call; ``*`` stands for any text.
         rpc_servers: workers, ``host:port`` joined by commas.
+        rpc_policy: "throughput" or "fastest".
         warnings: one line for each value that was not understood.
     """
 
@@ -92,6 +94,7 @@ class Config:
     max_queue: int = 512
     origins: tuple[str, ...] = ()
     rpc_servers: str = ""
+    rpc_policy: str = "throughput"
     no_history: bool = False
     no_prune: bool = False
     warnings: tuple[str, ...] = ()
@@ -111,6 +114,7 @@ class Config:
             max_queue=values.count("OLLAMA_MAX_QUEUE", 512),
             origins=_origins(values.text("OLLAMA_ORIGINS")),
             rpc_servers=values.text("OLLAMA_RPC_SERVERS"),
+            rpc_policy=values.choice("OLLAMA_RPC_POLICY", ("throughput", "fastest")),
             no_history=values.switch("OLLAMA_NOHISTORY"),
             no_prune=values.switch("OLLAMA_NOPRUNE"),
             warnings=tuple(values.warnings),
@@ -141,6 +145,12 @@ class _Values:
     def switch(self, name: str) -> bool:
         text = self.text(name)
         return bool(text) and text not in _FALSE
+
+    def choice(self, name: str, choices: tuple[str, ...]) -> str:
+        text = self.text(name).lower()
+        if text and text not in choices:
+            self.warnings.append(f"{name}={text!r}: not one of {', '.join(choices)}, using {choices[0]}")
+        return text if text in choices else choices[0]
 
     def count(self, name: str, default: int) -> int:
         return self._parsed(name, default, _unsigned)

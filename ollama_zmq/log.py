@@ -1,11 +1,16 @@
 """Structured logs. An event is ``noun.verb_past`` and its facts are fields.
 
     server.started      url models_dir version
-    request.accepted    request_id model endpoint
-    request.finished    request_id status prompt_tokens output_tokens prefill_ms decode_ms
+    server.stopped
+    setting.ignored     reason
+    store.pruned        files
+    store.not_pruned    error
+    request.accepted    request_id model prompt_tokens
+    request.finished    request_id reason prompt_tokens output_tokens prefill_ms decode_ms
+    request.broken      error
     option.ignored      name value
     manifest.rejected   model error
-    model.loaded        model stages load_ms
+    model.loaded        model num_ctx load_ms
     model.unloaded      model
     worker.joined       worker version devices memory_bytes
     worker.refused      worker reason
@@ -13,7 +18,13 @@
     worker.listening    address threads memory_bytes
     broker.leased       broker
     broker.lost         broker reason
+    peer.refused        address
+    peer.dropped        reason
     message.rejected    peer error
+    message.dropped     peer
+    blob.truncated      blob nbytes
+    blob.unreadable     blob error
+    work.failed         program microbatch
     program.defined     program weights resident_bytes
 
 ``debug`` for each message, ``info`` for what an operator counts, ``warning`` for what we survived,

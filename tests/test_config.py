@@ -100,3 +100,11 @@ def test_own_origins_come_before_the_local_ones():
 
 def test_quotes_around_a_list_of_workers_are_dropped():
     assert read(OLLAMA_RPC_SERVERS='"10.0.0.1:50052,b:1"').rpc_servers == "10.0.0.1:50052,b:1"
+
+
+@pytest.mark.parametrize(
+    ("text", "policy", "n_warnings"), [("", "throughput", 0), ("Fastest", "fastest", 0), ("best", "throughput", 1)]
+)
+def test_the_policy_is_one_of_two(text, policy, n_warnings):
+    config = read(OLLAMA_RPC_POLICY=text)
+    assert (config.rpc_policy, len(config.warnings)) == (policy, n_warnings)

@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 
 from ollama_zmq.bus.broker import LoadRequest, parse_servers
+from ollama_zmq.cluster.placement import Policy
 from ollama_zmq.durations import keep_alive_s
 from ollama_zmq.engine.requests import Finished, GenerationRequest, Piece, TokenLogprob
 from ollama_zmq.errors import ModelFileError, RequestError
@@ -113,6 +114,7 @@ def _load_request(services: Services, model: StoredModel, facts: Facts, options:
         num_batch=max(1, options.num_batch),
         num_parallel=services.config.num_parallel,
         num_thread=max(0, options.num_thread),
+        policy=Policy(services.config.rpc_policy),
     )
 
 

@@ -86,13 +86,12 @@ def serve(config: Config) -> None:
     Raises:
         OllamaZmqError: the port is in use, or the address is wrong.
     """
-    listener = listen(config)
     for warning in config.warnings:
         log.warning("setting.ignored", reason=warning)
-    asyncio.run(_serve(config, listener))
+    asyncio.run(_serve(config))
 
 
-async def _serve(config: Config, listener: socket.socket) -> None:
+async def _serve(config: Config) -> None:
     failures: list[BaseException] = []
 
     def fail(error: BaseException) -> None:
@@ -111,7 +110,8 @@ async def _serve(config: Config, listener: socket.socket) -> None:
         timeout_graceful_shutdown=GRACE_S,
     )
     server = Server(settings)
-    _stop_on_signals(server, app)
+    _stop_on_signals(server, app)  # before anybody can see the port open
+    listener = listen(config)
     host, port = listener.getsockname()[:2]
     log.info("server.started", url=f"http://{host}:{port}", models_dir=str(config.models), version=VERSION)
     await server.serve(sockets=[listener])
@@ -130,8 +130,8 @@ def _stop_on_signals(server: Server, app: Starlette) -> None:
     def stop() -> None:
         server.force_exit = server.should_exit
         server.should_exit = True
-        opening = app.state.services
-        if opening.done() and opening.exception() is None:
+        opening = getattr(app.state, "services", None)
+        if opening is not None and opening.done() and opening.exception() is None:
             opening.result().stop()
 
     loop = asyncio.get_running_loop()

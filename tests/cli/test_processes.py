@@ -9,6 +9,7 @@ import pytest
 
 from ollama_zmq.cli.children import Children, free_port
 from ollama_zmq.config import Config
+from ollama_zmq.errors import OllamaZmqError
 from ollama_zmq.server.run import PortInUse, listen
 
 HEAVY = {"numpy", "zmq", "starlette", "uvicorn", "httpx", "tokenizers", "jinja2", "rich", "prompt_toolkit", "structlog"}
@@ -42,6 +43,11 @@ def test_a_port_in_use_is_told_with_what_to_do():
         f"listen tcp 127.0.0.1:{port}: bind: address already in use; "
         "stop the server that runs there, or set OLLAMA_HOST to another port"
     )
+
+
+def test_an_address_that_is_not_ours_is_told():
+    with pytest.raises(OllamaZmqError, match=r"listen tcp 203.0.113.1:0: bind: .*; check OLLAMA_HOST"):
+        listen(Config.from_environment({"OLLAMA_HOST": "203.0.113.1:0"}))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from ollama_zmq.cluster.placement import Policy
 from ollama_zmq.engine.requests import Broken
 from ollama_zmq.errors import ContextOverflow, OutOfDeviceMemory, StageLost
 from tests.server.conftest import SERVERS, plain
@@ -148,6 +149,14 @@ def test_workers_of_the_request_win_over_the_modelfiles_and_those_over_the_envir
         assert broker.loads[0].rpc_servers == servers
 
     on_site(scenario, rpc_servers=SERVERS)
+
+
+def test_the_environments_policy_reaches_the_planner(on_site, broker):
+    async def scenario(site):
+        await site.post("/api/generate", model="tiny")
+        assert broker.loads[0].policy is Policy.FASTEST
+
+    on_site(scenario, rpc_policy="fastest")
 
 
 @pytest.mark.parametrize(
