@@ -21,7 +21,7 @@ def open_device(threads: int | None, budget: Budget) -> CpuDevice:
 
 
 def isa_names() -> tuple[str, ...]:
-    """Return the instruction sets that have kernels and that this CPU has, fastest first: "avx512", "avx2", "generic"."""
+    """Return the instruction sets with kernels that this CPU has, fastest first: "avx512", "avx2", "generic"."""
     from ollama_zmq.kernels.cpu.simd import isa_names as names
 
     found: tuple[str, ...] = names()

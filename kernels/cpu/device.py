@@ -1,8 +1,8 @@
 """The CPU device: programs planned in Python, run in one call that holds no GIL.
 
 ``OLLAMA_CPU_ISA`` picks the instruction set (generic, avx2, avx512) for tests and comparisons; all give the same bits.
-``OLLAMA_CPU_PIN=1`` pins each thread but the caller's to a core. It is off by default: several workers may share a host, and
-pinned to the same cores they would wait for each other.
+``OLLAMA_CPU_PIN=1`` pins each thread but the caller's to a core. It is off by default: several workers may share a
+host, and pinned to the same cores they would wait for each other.
 """
 
 from __future__ import annotations
@@ -62,11 +62,21 @@ class CpuDevice:
 
     def executable_nbytes(self, verified: Verified, *, kv_pages: int, max_tokens: int) -> int:
         """Return the bytes that ``compile`` will take for KV cache and scratch."""
-        return executable_nbytes(plan(verified, max_tokens), verified, self.threads, kv_pages=kv_pages, max_tokens=max_tokens)
+        return executable_nbytes(
+            plan(verified, max_tokens), verified, self.threads, kv_pages=kv_pages, max_tokens=max_tokens
+        )
 
     def load_weight(self, spec: WeightSpec, data: memoryview) -> CpuWeight:
         """Bring the file's bytes of one weight into 16-row groups. Raises as :class:`Device` says."""
         weight = load_weight(spec, memoryview(data), self._shelf, self._pool)
+        self._keep(weight)
+        return weight
+
+    def blank_weight(self, spec: WeightSpec) -> CpuWeight:
+        """Return a weight of no meaning, in memory that the system has given: to measure with."""
+        nbytes = weight_nbytes(spec)
+        weight = CpuWeight(spec, nbytes, self._shelf.take(nbytes, spec.name))
+        weight.touch()
         self._keep(weight)
         return weight
 

@@ -29,7 +29,12 @@ def cache_nbytes(cache: CacheSpec, kv_pages: int) -> int:
 def executable_nbytes(planned: Plan, verified: Verified, threads: int, *, kv_pages: int, max_tokens: int) -> int:
     """Return the bytes of KV cache, scratch and bookkeeping."""
     caches = sum(_aligned(cache_nbytes(cache, kv_pages)) for cache in verified.program.caches)
-    return caches + _aligned(planned.scratch_nbytes) + threads * _thread_nbytes(planned) + _numbers_nbytes(planned, max_tokens)
+    return (
+        caches
+        + _aligned(planned.scratch_nbytes)
+        + threads * _thread_nbytes(planned)
+        + _numbers_nbytes(planned, max_tokens)
+    )
 
 
 def _aligned(nbytes: int) -> int:
@@ -95,9 +100,7 @@ class CpuExecutable:
         self._frequencies: dict[str, Array] = {}
         thread_nbytes = _thread_nbytes(self._plan)
         scratch = self._scratch + _aligned(self._plan.scratch_nbytes)
-        self._program = executor.Program(
-            kernels, pool, len(self._plan.steps), max_tokens, scratch, thread_nbytes // 4
-        )
+        self._program = executor.Program(kernels, pool, len(self._plan.steps), max_tokens, scratch, thread_nbytes // 4)
         for step in self._plan.steps:
             self._add(step.kind, step.symbol, step.ops)
 
@@ -124,7 +127,14 @@ class CpuExecutable:
     def _linear_part(self, op: PlannedOp) -> tuple[int, ...]:
         weight = self._weights[op.weight]
         N, K = weight.spec.shape
-        return weight.address, self._address(op.reads[0]), self._address(op.writes), FORMATS[weight.spec.type].index, N, K
+        return (
+            weight.address,
+            self._address(op.reads[0]),
+            self._address(op.writes),
+            FORMATS[weight.spec.type].index,
+            N,
+            K,
+        )
 
     def _row_record(self, op: PlannedOp) -> dict[str, Any]:
         record: dict[str, Any] = {"kind": op.op, "width": self._width(op)}
@@ -164,8 +174,6 @@ class CpuExecutable:
         step.check(max_tokens=self.max_tokens, kv_pages=self.kv_pages, uses_pages=self._uses_pages)
         T, R = step.T, len(step.rows)
         check_inputs(self.verified, array, T)
-        if R > self.max_tokens:
-            raise ShapeError(f"R={R} rows, planned for {self.max_tokens}")
         address = int(array.__array_interface__["data"][0])
         for V in self._vocabularies:
             at = self._program.first_outside(address, T, V)
@@ -173,10 +181,10 @@ class CpuExecutable:
                 raise ShapeError(f"token_ids[{at}]={int(array[at])} is not in 0..{V - 1}")
         tables = [np.array(table, np.int32) for table in step.pages] if self._uses_pages else []
         self._program.run(address, _int32(step.lengths), _int32(step.positions), tables, _int32(step.rows))
-        symbol, width = self.verified.output.shape
+        symbol, width = self.verified.output.shape[0], int(self.verified.output.shape[1])
         rows = R if symbol == "R" else T
         offset = self._address(self.verified.output.name) - int(self._memory.address)
-        out: Array = self._memory.floats(offset, rows * int(width)).reshape(rows, int(width))
+        out: Array = self._memory.floats(offset, rows * width).reshape(rows, width)
         return out
 
     @property

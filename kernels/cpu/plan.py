@@ -21,7 +21,7 @@ from typing import Any
 from ollama_zmq.errors import UnsupportedOp
 from ollama_zmq.kernels.cpu.simd import activation_nbytes
 from ollama_zmq.kernels.cpu.weights import format_of
-from ollama_zmq.ops.program import POSITIONS, ROWS, Call, Verified
+from ollama_zmq.ops.program import Call, Verified
 from ollama_zmq.ops.registry import op_named
 
 ALIGNMENT = 64  # bytes; a cache line, and what panels need
@@ -72,7 +72,6 @@ class Plan:
 
     Attributes:
         offsets: value -> byte offset in scratch; values that live at different times share places.
-        angles: value holding a table of angles -> attributes of the rope it belongs to.
     """
 
     steps: list[PlannedStep]
@@ -86,34 +85,11 @@ def plan(verified: Verified, max_tokens: int) -> Plan:
     Raises:
         UnsupportedOp: a weight has a type without kernels.
     """
-    _refuse_unreadable(verified)
     planner = _Planner(verified)
     planner.copy_input()
     for call in verified.program.calls:
-        _refuse_indices(call, verified)
         planner.add(call)
     return planner.finish(max_tokens)
-
-
-def _refuse_unreadable(verified: Verified) -> None:
-    """Refuse a program whose input is not one row per token, or whose output is not made by it."""
-    spec = verified.input
-    if (spec.dtype, len(spec.shape)) not in (("float32", 2), ("int32", 1)) or spec.shape[0] != "T":
-        raise UnsupportedOp(f"input {spec.name}: {spec.dtype} {list(spec.shape)} cannot be read by the CPU device")
-    if verified.output.dtype != "float32" or len(verified.output.shape) != 2:
-        raise UnsupportedOp(f"output {verified.output.name}: {verified.output.dtype} cannot be given by the CPU device")
-
-
-def _refuse_indices(call: Call, verified: Verified) -> None:
-    """Refuse what would index by something else than kernels do: token ids by the input, rows by the step's."""
-    expected = {"token_ids": verified.input.name, "positions": POSITIONS, "rows": ROWS}
-    for name, value in call.args.items():
-        if value != expected.get(name, value):
-            raise UnsupportedOp(f"{call.op}.{name}: {value!r}, only {expected[name]!r} is read there on the CPU", op=call.op)
-    if call.op in ("rope", "rope_factors", "store_kv", "attention", "take_rows"):
-        first = next(iter(op_named(call.op).args))
-        if verified.shapes[call.args[first]][0] != "T":
-            raise UnsupportedOp(f"{call.op}.{first}: rows are not the tokens of the pass", op=call.op)
 
 
 class _Planner:
@@ -127,7 +103,7 @@ class _Planner:
         self.made: dict[tuple[Any, ...], str] = {}  # panels and angles by what they are of
 
     def copy_input(self) -> None:
-        """Bring the input, which may lie at any address, into scratch. Token ids are read where they are, by ``embed``."""
+        """Bring the input, which may lie at any address, into scratch. Token ids are read in place, by ``embed``."""
         spec = self.verified.input
         if spec.dtype == "float32":
             self._row_op(PlannedOp("copy", (), spec.name), "T", 4 * int(spec.shape[1]))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ollama_zmq.devices.base import Speeds, Step
-from ollama_zmq.formats.quants import QuantType, tensor_nbytes
+from ollama_zmq.formats.quants import QuantType
 from ollama_zmq.ops.builder import Builder
 from ollama_zmq.ops.program import Verified, WeightSpec, verify
 
@@ -35,7 +35,7 @@ def _seconds(device: CpuDevice, rows: int, T: int) -> tuple[float, int]:
     spec = WeightSpec("weight", QuantType.Q8_0.id, (rows, K))
     if 2 * device.weight_nbytes(spec) > device.budget.free:
         spec = WeightSpec("weight", QuantType.Q8_0.id, (FALLBACK_ROWS, K))
-    weight = device.load_weight(spec, memoryview(np.ones(tensor_nbytes(QuantType.Q8_0, spec.shape), np.uint8)))
+    weight = device.blank_weight(spec)
     try:
         executable = device.compile(_linear(spec), {"weight": weight}, kv_pages=0, max_tokens=T)
         try:

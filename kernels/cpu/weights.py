@@ -54,9 +54,13 @@ def format_of(spec: WeightSpec) -> Format:
     found = FORMATS.get(spec.type)
     if found is None:
         names = ", ".join(sorted(type_of_id(number).name for number in FORMATS))
-        raise UnsupportedOp(f"{spec.name}: type {_type_name(spec.type)} has no CPU kernel, only {names}", type=spec.type)
+        raise UnsupportedOp(
+            f"{spec.name}: type {_type_name(spec.type)} has no CPU kernel, only {names}", type=spec.type
+        )
     if len(spec.shape) != 2 or spec.shape[1] % found.block_size:
-        raise ShapeError(f"{spec.name}: shape {list(spec.shape)}, expected [N, K] with K in blocks of {found.block_size}")
+        raise ShapeError(
+            f"{spec.name}: shape {list(spec.shape)}, expected [N, K] with K in blocks of {found.block_size}"
+        )
     return found
 
 
@@ -71,7 +75,9 @@ def weight_nbytes(spec: WeightSpec) -> int:
     """Return the bytes a weight takes in memory. Raises as :func:`format_of`."""
     if len(spec.shape) == 1:
         if type_of_id(spec.type) not in VECTOR_TYPES:
-            raise UnsupportedOp(f"{spec.name}: a vector of type {_type_name(spec.type)} has no CPU kernel", type=spec.type)
+            raise UnsupportedOp(
+                f"{spec.name}: a vector of type {_type_name(spec.type)} has no CPU kernel", type=spec.type
+            )
         return _aligned(4 * spec.shape[0])
     found = format_of(spec)
     N, K = spec.shape
@@ -114,6 +120,12 @@ class CpuWeight:
         else:
             N, K = self.spec.shape
             pool.pack(FORMATS[self.spec.type].index, np.frombuffer(data, np.uint8), N, K, self.address)
+
+    def touch(self) -> None:
+        """Fill it with ones, so that the system has given it memory: a weight to measure with."""
+        assert self._piece is not None
+        begin = self._piece.offset
+        self._piece.slab.memory.bytes()[begin : begin + self.nbytes] = 1
 
     def _floats(self) -> Array:
         assert self._piece is not None
@@ -183,7 +195,9 @@ class Shelf:
             return Memory(mapped)
         except MemoryError:
             self._budget.give(nbytes)
-            raise OutOfDeviceMemory(f"{what} needs {human_bytes(nbytes)}, which the system refused", what=what) from None
+            raise OutOfDeviceMemory(
+                f"{what} needs {human_bytes(nbytes)}, which the system refused", what=what
+            ) from None
 
     def release(self, piece: Piece) -> None:
         """Take a piece back: its pages go to the system at once, its addresses when the slab is empty."""

@@ -1,4 +1,6 @@
-"""The bits of attention depend on nothing but the token and its sequence: not on passes, pages, threads, instruction set."""
+"""The bits of attention depend on the token and its sequence: not on passes, pages, threads or instruction set."""
+
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -59,9 +61,8 @@ def test_decode_and_chunks_continue_prefill(device, G, group, E, cuts, pages):
     x, weights = drawn_layer(G, group, E, LENGTH, 2)
     with ready(device, program(G, group, E), weights, kv_pages=4, max_tokens=LENGTH) as run:
         expected = whole(run, x, [0, 1, 2])
-        borders = [0, *sorted(cuts), LENGTH - 3, LENGTH - 2, LENGTH - 1, LENGTH]
-        borders = sorted(set(borders))
-        for begin, end in zip(borders, borders[1:], strict=False):
+        borders = sorted({0, *cuts, LENGTH - 3, LENGTH - 2, LENGTH - 1, LENGTH})
+        for begin, end in pairwise(borders):
             out = run(x[begin:end], Step.of([end - begin], [begin], [pages]))
             assert_array_equal(out, expected[begin:end])
 
@@ -73,7 +74,7 @@ def test_neighbours_and_threads_do_not_change_the_bits(threads, device, G, group
     borders = np.cumsum([0, *lengths])
     pages = [[0, 1], [2], [3], [4]]
     with ready(device, program(G, group, E), weights, kv_pages=5, max_tokens=150) as run:
-        alone = [whole(run, x[a:b], [4, 2]) for a, b in zip(borders, borders[1:], strict=False)]
+        alone = [whole(run, x[a:b], [4, 2]) for a, b in pairwise(borders)]
     with ready(threads, program(G, group, E), weights, kv_pages=5, max_tokens=150) as run:
         together = run(x, Step.of(lengths, [0] * 4, pages))
         assert_array_equal(together, np.concatenate(alone))

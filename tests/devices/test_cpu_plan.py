@@ -1,0 +1,127 @@
+"""Laws of planning: how calls become steps, and which values may share memory."""
+
+from itertools import combinations
+
+import pytest
+
+from ollama_zmq.errors import UnsupportedOp
+from ollama_zmq.formats.gguf import open_gguf
+from ollama_zmq.kernels.cpu.plan import plan
+from ollama_zmq.models.base import Network
+from ollama_zmq.ops.builder import Builder
+from ollama_zmq.ops.program import WeightSpec, verify
+from tests.models_tiny import write_tiny_llama
+
+
+@pytest.fixture(scope="module")
+def layers(tmp_path_factory):
+    """The verified layers of a tiny model whose linears are Q8_0."""
+    path = write_tiny_llama(tmp_path_factory.mktemp("plan") / "tiny.gguf", kind="Q8_0", n_layers=3)
+    with open_gguf(path) as gguf:
+        yield verify(Network(gguf).layers_program(range(3)))
+
+
+def ops_of(planned):
+    return [(at, op) for at, step in enumerate(planned.steps) for op in step.ops]
+
+
+def test_every_call_is_planned_once(layers):
+    added = {"copy", "pack", "angles"}
+    planned = sorted(op.op for _, op in ops_of(plan(layers, 4)) if op.op not in added)
+    assert planned == sorted(call.op for call in layers.program.calls)
+
+
+def test_what_is_read_was_made_before(layers):
+    made = set()
+    for _, op in ops_of(plan(layers, 4)):
+        assert made.issuperset(op.reads)
+        made.add(op.writes)
+
+
+def test_a_value_is_not_read_in_the_step_that_makes_it_unless_rows_are_chained(layers):
+    planned = plan(layers, 4)
+    maker = {}
+    for at, op in ops_of(planned):
+        for value in op.reads:
+            assert maker[value] < at or planned.steps[at].kind.value == "rows"
+        maker[op.writes] = at
+
+
+def test_ten_barriers_to_a_layer(layers):
+    """Rows, q k v, rows, attention, rows, output, rows, gate and up, rows, down."""
+    kinds = [step.kind.value for step in plan(layers, 4).steps]
+    assert kinds == [
+        "rows",
+        "linear",
+        "rows",
+        "attention",
+        "rows",
+        "linear",
+        "rows",
+        "linear",
+        "rows",
+        "linear",
+    ] * 3 + ["rows"]
+
+
+def test_linears_of_one_input_share_a_step_and_its_packing(layers):
+    packed = [op.reads[0] for _, op in ops_of(plan(layers, 4)) if op.op == "pack"]
+    assert len(packed) == len(set(packed)) == 4 * 3
+    parts = [len(step.ops) for step in plan(layers, 4).steps if step.kind.value == "linear"]
+    assert parts == [3, 1, 2, 1] * 3
+
+
+def test_angles_are_made_once_for_all_layers(layers):
+    assert [op.op for _, op in ops_of(plan(layers, 4))].count("angles") == 1
+
+
+def test_values_that_live_together_do_not_overlap(layers):
+    """But for an op on rows that writes over what nobody reads after it."""
+    planned = plan(layers, 5)
+    widths = {name: shape[1] for name, shape in layers.shapes.items() if len(shape) == 2 and shape[0] == "T"}
+    lives, last_reader = {}, {}
+    for at, op in ops_of(planned):
+        for value in (*op.reads, op.writes):
+            lives.setdefault(value, [at, at])[1] = at
+        last_reader |= dict.fromkeys(op.reads, op.writes)
+    lives[layers.output.name][1] = len(planned.steps)
+    for a, b in combinations([name for name in widths if name in planned.offsets], 2):
+        together = lives[a][0] <= lives[b][1] and lives[b][0] <= lives[a][1]
+        begin, end = max(planned.offsets[a], planned.offsets[b]), 0
+        end = min(planned.offsets[name] + 5 * 4 * widths[name] for name in (a, b))
+        if together and begin < end:
+            first, second = (a, b) if lives[a][0] <= lives[b][0] else (b, a)
+            assert _writes_over(planned, second, first, last_reader)
+
+
+def _writes_over(planned, value, earlier, last_reader):
+    """Whether *value* took the place of *earlier* directly or through values between them."""
+    while earlier != value:
+        following = last_reader.get(earlier)
+        if following is None or planned.offsets.get(following) != planned.offsets[earlier]:
+            return False
+        earlier = following
+    return True
+
+
+def test_scratch_does_not_grow_with_layers(tmp_path):
+    sizes = []
+    for n_layers in (2, 6):
+        with open_gguf(write_tiny_llama(tmp_path / f"{n_layers}.gguf", n_layers=n_layers)) as gguf:
+            sizes.append(plan(verify(Network(gguf).layers_program(range(n_layers))), 32).scratch_nbytes)
+    assert sizes[0] == sizes[1]
+
+
+def test_values_may_be_named_like_what_the_plan_adds():
+    ops = Builder("names")
+    x = ops.input("angles 0", ("T", 32))
+    turned = ops.rope(x, ops.positions, None, n_heads=1, head_dim=32, rotary_dim=32, theta=1e4)
+    planned = plan(verify(ops.program("out", turned)), 1)
+    assert len(planned.offsets) == 3
+
+
+def test_a_type_without_kernels_is_named():
+    ops = Builder("odd")
+    out = ops.linear(ops.input("x", ("T", 256)), ops.weight(WeightSpec("blk.0.odd.weight", 16, (4, 256))))
+    with pytest.raises(UnsupportedOp, match=r"blk\.0\.odd\.weight: type IQ2_XXS has no CPU kernel, only BF16"):
+        plan(verify(ops.program("out", out)), 1)
