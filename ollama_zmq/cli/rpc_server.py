@@ -59,9 +59,10 @@ def rpc_server(host: str, port: int, megabytes: int | None, threads: int | None)
     device = _open_device(megabytes, threads)
     if not is_loopback(address):
         click.secho(exposure_warning(host, port), fg="yellow", bold=True, err=True)
+    signals = _Signals()
     try:
         loop = _listen(host, address, port, device)
-        _stop_on_signals(loop.stop)
+        signals.call(loop.stop)
         _describe(loop, host, device)
         loop.run()
     finally:
@@ -143,9 +144,25 @@ def _own_store() -> Callable[[str], Path | None]:
     return find
 
 
-def _stop_on_signals(stop: Callable[[], None]) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop())
+class _Signals:
+    """Ends the server on Ctrl-C and SIGTERM, from before it listens."""
+
+    def __init__(self) -> None:
+        self._stop: Callable[[], None] | None = None
+        self._came = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: self._on_signal())
+
+    def call(self, stop: Callable[[], None]) -> None:
+        """Call *stop* when a signal comes, or now if one has come."""
+        self._stop = stop
+        if self._came:
+            stop()
+
+    def _on_signal(self) -> None:
+        self._came = True
+        if self._stop is not None:
+            self._stop()
 
 
 def _describe(loop: WorkerLoop, host: str, device: Device) -> None:

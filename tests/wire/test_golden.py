@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -11,6 +12,8 @@ from ollama_zmq.wire.frames import decode, encode
 from ollama_zmq.wire.messages import AnyMessage
 from tests.wire.golden import GOLDEN
 from tests.wire.samples import SAMPLES
+
+TAGS = [str(message.__struct_config__.tag) for message in get_args(AnyMessage)]
 
 
 def test_every_message_has_a_sample():
@@ -29,3 +32,8 @@ def test_messages_have_these_bytes(envelope):
 @pytest.mark.parametrize("envelope", SAMPLES, ids=lambda e: type(e.message).__name__)
 def test_these_bytes_are_the_messages(envelope):
     assert decode(GOLDEN[type(envelope.message).__name__]) == envelope
+
+
+def test_every_message_is_described_for_implementers():
+    described = (Path(__file__).parents[2] / "docs" / "wire.md").read_text()
+    assert [tag for tag in TAGS if f"**`{tag}`**" not in described] == []

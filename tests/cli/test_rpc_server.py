@@ -1,0 +1,107 @@
+"""``ollama rpc-server`` as a person meets it: what it says, what it refuses, how it ends."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ollama_zmq.cli.children import free_port, is_listening
+
+ENTRY = "from ollama_zmq.cli import main; main()"
+WAIT_S = 30.0
+
+
+def run(*arguments):
+    """Run the command to its end."""
+    return subprocess.run(
+        [sys.executable, "-c", ENTRY, "rpc-server", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        check=False,
+    )
+
+
+def start(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-c", ENTRY, "rpc-server", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_until_listening(process, port):
+    deadline = time.monotonic() + WAIT_S
+    while not is_listening(port):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_says_where_it_listens_and_ends_quietly(number):
+    port = free_port()
+    process = start("-p", str(port), "-m", "100", "-t", "1")
+    wait_until_listening(process, port)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=WAIT_S)
+    assert (process.returncode, out) == (0, "")
+    assert f"listening  127.0.0.1:{port}" in err
+    assert "memory     104 MB of" in err
+    assert f'OLLAMA_RPC_SERVERS="127.0.0.1:{port}" ollama serve' in err
+    assert "WARNING" not in err
+    assert "Traceback" not in err
+
+
+def test_it_warns_when_other_machines_can_reach_it():
+    port = free_port()
+    process = start("-H", "0.0.0.0", "-p", str(port), "-m", "100")
+    wait_until_listening(process, port)
+    process.terminate()
+    _, err = process.communicate(timeout=WAIT_S)
+    assert f"WARNING: listening on 0.0.0.0:{port}" in err
+    assert process.returncode == 0
+
+
+def test_a_port_in_use_is_named_with_what_to_do():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = run("-p", str(port), "-m", "100")
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1] == (
+        f"Error: port {port} on 127.0.0.1 is in use: is another rpc-server running? choose another with -p"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("-m", "many"), 2, "'many' is not a number of MB, such as 4096"),
+        (("-m", "0"), 2, "'0' is not a number of MB"),
+        (("-m", "-5"), 2, "'-5' is not a number of MB"),
+        (("-m", "999999999"), 2, "999999999 MB, this machine has"),
+        (("-p", "70000"), 2, "70000 is not in the range"),
+        (("-t", "0"), 2, "0 is not in the range"),
+        (("-H", "no-such-host.invalid", "-m", "100"), 1, "host 'no-such-host.invalid' is not known"),
+        (("-H", "192.0.2.7", "-m", "100"), 1, "host '192.0.2.7' is not an address of this machine"),
+    ],
+)
+def test_what_cannot_be_is_named_in_one_line(arguments, code, words):
+    done = run(*arguments)
+    assert done.returncode == code
+    assert words in done.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_h_is_help():
+    done = run("-h")
+    assert done.returncode == 0
+    for option in ("-H, --host", "-p, --port", "-m, --mem", "-t, --threads"):
+        assert option in done.stdout
