@@ -216,7 +216,7 @@ def test_somebody_else_at_the_address_is_said_so(broker, tiny_gguf):
 
 
 def test_a_name_without_an_address_is_said_so(broker, tiny_gguf):
-    with pytest.raises(Unreachable, match="cannot resolve worker no-such-host.invalid:50052"):
+    with pytest.raises(Unreachable, match=r"cannot resolve worker no-such-host\.invalid:50052"):
         broker.load(LoadRequest("tiny", tiny_gguf, 128, rpc_servers=("no-such-host.invalid:50052",))).result(WAIT_S)
 
 
