@@ -2,22 +2,26 @@
 
 One plain -O3 build serves every CPU: kernels carry their instruction set in their source and are chosen at run
 time. -ffast-math is never used, it would change the bits, and neither is contraction to fused operations that are
-not written as such.
+not written as such. With OLLAMA_ZMQ_DEBUG_KERNELS=1 every index and every integer is checked, and a wrong one ends the
+program: that is ``tox run -e debug``.
 """
 
+import os
 from glob import glob
 
 from Cython.Build import cythonize
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
+CHECKED = os.environ.get("OLLAMA_ZMQ_DEBUG_KERNELS") == "1"
 COMPILE_ARGS = ["-O3", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-pthread"]
+CHECKS = ["-g", "-fsanitize=bounds,object-size,shift,signed-integer-overflow,null", "-fsanitize-undefined-trap-on-error"]
 DIRECTIVES = {
     "language_level": 3,
-    "boundscheck": False,
+    "boundscheck": CHECKED,
     "wraparound": False,
     "cdivision": True,
-    "initializedcheck": False,
+    "initializedcheck": CHECKED,
 }
 
 
@@ -36,7 +40,7 @@ def extension(name: str, *sources: str, headers: list[str]) -> Extension:
         [f"kernels/cpu/{name}.pyx", *sources],
         include_dirs=["kernels/cpu/include"],
         depends=headers,
-        extra_compile_args=COMPILE_ARGS,
+        extra_compile_args=COMPILE_ARGS + (CHECKS if CHECKED else []),
         extra_link_args=["-pthread"],
     )
 

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from ollama_zmq.bus.broker import Broker, LoadRequest
 from ollama_zmq.cli.children import Children, free_port
+from ollama_zmq.errors import OutOfDeviceMemory
+from ollama_zmq.store.models import Store
 from tests.end_to_end.cluster import Cluster, until
 
 
@@ -82,6 +85,15 @@ def test_a_small_worker_gets_what_fits(children: Children, models: Path) -> None
     assert workers[small]["memory_budget"] == 24 << 20
     assert 0 < workers[small]["resident_bytes"] <= 24 << 20
     assert split["context"] == cluster.generate(num_ctx=256, rpc_servers="")["context"]
+
+
+def test_too_little_memory_everywhere_is_named(children: Children, models: Path) -> None:
+    small = children.start_worker(threads=1, memory_mb=8)
+    path = Store(models).get("tiny").gguf_path
+    with Broker(threads=1, memory_limit=9_000_000) as broker, pytest.raises(OutOfDeviceMemory) as caught:
+        broker.load(LoadRequest(name="tiny", path=path, num_ctx=256, rpc_servers=(small,))).result(60)
+    for fact in ("8 layers need", f"{small} 8.4 MB", "local 8.", "raise -m"):
+        assert fact in str(caught.value)
 
 
 # Somebody else at the address
