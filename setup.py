@@ -15,7 +15,7 @@ from setuptools.command.build_ext import build_ext
 
 CHECKED = os.environ.get("OLLAMA_ZMQ_DEBUG_KERNELS") == "1"
 COMPILE_ARGS = ["-O3", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-pthread"]
-CHECKS = ["-g", "-fsanitize=bounds,object-size,shift,signed-integer-overflow,null", "-fsanitize-undefined-trap-on-error"]
+CHECKS = ["-fsanitize=bounds,object-size,shift,signed-integer-overflow,null", "-fsanitize-undefined-trap-on-error"]
 DIRECTIVES = {
     "language_level": 3,
     "boundscheck": CHECKED,
