@@ -14,10 +14,11 @@ says; their fields only ever grow. Everything else of another version is refused
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import msgspec
 import numpy as np
@@ -26,19 +27,21 @@ import numpy.typing as npt
 from ollama_zmq import packing
 from ollama_zmq.errors import LocalProtocolError, RemoteProtocolError
 from ollama_zmq.version import PROTOCOL
-from ollama_zmq.wire.messages import AnyMessage, Hello, Refused
+from ollama_zmq.wire.messages import AnyMessage, Hello, Message, Refused
 
 Array = npt.NDArray[Any]
 Frame = Any  # whatever shows its bytes through the buffer protocol: bytes, memoryview, ndarray, zmq.Frame
 
 MAGIC = b"OZ"
 DTYPES = {name: np.dtype(name).newbyteorder("<") for name in ("float32", "int32", "uint8", "float16")}
+NAMES = {np.dtype(name): name for name in DTYPES}
 MAX_HEADER_BYTES = 2 << 20  # the program of 126 layers with its weight sources takes under 0.5 MB
 MAX_TENSORS = 8
 MAX_DIMS = 4
 MAX_EMPTY_SIZES = 1 << 40  # product of the sizes other than 0; NumPy refuses shapes far above it
-ANY_VERSION = (Hello, Refused)
-ANY_VERSION_TAGS = {message.__struct_config__.tag for message in ANY_VERSION}
+MESSAGES: dict[str, type[Message]] = {str(cls.__struct_config__.tag): cls for cls in get_args(AnyMessage)}
+TAGS = {cls: tag for tag, cls in MESSAGES.items()}
+ANY_VERSION_TAGS = {TAGS[Hello], TAGS[Refused]}
 
 Size = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
 Counter = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
@@ -114,19 +117,23 @@ def encode(envelope: Envelope) -> list[Frame]:
 
 
 def _entry(message: AnyMessage, name: str, array: Array) -> tuple[str, str, tuple[int, ...]]:
-    if array.dtype.name not in DTYPES:
+    dtype = NAMES.get(array.dtype)
+    if dtype is None:
         raise LocalProtocolError(f"{_tag(message)}.{name}: dtype {array.dtype} is not one of {', '.join(DTYPES)}")
     if not array.flags.c_contiguous:
         raise LocalProtocolError(f"{_tag(message)}.{name}: not C-contiguous")
     if array.ndim > MAX_DIMS:
         raise LocalProtocolError(f"{_tag(message)}.{name}: {array.ndim} dimensions, at most {MAX_DIMS}")
-    return name, array.dtype.name, array.shape
+    return name, dtype, array.shape
 
 
 def _body(array: Array) -> Frame:
     if not array.size:
         return b""
-    return np.asarray(array, DTYPES[array.dtype.name]).reshape(-1).view(np.uint8).data
+    if sys.byteorder == "big":
+        array = array.astype(DTYPES[NAMES[array.dtype]])
+        return array.reshape(-1).view(np.uint8).data
+    return array.data.cast("B")
 
 
 def decode(frames: Sequence[Frame]) -> Envelope:
@@ -148,7 +155,7 @@ def decode(frames: Sequence[Frame]) -> Envelope:
     if len(frames) != 2 + len(names):
         raise RemoteProtocolError(f"{_tag(message)}: {len(frames)} frames, expected {2 + len(names)}")
     pairs = zip(route.tensors, frames[2:], strict=True)
-    tensors = {entry.name: _array(entry, frame, f"{_tag(message)}.{entry.name}") for entry, frame in pairs}
+    tensors = {entry.name: _array(entry, frame, message) for entry, frame in pairs}
     return Envelope(message, tensors, route.epoch, route.seq)
 
 
@@ -169,12 +176,15 @@ def _header(data: memoryview, theirs: int) -> tuple[Route, AnyMessage]:
         damaged = RemoteProtocolError(f"header: {error}")
         raise (damaged if theirs == PROTOCOL else _foreign(theirs)) from None
     tag = plain.get("t") if isinstance(plain, dict) else None
-    if theirs != PROTOCOL and tag not in ANY_VERSION_TAGS:
+    if theirs != PROTOCOL and not (isinstance(tag, str) and tag in ANY_VERSION_TAGS):
         raise _foreign(theirs)
+    message_type = MESSAGES.get(tag) if isinstance(tag, str) else None
+    if message_type is None:
+        raise RemoteProtocolError(f"header: unknown message {str(tag)[:32]!r}")
     try:
-        return packing.as_record(plain, Route), packing.as_record(plain, AnyMessage)
+        return packing.as_record(plain, Route), packing.as_record(plain, message_type)
     except ValueError as error:
-        raise RemoteProtocolError(f"header {str(tag)[:32]!r}: {error}") from None
+        raise RemoteProtocolError(f"header {tag!r}: {error}") from None
 
 
 def _foreign(theirs: int) -> RemoteProtocolError:
@@ -185,20 +195,23 @@ def _foreign(theirs: int) -> RemoteProtocolError:
     )
 
 
-def _array(entry: TensorEntry, frame: Frame, name: str) -> Array:
-    dtype = DTYPES.get(entry.dtype)
+def _array(entry: TensorEntry, frame: Frame, message: AnyMessage) -> Array:
+    data, dtype, shape = _bytes(frame), DTYPES.get(entry.dtype), entry.shape
     if dtype is None:
-        raise RemoteProtocolError(f"{name}: dtype {entry.dtype!r} is not one of {', '.join(DTYPES)}")
-    data, shape = _bytes(frame), list(entry.shape)
+        raise _misfit(entry, message, f"dtype {entry.dtype!r} is not one of {', '.join(DTYPES)}")
     expected = prod(shape) * dtype.itemsize
     if len(data) != expected:
-        raise RemoteProtocolError(f"{name}: {len(data)} bytes, expected {expected} for {entry.dtype} {shape}")
+        raise _misfit(entry, message, f"{len(data)} bytes, expected {expected} for {entry.dtype} {list(shape)}")
     if not expected and prod(size or 1 for size in shape) > MAX_EMPTY_SIZES:
-        raise RemoteProtocolError(f"{name}: shape {shape} of an empty tensor is out of range")
+        raise _misfit(entry, message, f"shape {list(shape)} of an empty tensor is out of range")
     array = np.frombuffer(data, dtype) if expected else np.zeros(0, dtype)
     array = array.astype(dtype.newbyteorder("="), copy=False).reshape(shape)
     array.flags.writeable = False
     return array
+
+
+def _misfit(entry: TensorEntry, message: AnyMessage, why: str) -> RemoteProtocolError:
+    return RemoteProtocolError(f"{_tag(message)}.{entry.name}: {why}")
 
 
 def _bytes(frame: Frame) -> memoryview:
@@ -207,4 +220,4 @@ def _bytes(frame: Frame) -> memoryview:
 
 
 def _tag(message: AnyMessage) -> str:
-    return str(message.__struct_config__.tag)
+    return TAGS[type(message)]
