@@ -45,6 +45,12 @@ def test_without_a_server_every_command_says_how_to_start_one(ollama, monkeypatc
     assert (printed.code, printed.out, printed.err) == (1, "", NO_SERVER)
 
 
+def test_no_proxy_stands_between_us_and_our_own_machine(ollama, server, monkeypatch):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    assert ollama("list").code == 0
+
+
 def test_version_names_the_server_or_its_absence(ollama, server, monkeypatch):
     assert ollama("--version").out == f"ollama version is {VERSION}\n"
     monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:1")

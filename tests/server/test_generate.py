@@ -8,6 +8,8 @@ import pytest
 from ollama_zmq.cluster.placement import Policy
 from ollama_zmq.engine.requests import Broken
 from ollama_zmq.errors import ContextOverflow, OutOfDeviceMemory, StageLost
+from ollama_zmq.formats.modelfile import ChatMessage
+from ollama_zmq.store.create import Recipe
 from tests.server.conftest import SERVERS, plain
 from tests.server.fake_broker import hello
 
@@ -81,6 +83,20 @@ def test_raw_template_system_and_suffix_shape_the_prompt(on_site, fields, render
     async def scenario(site):
         response = await site.post("/api/generate", model="tuned", prompt="Hi", _debug_render_only=True, **fields)
         assert response.json()["_debug_info"] == {"rendered_template": rendered}
+
+    on_site(scenario)
+
+
+def test_a_modelfiles_messages_come_first_unless_a_context_goes_on(on_site, store):
+    examples = [ChatMessage("user", "2+2?"), ChatMessage("assistant", "4")]
+    store.create("taught", Recipe(from_="tiny", messages=examples))
+
+    async def scenario(site):
+        body = {"model": "taught", "prompt": "3+3?", "_debug_render_only": True}
+        first = (await site.post("/api/generate", **body)).json()["_debug_info"]["rendered_template"]
+        again = (await site.post("/api/generate", **body, context=[5])).json()["_debug_info"]["rendered_template"]
+        assert first.startswith("<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n4<|im_end|>\n")
+        assert again == "<|im_start|>user\n3+3?<|im_end|>\n<|im_start|>assistant\n"
 
     on_site(scenario)
 

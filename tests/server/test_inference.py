@@ -1,0 +1,24 @@
+"""What the inference endpoints share."""
+
+import pytest
+
+from ollama_zmq.server.inference import encoded
+
+
+class Letters:
+    """A tokenizer of single letters whose BOS is "^"."""
+
+    def __init__(self, *, add_bos):
+        self.add_bos, self.bos_id = add_bos, ord("^")
+
+    def encode(self, text, *, add_special, parse_special):
+        assert parse_special
+        return [self.bos_id] * (add_special and self.add_bos) + [ord(letter) for letter in text]
+
+
+@pytest.mark.parametrize(
+    ("add_bos", "prompt", "shown"),
+    [(True, "ab", "^ab"), (True, "^ab", "^ab"), (True, "", "^"), (False, "ab", "ab"), (False, "^^ab", "^^ab")],
+)
+def test_a_model_that_wants_bos_gets_it_once(add_bos, prompt, shown):
+    assert "".join(map(chr, encoded(Letters(add_bos=add_bos), prompt))) == shown
