@@ -92,7 +92,7 @@ class CpuExecutable:
         self._memory = _taken(self.nbytes, verified.program.name, budget)
         self._uses_pages = any(op_named(call.op).uses_pages for call in verified.program.calls)
         self._vocabularies = [
-            verified.shapes[call.args["weight"]][0] for call in verified.program.calls if call.op == "embed"
+            int(verified.shapes[call.args["weight"]][0]) for call in verified.program.calls if call.op == "embed"
         ]
         self._caches: dict[str, int] = {}
         self._place_caches()

@@ -4,9 +4,9 @@
  * pool_take hands out pieces: every thread has its own contiguous share of a round's pieces and helps others when it is done, so
  * that a thread that lost its core delays nobody. Rounds are counted by barriers.
  *
- * Who waits spins for SPIN_NS (by the clock: a PAUSE takes 40 to 140 cycles), then yields its core; a worker without a region
- * sleeps after IDLE_NS. Two pools on the same cores must not wait for each other's spinning: after 100 us of spinning before the
- * first yield two threads that share a core took 350 us per operation, after 5 us they take 7.
+ * Who waits spins for SPIN_NS (by the clock: a PAUSE takes 40 to 140 cycles), then yields its core until YIELD_NS, then sleeps. Where
+ * others want the cores too, spinning and yielding use up the time that the scheduler grants, and it is missing when there is
+ * work: with 100 us of spinning before the first yield two threads that share a core took 350 us per operation, with 5 us 7.
  */
 #ifndef OLLAMA_POOL_H
 #define OLLAMA_POOL_H
@@ -25,7 +25,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { SPIN_NS = 5000, IDLE_NS = 100000, MAX_THREADS = 1024 };
+enum { SPIN_NS = 5000, YIELD_NS = 50000, MAX_THREADS = 1024 };
 
 typedef void pool_work(void *context, int thread);
 
@@ -36,7 +36,7 @@ struct worker;
 
 struct pool {
     _Alignas(64) atomic_int region;     /* counts regions; workers wait for it to change */
-    _Alignas(64) atomic_int sleepers;
+    _Alignas(64) atomic_int sleepers;   /* threads that wait for any of these in the kernel */
     _Alignas(64) atomic_int arrived;    /* at the barrier */
     _Alignas(64) atomic_int round;      /* counts barriers */
     _Alignas(64) atomic_int running;    /* workers still in the region */
@@ -65,19 +65,28 @@ static inline int64_t clock_ns(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-/* Wait until *value differs from old, at most limit_ns. Returns whether it does. */
-static inline int wait_for_change(atomic_int *value, int old, int64_t limit_ns)
+/* Wait until *value, one of the pool's counters, is no longer old. */
+static inline void wait_for_change(struct pool *pool, atomic_int *value, int old)
 {
     int64_t start = 0;
-    for (int i = 1;; i++) {
-        if (atomic_load_explicit(value, memory_order_acquire) != old) return 1;
+    for (int i = 1; atomic_load_explicit(value, memory_order_acquire) == old; i++) {
         pause_cpu();
         if (i % 16) continue;
         int64_t now = clock_ns();
         if (!start) start = now;
-        if (now - start > limit_ns) return 0;
+        if (now - start > YIELD_NS) break;
         if (now - start > SPIN_NS) sched_yield();
     }
+    if (atomic_load_explicit(value, memory_order_acquire) != old) return;
+    atomic_fetch_add(&pool->sleepers, 1);
+    while (atomic_load(value) == old) syscall(SYS_futex, value, FUTEX_WAIT_PRIVATE, old, NULL, NULL, 0);
+    atomic_fetch_sub(&pool->sleepers, 1);
+}
+
+/* After one of the counters has changed: wake who sleeps for it. */
+static inline void wake(struct pool *pool, atomic_int *value)
+{
+    if (atomic_load(&pool->sleepers)) syscall(SYS_futex, value, FUTEX_WAKE_PRIVATE, MAX_THREADS, NULL, NULL, 0);
 }
 
 static inline void share_reset(struct pool *pool, int thread, int round)
@@ -92,9 +101,10 @@ static inline void pool_barrier(struct pool *pool, int thread)
     share_reset(pool, thread, round + 1);
     if (atomic_fetch_add_explicit(&pool->arrived, 1, memory_order_acq_rel) == pool->threads - 1) {
         atomic_store_explicit(&pool->arrived, 0, memory_order_relaxed);
-        atomic_store_explicit(&pool->round, round + 1, memory_order_release);
+        atomic_store(&pool->round, round + 1);
+        wake(pool, &pool->round);
     } else {
-        while (!wait_for_change(&pool->round, round, INT64_MAX)) {}
+        wait_for_change(pool, &pool->round, round);
     }
 }
 
@@ -119,23 +129,18 @@ static void *worker_main(void *argument)
     struct worker *self = argument;
     struct pool *pool = self->pool;
     for (int seen = 0;;) {
-        if (!wait_for_change(&pool->region, seen, IDLE_NS)) {
-            atomic_fetch_add(&pool->sleepers, 1);
-            while (atomic_load(&pool->region) == seen)
-                syscall(SYS_futex, &pool->region, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
-            atomic_fetch_sub(&pool->sleepers, 1);
-        }
+        wait_for_change(pool, &pool->region, seen);
         seen = atomic_load(&pool->region);
         if (pool->stop) return NULL;
         pool->work(pool->context, self->thread);
-        atomic_fetch_sub_explicit(&pool->running, 1, memory_order_acq_rel);
+        if (atomic_fetch_sub(&pool->running, 1) == 1) wake(pool, &pool->running);
     }
 }
 
 static void start_region(struct pool *pool)
 {
     atomic_fetch_add(&pool->region, 1);
-    if (atomic_load(&pool->sleepers)) syscall(SYS_futex, &pool->region, FUTEX_WAKE_PRIVATE, MAX_THREADS, NULL, NULL, 0);
+    wake(pool, &pool->region);
 }
 
 /* Run work on every thread and return when all are done. One caller at a time. */
@@ -148,8 +153,7 @@ static void pool_run(struct pool *pool, pool_work *work, void *context)
     atomic_store_explicit(&pool->running, pool->threads - 1, memory_order_relaxed);
     if (pool->threads > 1) start_region(pool);
     work(context, 0);
-    for (int left; (left = atomic_load_explicit(&pool->running, memory_order_acquire));)
-        wait_for_change(&pool->running, left, INT64_MAX);
+    for (int left; (left = atomic_load(&pool->running));) wait_for_change(pool, &pool->running, left);
 }
 
 static void pool_free(struct pool *pool)
