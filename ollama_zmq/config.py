@@ -6,7 +6,6 @@ true nor false is on. Nothing here fails: what was wrong stands in ``Config.warn
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -88,7 +87,6 @@ class Config:
     host: Address = Address("http", "127.0.0.1", DEFAULT_PORT)
     models: Path = field(default_factory=lambda: Path.home() / ".ollama" / "models")
     keep_alive_s: float = 300.0
-    load_timeout_s: float = 300.0
     context_length: int = 0
     num_parallel: int = 1
     max_queue: int = 512
@@ -108,7 +106,6 @@ class Config:
             host=host,
             models=Path(values.text("OLLAMA_MODELS") or Path.home() / ".ollama" / "models").expanduser(),
             keep_alive_s=values.duration("OLLAMA_KEEP_ALIVE", 300.0),
-            load_timeout_s=values.duration("OLLAMA_LOAD_TIMEOUT", 300.0) or math.inf,
             context_length=values.count("OLLAMA_CONTEXT_LENGTH", 0),
             num_parallel=max(1, values.count("OLLAMA_NUM_PARALLEL", 1)),
             max_queue=values.count("OLLAMA_MAX_QUEUE", 512),
