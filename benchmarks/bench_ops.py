@@ -1,0 +1,178 @@
+"""How near is each op to what the machine can do?
+
+Decode is compared with reading memory: a weight of 128 MB is streamed past one token, and the limit is the same bytes
+summed by the same number of threads. Prefill and attention are compared with the multiply-adds of one float32 mat-mul
+tile in cache (``f32 in cache``), so int8 formats may pass 100 %. Each case is the best of several repeats; all limits
+are measured in the same run.
+
+    python benchmarks/bench_ops.py [--threads N] [--isa generic|avx2|avx512] [--quick] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from ollama_zmq.devices.base import Budget, Step
+from ollama_zmq.formats.quants import QuantType
+from ollama_zmq.kernels.cpu.device import CpuDevice
+from ollama_zmq.kernels.cpu.weights import FORMATS
+from ollama_zmq.ops.builder import Builder, Value
+from ollama_zmq.ops.program import PAGE_SLOTS, WeightSpec, verify
+
+GIB = 1 << 30
+STREAMED_NBYTES = 128 << 20
+LINE = "{op:<22}{T:>5}  {sizes:<22}{us:>11.1f}{rate:>9.1f} {unit:<7}{share:>5.0%}"
+HEADER = f"{'op':<22}{'T':>5}  {'sizes':<22}{'us':>11}{'rate':>9} {'unit':<7}{'limit':>5}"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line: what ran, how long, how fast, and which share of the limit that is."""
+
+    op: str
+    T: int
+    sizes: str
+    us: float
+    rate: float
+    unit: str
+    share: float
+
+
+class Bench:
+    """Runs one-op programs on a device and knows the limits of the machine."""
+
+    def __init__(self, device: CpuDevice, repeats: int) -> None:
+        self.device = device
+        self.repeats = repeats
+        self.read_gb_s = self._read_limit() / 1e9
+        self.gflop_s = 2 * self._macs("F32", 256, 256, 96)[1] / 1e9
+
+    def _read_limit(self) -> float:
+        """Return the bytes per second at which NumPy sums memory on every thread."""
+        arrays = [np.ones(STREAMED_NBYTES // 8, np.int64) for _ in range(self.device.threads)]
+        with ThreadPoolExecutor(len(arrays)) as pool:
+            seconds = min(_seconds(lambda: list(pool.map(np.sum, arrays))) for _ in range(self.repeats))
+        return len(arrays) * STREAMED_NBYTES / seconds
+
+    def time(self, ops: Builder, out: Value, x: np.ndarray, step: Step, *, kv_pages: int = 0) -> float:
+        """Return the best seconds of one run of a program whose weights have no meaning."""
+        verified = verify(ops.program("out", out))
+        weights = {spec.name: self.device.blank_weight(spec) for spec in verified.program.weights}
+        executable = self.device.compile(verified, weights, kv_pages=kv_pages, max_tokens=len(x))
+        try:
+            return min(_seconds(lambda: executable.run(x, step)) for _ in range(self.repeats))
+        finally:
+            executable.close()
+            for weight in weights.values():
+                weight.close()
+
+    def _macs(self, kind: str, N: int, K: int, T: int) -> tuple[float, float, int]:
+        """Return seconds, multiply-adds per second and bytes of one linear."""
+        spec = WeightSpec("w", QuantType[kind].id, (N, K))
+        ops = Builder("linear")
+        out = ops.linear(ops.input("x", ("T", K)), ops.weight(spec))
+        seconds = self.time(ops, out, np.ones((T, K), np.float32), Step.of([T], [0]))
+        return seconds, N * K * T / seconds, self.device.weight_nbytes(spec)
+
+    def decode(self, kind: str) -> Case:
+        """One token past a weight that no cache holds."""
+        K = 4096
+        N = STREAMED_NBYTES // (QuantType[kind].block_nbytes * K // QuantType[kind].block_size)
+        seconds, _, nbytes = self._macs(kind, N, K, 1)
+        rate = nbytes / seconds / 1e9
+        return Case(f"linear {kind}", 1, f"N={N} K={K}", seconds * 1e6, rate, "GB/s", rate / self.read_gb_s)
+
+    def prefill(self, kind: str, T: int) -> Case:
+        seconds, macs, _ = self._macs(kind, 2048, 2048, T)
+        rate = 2 * macs / 1e9
+        return Case(f"linear {kind}", T, "N=2048 K=2048", seconds * 1e6, rate, "GFLOP/s", rate / self.gflop_s)
+
+    def rows(self, op: str, T: int, D: int = 4096) -> Case:
+        """An op on rows, counted in bytes read and written."""
+        ops = Builder(op)
+        x = ops.input("x", ("T", D))
+        match op:
+            case "rms_norm":
+                out, touched = ops.rms_norm(x, ops.weight(WeightSpec("w", 0, (D,))), eps=1e-5), 2
+            case "silu_mul":
+                out, touched = ops.silu_mul(x, x), 3
+            case "rope":
+                sizes = {"n_heads": D // 128, "head_dim": 128, "rotary_dim": 128}
+                out, touched = ops.rope(x, ops.positions, None, **sizes, theta=1e4), 2
+            case _:
+                out, touched = ops.add(x, x), 3
+        seconds = self.time(ops, out, np.ones((T, D), np.float32), Step.of([T], [0]))
+        rate = touched * 4 * T * D / seconds / 1e9
+        return Case(op, T, f"D={D}", seconds * 1e6, rate, "GB/s", rate / self.read_gb_s)
+
+    def attention(self, T: int, context: int, H: int, G: int, E: int) -> Case:
+        """The last T tokens of a sequence of *context*: bytes of the cache when decoding, else multiply-adds."""
+        ops = Builder("attention")
+        q = ops.input("q", ("T", H * E))
+        cache = ops.cache("kv", n_kv_heads=G, head_dim=E)
+        out = ops.attention(q, cache, n_heads=H, n_kv_heads=G, head_dim=E, scale=E**-0.5)
+        pages = -(-context // PAGE_SLOTS)
+        step = Step.of([T], [context - T], [range(pages)])
+        seconds = self.time(ops, out, np.ones((T, H * E), np.float32), step, kv_pages=pages)
+        sizes = f"C={context} H={H} G={G} E={E}"
+        if T == 1:
+            rate = 2 * 2 * context * G * E / seconds / 1e9
+            return Case("attention", T, sizes, seconds * 1e6, rate, "GB/s", rate / self.read_gb_s)
+        attended = sum(range(context - T + 1, context + 1))
+        rate = 2 * 2 * attended * H * E / seconds / 1e9
+        return Case("attention", T, sizes, seconds * 1e6, rate, "GFLOP/s", rate / self.gflop_s)
+
+
+def cases(bench: Bench, quick: bool) -> Iterator[Case]:
+    """Yield every case; with *quick* the formats of the models we test with."""
+    kinds = ["Q4_1", "Q8_0", "Q4_K", "Q6_K"] if quick else [k.name for k in QuantType if k.id in FORMATS]
+    yield from (bench.decode(kind) for kind in kinds)
+    yield from (bench.prefill(kind, T) for kind in kinds for T in ((512,) if quick else (8, 64, 512)))
+    yield from (bench.rows(op, T) for op in ("add", "rms_norm", "silu_mul", "rope") for T in (1, 512))
+    for H, G, E in ((9, 3, 64), (32, 8, 128)):
+        yield bench.attention(1, 512, H, G, E)
+        yield bench.attention(1, 4096, H, G, E)
+        yield bench.attention(256, 512, H, G, E)
+
+
+def _seconds(run: object) -> float:
+    assert callable(run)
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Print one line per case."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--isa")
+    parser.add_argument("--quick", action="store_true", help="four formats, one prefill size")
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--json", metavar="FILE")
+    args = parser.parse_args()
+    device = CpuDevice(threads=args.threads, budget=Budget(4 * GIB), isa=args.isa)
+    bench = Bench(device, args.repeats)
+    print(f"{device.name}\nread {bench.read_gb_s:.1f} GB/s, float32 in cache {bench.gflop_s:.0f} GFLOP/s\n\n{HEADER}")
+    done = []
+    for case in cases(bench, args.quick):
+        done.append(case)
+        print(LINE.format(**asdict(case)), flush=True)
+    if args.json:
+        record = {"device": device.name, "machine": platform.platform(), "date": time.strftime("%Y-%m-%d")}
+        record |= {"read_gb_s": bench.read_gb_s, "gflop_s": bench.gflop_s, "cases": [asdict(case) for case in done]}
+        with open(args.json, "w") as file:
+            json.dump(record, file, indent=1)
+    device.close()
+
+
+if __name__ == "__main__":
+    main()
