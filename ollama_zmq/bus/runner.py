@@ -19,8 +19,7 @@ import structlog
 from ollama_zmq.bus.weights import FindBlob, Identity, Weights, identity_of
 from ollama_zmq.devices.base import Array, Device, Executable, Step
 from ollama_zmq.errors import OllamaZmqError, OpError, OutOfDeviceMemory, RemoteProtocolError
-from ollama_zmq.ops.program import Program, Verified, WeightSpec, check_inputs, program_id, verify
-from ollama_zmq.ops.registry import op_named
+from ollama_zmq.ops.program import Program, Verified, WeightSpec, program_id, verify
 from ollama_zmq.units import human_bytes
 from ollama_zmq.wire.messages import AnyMessage, Define, Defined, Put, Ran, Ready, Run, Stored
 
@@ -60,7 +59,6 @@ class Loaded:
     define: Define
     executable: Executable
     ready: Ready
-    uses_pages: bool
 
 
 class Runner:
@@ -146,7 +144,7 @@ class Runner:
         return [Reply(Stored(put.program, put.weight, int(chunk.size))), *self._finish()]
 
     def run(self, run: Run, array: Array, queued_us: int) -> list[Reply]:
-        """Run a step. The output is a view of the device's memory, valid until the next call.
+        """Run a step, which the executable checks. The output is a view of its memory, valid until the next call.
 
         Raises:
             RemoteProtocolError: the program is not ready.
@@ -156,9 +154,6 @@ class Runner:
         if loaded is None:
             raise RemoteProtocolError(f"program {run.program.hex()} is not ready")
         step = Step.of(run.lengths, run.positions, run.pages, run.rows)
-        define = loaded.define
-        step.check(max_tokens=define.max_tokens, kv_pages=define.kv_pages, uses_pages=loaded.uses_pages)
-        check_inputs(loaded.executable.verified, array, step.T)
         started = perf_counter()
         output = loaded.executable.run(array, step)
         compute_us = int((perf_counter() - started) * 1e6)
@@ -240,8 +235,7 @@ class Runner:
             self._weights.close_files()
         resident_bytes = self._device.budget.used
         ready = Ready(define.program, resident_bytes, (perf_counter() - loading.started) * 1e3)
-        uses_pages = any(op_named(call.op).uses_pages for call in loading.verified.program.calls)
-        self._loaded[define.program] = Loaded(define, executable, ready, uses_pages)
+        self._loaded[define.program] = Loaded(define, executable, ready)
         log.info(
             "program.defined",
             program=loading.verified.program.name,
