@@ -26,7 +26,7 @@ import zmq
 
 from ollama_zmq.bus.coordinator_loop import CoordinatorLoop
 from ollama_zmq.bus.worker_loop import WorkerLoop
-from ollama_zmq.cluster.events import Effect, Joined, Loaded, LoadFailed, ModelLost, Progressed
+from ollama_zmq.cluster.events import Effect, Joined, Loaded, LoadFailed, ModelLost, Progressed, Replacing
 from ollama_zmq.cluster.placement import Policy
 from ollama_zmq.cluster.stages import LOCAL, LoadOrder
 from ollama_zmq.cluster.state import ClusterState
@@ -157,13 +157,14 @@ class Broker:
         self._context.destroy(linger=0)
 
     def load(self, wanted: LoadRequest, on_progress: OnProgress | None = None) -> Future[LoadedModel]:
-        """Replace whatever is loaded with *wanted*.
+        """Replace whatever is loaded with *wanted*, once its workers have joined.
 
         Args:
             on_progress: called with (what, bytes done, bytes in all) from the broker's thread.
 
         Returns:
-            A future; it fails with an :class:`OllamaZmqError` that names what is wrong, and then nothing is loaded.
+            A future; it fails with an :class:`OllamaZmqError` that names what is wrong. What was loaded stays when the
+            file or a worker is at fault, and is gone when the new model had begun to load.
         """
         future: Future[LoadedModel] = Future()
         started = time.monotonic()
@@ -189,6 +190,7 @@ class Broker:
 
         def forget() -> None:
             self._forget(RequestError("the model was unloaded"))
+            self._fail_load(RequestError("the model was unloaded while it was being loaded"))
             self._loop.apply(self._loop.coordinator.unload())
             future.set_result(None)
 
@@ -270,9 +272,7 @@ class Broker:
     # In the broker's thread
 
     def _begin(self, load: _Load, endpoints: dict[str, str]) -> None:
-        self._forget(RequestError("another model is being loaded"))
-        if self._load is not None:
-            self._load.future.set_exception(RequestError("another model is being loaded"))
+        self._fail_load(RequestError("another model is being loaded"))
         self._load = load
         self._files = {load.order.blob: load.request.path}
         self._loop.endpoints.update(endpoints)
@@ -285,15 +285,15 @@ class Broker:
                 joins, self._joins = self._joins, []
                 for future in joins:
                     future.set_result(self._loop.coordinator.state())
+            case Replacing():
+                self._forget(RequestError("another model is being loaded"))
             case Progressed(done, total):
                 if self._load is not None and self._load.on_progress is not None:
                     self._load.on_progress("sending weights", done, total)
             case Loaded():
                 self._finish_load(effect)
             case LoadFailed(error):
-                load, self._load = self._load, None
-                if load is not None:
-                    load.future.set_exception(error)
+                self._fail_load(error)
             case ModelLost():
                 self.loaded = None
 
@@ -324,6 +324,11 @@ class Broker:
         sink = self._sinks.pop(output.request_id, None) if ended else self._sinks.get(output.request_id)
         if sink is not None:
             sink(output)
+
+    def _fail_load(self, error: OllamaZmqError) -> None:
+        load, self._load = self._load, None
+        if load is not None:
+            load.future.set_exception(error)
 
     def _forget(self, error: OllamaZmqError) -> None:
         """Drop the engine; whoever still waits for it is told *error*."""

@@ -34,6 +34,7 @@ from ollama_zmq.cluster.events import (
     LoadFailed,
     ModelLost,
     Progressed,
+    Replacing,
     Send,
     SendChunk,
     StepFailed,
@@ -58,7 +59,7 @@ class CoordinatorLoop:
         endpoints: worker address -> ZeroMQ endpoint; filled by whoever resolves names, before the worker is joined.
         engine: of the loaded model, or None.
         model_file: where chunks of weights are read from.
-        on_effect: told of what concerns the load as a whole (Joined, Progressed, Loaded, LoadFailed, ModelLost).
+        on_effect: told of what concerns the load: Joined, Replacing, Progressed, Loaded, LoadFailed, ModelLost.
         on_output: told of every output of the engine.
     """
 
@@ -209,7 +210,7 @@ class CoordinatorLoop:
                 self.deliver(self.engine.complete(microbatch, logits, time.monotonic()))
             case StepFailed(_, error) if self.engine is not None:
                 self.deliver(self.engine.fail(error, time.monotonic()))
-            case Joined() | Progressed() | Loaded() | LoadFailed():
+            case Joined() | Replacing() | Progressed() | Loaded() | LoadFailed():
                 self._on_effect(effect)
             case ModelLost(error):
                 log.warning("model.lost", error=str(error))

@@ -1,9 +1,9 @@
 """What the broker decides about its workers. Events in, effects out; no sockets, no clocks, no threads.
 
     Phase      Event                              Effects                                Next phase
-    IDLE       load                               Connect each worker                    JOINING
-    JOINING    every link READY or given up       Define to each stage                   DEFINING
-    JOINING    a worker that never was ready      LoadFailed                             IDLE
+    any        load                               Connect each worker                    unchanged
+    any        every link READY or given up       Joined; Replacing, Define, if wanted   DEFINING
+    any        ... and one was never ready        LoadFailed; what is loaded stays       unchanged
     DEFINING   Got(Defined), weights missing      SendChunk within the credit            DEFINING
     DEFINING   Got(Stored)                        SendChunk, Progressed                  DEFINING
     DEFINING   Got(Ready) of the last stage       Send(Run) of one token                 WARMING
@@ -11,8 +11,9 @@
     LOADED     run                                Send(Run) to the first stage           LOADED
     LOADED     Got(Ran)                           Send(Run) to the next, or Computed     LOADED
     LOADED     Got(Failed)                        StepFailed                             LOADED
+    LOADED     Got(Failed, StageLost)             as when the link is lost               IDLE
     LOADED     a stage's link is lost             ModelLost, Release to the others       IDLE
-    not IDLE   Got(Failed), link lost, no plan    LoadFailed, Release to the others      IDLE
+    loading    Got(Failed), a stage's link lost   LoadFailed, Release to the others      IDLE
 
 A worker that has been ready before and is gone when a model is loaded again is left out of the plan; one that never
 answered is a mistake in the list and fails the load, naming it.
@@ -38,6 +39,7 @@ from ollama_zmq.cluster.events import (
     LoadFailed,
     ModelLost,
     Progressed,
+    Replacing,
     SendChunk,
     StepFailed,
     Tick,
@@ -70,7 +72,6 @@ class Phase(Enum):
     """How far the model is."""
 
     IDLE = auto()
-    JOINING = auto()
     DEFINING = auto()
     WARMING = auto()
     LOADED = auto()
@@ -91,6 +92,8 @@ class Coordinator:
 
     Attributes:
         links: address -> link, the local device among them.
+        wanted: the model whose workers are joining, or None.
+        order: the model that is loaded or being loaded, or None.
         stages: of the model that is loaded or being loaded, in pipeline order.
     """
 
@@ -98,6 +101,7 @@ class Coordinator:
         self.broker = broker
         self.phase = Phase.IDLE
         self.links: dict[str, Link] = {LOCAL: Link(LOCAL, broker, remote=False)}
+        self.wanted: LoadOrder | None = None
         self.order: LoadOrder | None = None
         self.stages: tuple[Stage, ...] = ()
         self.placement: Placement | None = None
@@ -112,11 +116,8 @@ class Coordinator:
     # What the loop asks for
 
     def join(self, addresses: tuple[str, ...], now: float) -> list[Effect]:
-        """Connect to *addresses* and to nobody else; stages of a loaded model stay. Ends with ``Joined``."""
-        effects: list[Effect] = []
-        held = {stage.address for stage in self.stages}
-        for address in [a for a in self.links if a != LOCAL and a not in addresses and a not in held]:
-            effects += self._leave(address)
+        """Connect to *addresses* and to nobody else whom no model needs. Ends with ``Joined``."""
+        effects = self._leave_all_but(addresses)
         for address in (LOCAL, *addresses):
             link = self.links.setdefault(address, Link(address, self.broker))
             if link.status is not Status.READY and link.status not in JOINING:
@@ -126,22 +127,15 @@ class Coordinator:
         return effects + self._settle(now)
 
     def load(self, order: LoadOrder, now: float) -> list[Effect]:
-        """Replace whatever is loaded. Ends with ``Loaded`` or ``LoadFailed``."""
-        effects = self.unload()
-        self.order, self.phase = order, Phase.JOINING
+        """Replace whatever is loaded, once the workers have joined. Ends with ``Loaded`` or ``LoadFailed``."""
+        effects = [] if self.phase is Phase.LOADED else self._drop_model()
+        self.wanted = order
         return effects + self.join(order.addresses, now)
 
     def unload(self) -> list[Effect]:
-        """Forget the model on every worker; what is in flight is dropped."""
-        effects: list[Effect] = []
-        for stage in self.stages:
-            link = self.links.get(stage.address)
-            if link is not None and link.status is Status.READY:
-                effects.append(link.send(Release(stage.program)))
-        self.phase, self.order, self.stages, self.placement = Phase.IDLE, None, (), None
-        self._unready, self._uploads, self._latency = set(), {}, []
-        self.flights.clear()
-        return effects
+        """Forget the model on every worker, and the one that is wanted; what is in flight is dropped."""
+        self.wanted = None
+        return self._drop_model()
 
     def run(self, microbatch: Microbatch, now: float) -> list[Effect]:
         """Send *microbatch* through the stages. Ends with ``Computed``, ``StepFailed`` or ``ModelLost``."""
@@ -189,7 +183,7 @@ class Coordinator:
                 case Ran():
                     effects += self._on_ran(message, envelope.tensors["output"], now)
                 case Failed():
-                    effects += self._on_failed(address, message)
+                    effects += self._on_failed(address, message, now)
         except RemoteProtocolError as error:
             why = str(error)
             return self._advance(address, lambda link: link.drop(Status.LOST, why), now)
@@ -220,28 +214,36 @@ class Coordinator:
     # Joining and loading
 
     def _settle(self, now: float) -> list[Effect]:
-        """Once no link is joining any more, plan; without an order, say so."""
+        """Once no link is joining any more, say so, and plan the model that is wanted."""
         if not self._joining or any(link.status in JOINING for link in self.links.values()):
             return []
         self._joining = False
-        if self.phase is not Phase.JOINING or self.order is None:
+        order, self.wanted = self.wanted, None
+        if order is None:
             return [Joined()]
-        strangers = [self.links[a] for a in self.order.addresses if not self._usable(a)]
-        if strangers:
-            return self._fail_load(Unreachable("; ".join(link.detail for link in strangers)))
         try:
-            self.placement = place(demand_of(self.order), self._sites(), self._local_site(), self.order.policy)
-            self.stages = stages_of(self.order, self.placement)
+            strangers = [self.links[address] for address in order.addresses if not self._usable(address)]
+            if strangers:
+                raise Unreachable("; ".join(link.detail for link in strangers))
+            placement = place(demand_of(order), self._sites(order), self._local_site(order), order.policy)
+            stages = stages_of(order, placement)
         except OllamaZmqError as error:
-            return self._fail_load(error)
-        return self._define()
+            return [Joined(), LoadFailed(error)]
+        return [
+            Joined(),
+            Replacing(),
+            *self._drop_model(),
+            *self._define(order, placement, stages),
+            *self._leave_all_but(()),
+        ]
 
     def _usable(self, address: str) -> bool:
         """Whether the load may go on: the worker is ready, or is a known one that died."""
         link = self.links[address]
         return link.status is Status.READY or (link.status is Status.LOST and link.was_ready)
 
-    def _define(self) -> list[Effect]:
+    def _define(self, order: LoadOrder, placement: Placement, stages: tuple[Stage, ...]) -> list[Effect]:
+        self.order, self.placement, self.stages = order, placement, stages
         self.phase = Phase.DEFINING
         self._unready = {stage.program for stage in self.stages}
         self._latency = [LatencyWindow() for _ in self.stages]
@@ -282,7 +284,18 @@ class Coordinator:
         return self.run(WARM_UP, now)
 
     def _fail_load(self, error: OllamaZmqError) -> list[Effect]:
-        return [*self.unload(), LoadFailed(error)]
+        return [*self._drop_model(), LoadFailed(error)]
+
+    def _drop_model(self) -> list[Effect]:
+        effects: list[Effect] = []
+        for stage in self.stages:
+            link = self.links.get(stage.address)
+            if link is not None and link.status is Status.READY:
+                effects.append(link.send(Release(stage.program)))
+        self.phase, self.order, self.stages, self.placement = Phase.IDLE, None, (), None
+        self._unready, self._uploads, self._latency = set(), {}, []
+        self.flights.clear()
+        return effects
 
     # Stepping
 
@@ -333,9 +346,11 @@ class Coordinator:
         resident = {stage.address: self.links[stage.address].resident_bytes for stage in self.stages}
         return [Loaded(tuple(stage.state for stage in self.stages), resident, self.order.kv_pages)]
 
-    def _on_failed(self, address: str, message: Failed) -> list[Effect]:
+    def _on_failed(self, address: str, message: Failed, now: float) -> list[Effect]:
         where = "" if address == LOCAL else f"worker {address}: "
         error = error_class(message.kind)(f"{where}{message.detail}")
+        if isinstance(error, StageLost):  # it has nothing of ours any more
+            return self._advance(address, lambda link: link.drop(Status.LOST, str(error)), now)
         flight = self.flights.pop(message.microbatch, None)
         if flight is not None and self.phase is Phase.LOADED:
             return [StepFailed(flight.microbatch.id, error)]
@@ -350,8 +365,15 @@ class Coordinator:
             return []
         error = StageLost(f"{detail}; the next request runs on what is left", worker=address)
         loaded = self.phase is Phase.LOADED
-        effects = self.unload()
+        effects = self._drop_model()
         return [*effects, ModelLost(error) if loaded else LoadFailed(error)]
+
+    def _leave_all_but(self, addresses: tuple[str, ...]) -> list[Effect]:
+        """End the lease of every worker that is not in *addresses* and that no model needs."""
+        kept = {LOCAL, *addresses, *(stage.address for stage in self.stages)}
+        for order in (self.order, self.wanted):
+            kept.update(order.addresses if order else ())
+        return [effect for address in self.links.keys() - kept for effect in self._leave(address)]
 
     def _leave(self, address: str) -> list[Effect]:
         link = self.links.pop(address)
@@ -405,17 +427,15 @@ class Coordinator:
             layers=known.layers,
         )
 
-    def _sites(self) -> list[Site]:
-        assert self.order is not None
-        ready = [self.links[a] for a in self.order.addresses if self.links[a].status is Status.READY]
+    def _sites(self, order: LoadOrder) -> list[Site]:
+        ready = [self.links[a] for a in order.addresses if self.links[a].status is Status.READY]
         return [self._site(link, 0) for link in ready]
 
-    def _local_site(self) -> Site:
-        assert self.order is not None
+    def _local_site(self, order: LoadOrder) -> Site:
         link = self.links[LOCAL]
         if link.status is not Status.READY:
             raise OutOfDeviceMemory(f"this machine's own device is not ready: {link.detail or link.status.value}")
-        return self._site(link, self.order.network.head_nbytes())
+        return self._site(link, order.network.head_nbytes())
 
     @staticmethod
     def _site(link: Link, taken: int) -> Site:

@@ -82,6 +82,11 @@ class SendChunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Replacing:
+    """The workers have joined and the plan stands: what was loaded is dropped now."""
+
+
+@dataclass(frozen=True, slots=True)
 class Progressed:
     """So many of the weight bytes that must be sent have arrived."""
 
@@ -100,7 +105,7 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class LoadFailed:
-    """The model could not be loaded; nothing of it is left anywhere."""
+    """The model could not be loaded; nothing of it is left anywhere. Before ``Replacing``, the old one stays."""
 
     error: OllamaZmqError
 
@@ -138,6 +143,7 @@ Effect = (
     | Disconnect
     | Send
     | SendChunk
+    | Replacing
     | Progressed
     | Loaded
     | LoadFailed

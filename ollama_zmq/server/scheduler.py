@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import structlog
 
-from ollama_zmq.errors import ServerBusy
+from ollama_zmq.errors import OllamaZmqError, ServerBusy
 from ollama_zmq.store.stored_model import StoredModel
 from ollama_zmq.text.templates import ChatTemplate, chat_template
 
@@ -189,8 +189,14 @@ class Scheduler:
 
     async def _replace(self, model: StoredModel, wanted: LoadRequest) -> Resident:
         self._stop_timer()
-        self.resident = None
-        loaded = await _result(self._broker.load(wanted))
+        before, self.resident = self.resident, None
+        try:
+            loaded = await _result(self._broker.load(wanted))
+        except OllamaZmqError:
+            if before is not None and self._broker.loaded is before.loaded:  # it failed before the old one was dropped
+                self.resident = before
+                self._start_timer(before)
+            raise
         expires_at = self._clock() + min(self._keep_alive_s, FOREVER_S)
         self.resident = Resident(model, loaded, self._keep_alive_s, expires_at)
         log.info("model.loaded", model=wanted.name, load_ms=round(loaded.load_s * 1e3), num_ctx=loaded.num_ctx)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ollama_zmq.cluster.coordinator import Coordinator
-from ollama_zmq.cluster.events import Attached, Connect, Effect, Event, Got, Send, SendChunk
+from ollama_zmq.cluster.events import Attached, Connect, Effect, Event, Got, Joined, Replacing, Send, SendChunk
 from ollama_zmq.ops.program import Program
 from ollama_zmq.ops.registry import ops_hash
 from ollama_zmq.version import PROTOCOL, VERSION
@@ -50,6 +50,11 @@ def welcome(**changes: object) -> Welcome:
     return Welcome(**(values | changes))  # type: ignore[arg-type]
 
 
+def without_joining(effects: list[Effect]) -> list[Effect]:
+    """*effects* without the steps on the way to a loaded model."""
+    return [effect for effect in effects if not isinstance(effect, Joined | Replacing)]
+
+
 @dataclass
 class FakeWorkers:
     """Plays every worker of *coordinator*; each round trip takes a millisecond.
@@ -87,8 +92,8 @@ class FakeWorkers:
         return mine
 
     def happen(self, event: Event) -> list[Effect]:
-        """Let *event* happen and carry out what follows."""
-        return self.carry_out(self.coordinator.handle(event, self.now))
+        """Let *event* happen and carry out what follows; return what came of it for the model."""
+        return without_joining(self.carry_out(self.coordinator.handle(event, self.now)))
 
     def sent(self, kind: type[AnyMessage]) -> list[tuple[str, AnyMessage]]:
         """Return (address, message) of every message of this *kind* so far."""

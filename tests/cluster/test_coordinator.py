@@ -18,6 +18,7 @@ from ollama_zmq.cluster.events import (
     LoadFailed,
     ModelLost,
     Progressed,
+    Replacing,
     SendChunk,
     StepFailed,
     Tick,
@@ -31,7 +32,7 @@ from ollama_zmq.formats.gguf import open_gguf
 from ollama_zmq.models.base import Network
 from ollama_zmq.wire.frames import Envelope
 from ollama_zmq.wire.messages import Bye, Define, Failed, Hello, Ping, Pong, Ran, Refused, Release, Run, WeightSource
-from tests.cluster.fake_workers import BUDGET, FakeWorkers, welcome
+from tests.cluster.fake_workers import BUDGET, FakeWorkers, welcome, without_joining
 
 A, B = "a:50052", "b:50052"
 
@@ -52,7 +53,7 @@ def order(network: Network, *addresses: str, num_ctx: int = 128) -> LoadOrder:
 
 
 def load(workers: FakeWorkers, wanted: LoadOrder) -> list[object]:
-    return list(workers.carry_out(workers.coordinator.load(wanted, workers.now)))
+    return list(without_joining(workers.carry_out(workers.coordinator.load(wanted, workers.now))))
 
 
 def decode_step(number: int = 1) -> Microbatch:
@@ -220,6 +221,37 @@ def test_a_failed_step_leaves_the_model_standing(workers, network):
     del workers.answers[(A, Run)]
     (computed,) = workers.carry_out(workers.coordinator.run(decode_step(6), workers.now))
     assert computed.microbatch == 6
+
+
+def test_a_load_that_fails_before_it_begins_leaves_the_loaded_model(workers, network):
+    load(workers, order(network, A))
+    workers.mute = {B}
+    load(workers, order(network, A, B))
+    (failed,) = workers.happen(Detached(B, "nobody listens at b:50052"))
+    assert isinstance(failed, LoadFailed)
+    (computed,) = workers.carry_out(workers.coordinator.run(decode_step(3), workers.now))
+    assert computed.microbatch == 3
+
+
+def test_what_was_loaded_is_dropped_when_the_new_plan_stands(workers, network):
+    load(workers, order(network, A))
+    effects = workers.carry_out(workers.coordinator.load(order(network, B), workers.now))
+    assert [type(effect) for effect in effects] == [Joined, Replacing, Loaded]
+
+
+def test_greeting_workers_while_a_model_loads_drops_none_of_them(workers, network):
+    workers.mute = {A}
+    load(workers, order(network, A))
+    workers.carry_out(workers.coordinator.join((B,), workers.now))
+    assert set(workers.coordinator.links) == {LOCAL, A, B}
+
+
+def test_a_worker_that_has_forgotten_us_is_lost(workers, network):
+    load(workers, order(network, A))
+    workers.answers[(A, Run)] = lambda m: [Failed(m.program, m.microbatch, "StageLost", "no lease: say Hello")]
+    (lost,) = workers.carry_out(workers.coordinator.run(decode_step(), workers.now))
+    assert isinstance(lost, ModelLost)
+    assert str(lost.error).startswith(f"worker {A}: no lease")
 
 
 def test_a_silent_step_passes_its_deadline(workers, network):

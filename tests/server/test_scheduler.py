@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from ollama_zmq.bus.broker import LoadRequest
-from ollama_zmq.errors import OutOfDeviceMemory, ServerBusy
+from ollama_zmq.errors import OutOfDeviceMemory, Unreachable, ServerBusy
 from ollama_zmq.server.scheduler import Scheduler
 from tests.server.fake_broker import FakeBroker
 
@@ -279,6 +279,22 @@ def test_a_failed_load_leaves_nothing_and_the_next_may_try(run):
         world.broker.load_error = None
         async with world.use() as resident:
             assert resident.loaded is world.broker.loaded
+
+    run(scenario)
+
+
+def test_a_load_that_fails_before_it_begins_leaves_the_old_model_with_its_timer(run):
+    async def scenario(world):
+        async with world.use() as first:
+            pass
+        world.broker.load_error = Unreachable("nobody listens")
+        with pytest.raises(Unreachable):
+            async with world.use(world.wanted(num_ctx=32)):
+                pass
+        assert world.scheduler.resident is first
+        assert len(world.timers.running) == 1
+        async with world.use() as again:
+            assert again is first
 
     run(scenario)
 
