@@ -71,7 +71,6 @@ class FakeBroker:
 
     def load(self, wanted: LoadRequest) -> Future[LoadedModel]:
         self.loads.append(wanted)
-        self.loaded = None
         future: Future[LoadedModel] = Future()
         self._held.append((wanted, future))
         if not self.holds_loads:
