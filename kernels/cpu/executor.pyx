@@ -336,7 +336,9 @@ cdef class Program:
                     page[T] = self.tables[b][position[T] // PAGE_SLOTS] if pages else 0
                     T += 1
             first_token[lengths.shape[0]] = <int32_t>T
-            given[0] = c_pass(T, rows.shape[0], lengths.shape[0], <const char *>input, NULL, position, page, first_token, self.tables)
+            given[0] = c_pass(
+                T, rows.shape[0], lengths.shape[0], <const char *>input, NULL, position, page, first_token, self.tables
+            )
             if rows.shape[0]:
                 given.rows = &rows[0]
             with nogil:

@@ -70,7 +70,8 @@ static inline void page_softmax(float *p, size_t L, float *largest, float *sum)
 }
 
 /* o[e] of 16 * VECTORS values and C columns from p, over slots begin..end. */
-ALWAYS_INLINE void add_values(const int C, const int VECTORS, const struct columns *t, size_t from, const uint16_t *values, size_t e, size_t begin, size_t end)
+ALWAYS_INLINE void add_values(
+    const int C, const int VECTORS, const struct columns *t, size_t from, const uint16_t *values, size_t e, size_t begin, size_t end)
 {
     f32 sum[VECTORS][C];
     UNROLL for (int v = 0; v < VECTORS; v++)

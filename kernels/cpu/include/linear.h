@@ -10,7 +10,8 @@
  *   Q4_K Q5_K        f over 8 sub-blocks; total = fma(neg_fma(float(sum t x.sums), m, f * d), x.scale, total)
  *
  * A tile holds one integer and one float accumulator per column; TILE_COLUMNS is what fits the registers. Weights are prefetched
- * AHEAD_NBYTES ahead into L2: on huge pages that reads 86-96 % of what memory delivers, against 60-70 % without.
+ * AHEAD_NBYTES ahead into L2. That matters most where a block's parts are read out of order: on a Zen 4 core Q6_K streams 8 GB/s
+ * without and 20 to 25 with it, Q8_0 24 to 28 either way.
  */
 #ifndef OLLAMA_LINEAR_H
 #define OLLAMA_LINEAR_H
