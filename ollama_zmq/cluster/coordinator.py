@@ -154,7 +154,7 @@ class Coordinator:
             case Tick():
                 return self._tick(now)
             case Attached(address):
-                return self.links[address].attached(now) if address in self.links else []
+                return self._advance(address, Link.attached, now)
             case Detached(address, reason, final):
                 return self._advance(address, lambda link: link.detached(reason, final=final, now=now), now)
             case Got(address, envelope):
@@ -198,7 +198,7 @@ class Coordinator:
         effects = change(link)
         if link.status in (Status.LOST, Status.REFUSED) and link.status is not before:
             effects += self._lost(address, link.detail)
-        return effects + self._settle(now)
+        return effects + self._greet(now) + self._settle(now)
 
     def _tick(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
@@ -236,6 +236,15 @@ class Coordinator:
             *self._define(order, placement, stages),
             *self._leave_all_but(()),
         ]
+
+    def _greet(self, now: float) -> list[Effect]:
+        """Greet who waits, one at a time on each host."""
+        effects: list[Effect] = []
+        for link in self.links.values():
+            busy = {other.host for other in self.links.values() if other.status is Status.GREETING}
+            if link.status is Status.WAITING and link.host not in busy:
+                effects += link.greet(now)
+        return effects
 
     def _usable(self, address: str) -> bool:
         """Whether the load may go on: the worker is ready, or is a known one that died."""

@@ -2,7 +2,8 @@
 
     State        Event                        Effects                           Next state
     ABSENT       join                         Connect                           CONNECTING
-    CONNECTING   Attached                     Send(Hello)                       GREETING
+    CONNECTING   Attached                     none                              WAITING
+    WAITING      no other greeting at its host  Send(Hello)                     GREETING
     CONNECTING   Detached, not final          none, for REFUSED_GRACE_S         CONNECTING
     GREETING     Got(Welcome)                 Send(Ping) to measure             MEASURING
     GREETING     Got(Refused)                 Disconnect                        REFUSED
@@ -11,6 +12,9 @@
     READY        Tick, PING_S since the last  Send(Ping)                        READY
     any          Detached, final              Disconnect                        LOST
     joining      Tick past the deadline       Disconnect                        LOST
+
+A worker measures its speed before it answers its first Hello. Workers on one host are greeted one after another:
+measured at the same time they would take the memory bandwidth from each other, and the layers be cut by chance.
 
 Every message carries the link's epoch. A new connection is a new epoch and a new routing id, because libzmq delivers
 what was queued for a dead worker to the process that took its place.
@@ -44,6 +48,7 @@ class Status(Enum):
 
     ABSENT = "absent"
     CONNECTING = "connecting"
+    WAITING = "waiting"
     GREETING = "greeting"
     MEASURING = "measuring"
     READY = "ready"
@@ -51,7 +56,7 @@ class Status(Enum):
     REFUSED = "refused"
 
 
-JOINING = frozenset({Status.CONNECTING, Status.GREETING, Status.MEASURING})
+JOINING = frozenset({Status.CONNECTING, Status.WAITING, Status.GREETING, Status.MEASURING})
 
 
 @dataclass(slots=True)
@@ -89,10 +94,20 @@ class Link:
         self.probes = []
         return [Connect(self.address, epoch)]
 
-    def attached(self, now: float) -> list[Effect]:
-        """Greet the worker that let us in."""
-        if self.status is not Status.CONNECTING:
-            return []
+    @property
+    def host(self) -> str:
+        """The machine it is on; this one is ""."""
+        name = self.address.rpartition(":")[0].strip("[]") if self.remote else ""
+        return "" if name == "localhost" or name == "::1" or name.startswith("127.") else name
+
+    def attached(self) -> list[Effect]:
+        """The worker let us in; it waits for its turn to be greeted."""
+        if self.status is Status.CONNECTING:
+            self.status = Status.WAITING
+        return []
+
+    def greet(self, now: float) -> list[Effect]:
+        """Say Hello."""
         self.status, self.joined_at = Status.GREETING, now
         return [self.send(Hello(VERSION, PROTOCOL, self.broker))]
 
@@ -129,7 +144,7 @@ class Link:
 
     def tick(self, now: float) -> list[Effect]:
         """Give up joining when it takes too long; otherwise show the worker that we live."""
-        if self.status in JOINING and now - self.joined_at > JOIN_LIMIT_S:
+        if self.status in JOINING - {Status.WAITING} and now - self.joined_at > JOIN_LIMIT_S:
             return self.drop(Status.LOST, self._why_no_answer())
         if self.status is Status.READY and now - self.pinged_at > PING_S:
             return [self._ping(0, now)]

@@ -97,6 +97,18 @@ def test_pages_go_to_layers_and_rows_to_the_head(workers, network):
     assert (embed.rows, layers.rows, head.rows) == ((), (), (0,))
 
 
+def test_workers_on_one_host_are_greeted_one_after_another(workers, network):
+    """Each measures itself at its first Hello; at the same time they would slow each other down."""
+    addresses = ("box:1", "box:2", "other:1", "127.0.0.1:1")
+    workers.answers = {(address, Hello): lambda _: [] for address in (LOCAL, *addresses)}
+    load(workers, order(network, *addresses))
+    assert [address for address, _ in workers.sent(Hello)] == [LOCAL, "box:1", "other:1"]
+    for address in ("box:1", LOCAL):
+        link = workers.coordinator.links[address]
+        workers.happen(Got(address, Envelope(welcome(), {}, link.epoch, link.sequence_in)))
+    assert [address for address, _ in workers.sent(Hello)][3:] == ["box:2", "127.0.0.1:1"]
+
+
 def test_a_stranger_in_the_list_fails_the_load_and_is_named(workers, network):
     workers.mute = {B}
     effects = load(workers, order(network, A, B))
