@@ -2,6 +2,7 @@
 
     bench_generate.py --model F.gguf --threads 2                     this machine alone
     bench_generate.py --model F.gguf --workers 2 --threads 1         two workers with a core each
+    bench_generate.py --model F.gguf --workers 1 --threads 2 --alone what a worker costs
     bench_generate.py --model F.gguf --threads 2 --peer              the same with llama.cpp, in turns
 
 pp: a prompt of random token ids from an empty cache to the first token. tg: tokens decoded greedily after a prompt of
@@ -15,12 +16,11 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from common import (
     Broker,
@@ -46,26 +46,41 @@ SHORT_PROMPT = 8
 Speeds = dict[str, tuple[float, float]]  # way of running -> prefill and decode, tokens per second
 
 
+class Case(NamedTuple):
+    """What is measured: whose engine ("ours" or "llama.cpp"), over how many workers."""
+
+    engine: str
+    workers: int
+
+
 def main() -> None:
     given = arguments()
     threads = given.threads or os.cpu_count() or 1
     context = given.prompt + given.decode + 64
+    if given.peer:
+        check_peer(given.peer_python)
     with ExitStack() as stack:
-        if given.peer:
-            check_peer(given.peer_python)
         workers = stack.enter_context(worker_addresses(given.rpc, given.workers, threads))
-        broker, model = stack.enter_context(loaded_broker(given.model, workers, threads=threads, num_ctx=context))
-        vocab_size = model.network.vocab_size
-        cases: dict[str, Callable[[], Speeds]] = {"ours": our_case(broker, vocab_size, given.prompt, given.decode)}
+        cases: dict[Case, Callable[[], Speeds]] = {}
+        for case in [Case("ours", len(workers)), *([Case("ours", 0)] if given.alone and workers else [])]:
+            used = workers[: case.workers]
+            broker, model = stack.enter_context(loaded_broker(given.model, used, threads=threads, num_ctx=context))
+            vocab_size = model.network.vocab_size
+            cases[case] = our_case(broker, vocab_size, given.prompt, given.decode)
         if given.peer:
             ask_peer = stack.enter_context(peer(given, threads, context))
-            cases["llama.cpp"] = peer_case(ask_peer, vocab_size, given.prompt, given.decode)
-        for case in cases.values():
-            case()
+            cases[Case("llama.cpp", given.workers)] = peer_case(ask_peer, vocab_size, given.prompt, given.decode)
+        for measure in cases.values():
+            measure()
         measured = interleaved(cases, given.repeats)
-    about = {"model": given.model, "workers": len(workers), "threads": threads}
     records = [
-        {**about, "engine": engine, **summary(runs, given.prompt, given.decode)} for engine, runs in measured.items()
+        {
+            "model": given.model,
+            "threads": threads,
+            **case._asdict(),
+            **summary(runs, given.prompt, given.decode),
+        }
+        for case, runs in measured.items()
     ]
     report(records)
     write_json(given.json, records)
@@ -76,6 +91,7 @@ def arguments() -> argparse.Namespace:
     made.add_argument("--prompt", type=int, default=512, help="tokens of the prompt (default 512)")
     made.add_argument("--decode", type=int, default=128, help="tokens to decode (default 128)")
     made.add_argument("--repeats", type=int, default=5)
+    made.add_argument("--alone", action="store_true", help="run ours without workers as well, in turns")
     made.add_argument("--peer", action="store_true", help="run llama.cpp in turns with ours")
     made.add_argument(
         "--peer-python",
@@ -202,18 +218,19 @@ def summary(runs: Sequence[Speeds], n_prompt: int, n_decode: int) -> dict[str, A
 
 
 def report(records: Sequence[dict[str, Any]]) -> None:
-    """One line per engine; the ratio to llama.cpp where it ran too."""
+    """One line per case; below them the ratio of the first to each other one."""
     prompt, decode = f"pp{records[0]['prompt']} tok/s", f"tg{records[0]['decode']} tok/s"
     rows = [
         [r["engine"], r["workers"], r["threads"], r["prefill_tokens_per_s"], r["decode_tokens_per_s"]] for r in records
     ]
-    if len(records) == 2:
-        ours, peers = records
-        ratios = [ours[name] / peers[name] for name in ("prefill_tokens_per_s", "decode_tokens_per_s")]
-        rows.append(["ratio", "", "", *(f"{ratio:.2f}x" for ratio in ratios)])
+    first = records[0]
+    for other in records[1:]:
+        ratios = [first[name] / other[name] for name in ("prefill_tokens_per_s", "decode_tokens_per_s")]
+        name = f"first to {other['engine']}"
+        rows.append([name, other["workers"], other["threads"], *(f"{ratio:.2f}x" for ratio in ratios)])
     print(f"{Path(records[0]['model']).name}, median of {records[0]['repeats']}")
     print_table(["engine", "workers", "threads", prompt, decode], rows)
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    run_main(main)

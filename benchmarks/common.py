@@ -35,6 +35,7 @@ from ollama_zmq.formats.options import Options
 from ollama_zmq.store.models import Store
 from ollama_zmq.version import VERSION
 
+K = TypeVar("K")
 T = TypeVar("T")
 _request_numbers = count()
 
@@ -114,9 +115,9 @@ def _cell(value: object) -> str:
     return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
-def interleaved(cases: Mapping[str, Callable[[], T]], repeats: int) -> dict[str, list[T]]:
+def interleaved(cases: Mapping[K, Callable[[], T]], repeats: int) -> dict[K, list[T]]:
     """Run all *cases* in turn, *repeats* times; every second round runs backwards."""
-    results: dict[str, list[T]] = {name: [] for name in cases}
+    results: dict[K, list[T]] = {name: [] for name in cases}
     for i in range(repeats):
         for name in list(cases)[:: -1 if i % 2 else 1]:
             results[name].append(cases[name]())

@@ -9,7 +9,6 @@ Writes float32 [T, V]. Takes token ids, so the file needs no tokenizer. The bits
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -47,4 +46,4 @@ def parse_ids(text: str) -> list[int]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    run_main(main)

@@ -14,7 +14,6 @@ run in turn for each token, so that each finds its weights in memory and not in 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -242,4 +241,4 @@ def plot(out: Path, title: str, stages: Sequence[StageState], layers: Sequence[t
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    run_main(main)

@@ -11,7 +11,6 @@ each counts, because there every token has at least half a context behind it:
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -71,4 +70,4 @@ def token_losses(logits: np.ndarray[Any, np.dtype[np.float32]], token_ids: list[
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    run_main(main)

@@ -80,4 +80,4 @@ def answers(url: str) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main))
+    run_main(main)
