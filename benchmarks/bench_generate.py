@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common import (
-    Broker,
     generate,
     interleaved,
     loaded_broker,
@@ -37,6 +36,7 @@ from common import (
     write_json,
 )
 
+from ollama_zmq.bus.broker import Broker
 from ollama_zmq.cli.children import Children, free_port, is_listening
 from ollama_zmq.errors import OllamaZmqError
 

@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 from common import (
-    Broker,
     generate,
     loaded_broker,
     parser,
@@ -35,6 +34,7 @@ from common import (
     write_json,
 )
 
+from ollama_zmq.bus.broker import Broker
 from ollama_zmq.cluster.state import StageState
 from ollama_zmq.devices.base import Budget, Device, DeviceWeight, Executable, Step
 from ollama_zmq.devices.registry import default_budget, open_device

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from common import loaded_broker, parser, print_table, run_main, score, worker_addresses, write_json
 
-from ollama_zmq.errors import RequestError
+from ollama_zmq.errors import ModelFileError, RequestError
 from ollama_zmq.text.tokenizer import Tokenizer
 
 
@@ -34,6 +34,8 @@ def main() -> None:
     ):
         losses: list[float] = []
         rows = []
+        if model.tokenizer is None:
+            raise ModelFileError(f"{given.model}: the file has no vocabulary, so it cannot read a text")
         for i, chunk in enumerate(cut(model.tokenizer, text, given.ctx, given.chunks)):
             losses += token_losses(score(broker, chunk, 512), chunk)
             rows.append([i + 1, len(losses), f"{math.exp(np.mean(losses)):.4f}"])
