@@ -60,10 +60,12 @@ class CpuDevice:
         """Return the bytes that a weight takes once loaded."""
         return weight_nbytes(spec)
 
-    def executable_nbytes(self, verified: Verified, *, kv_pages: int, max_tokens: int) -> int:
+    def executable_nbytes(
+        self, verified: Verified, *, kv_pages: int, max_tokens: int, max_rows: int | None = None
+    ) -> int:
         """Return the bytes that ``compile`` will take for KV cache and scratch."""
         return executable_nbytes(
-            plan(verified, max_tokens), verified, self.threads, kv_pages=kv_pages, max_tokens=max_tokens
+            plan(verified, max_tokens, max_rows), verified, self.threads, kv_pages=kv_pages, max_tokens=max_tokens
         )
 
     def load_weight(self, spec: WeightSpec, data: memoryview) -> CpuWeight:
@@ -81,7 +83,13 @@ class CpuDevice:
         return weight
 
     def compile(
-        self, verified: Verified, weights: Mapping[str, DeviceWeight], *, kv_pages: int, max_tokens: int
+        self,
+        verified: Verified,
+        weights: Mapping[str, DeviceWeight],
+        *,
+        kv_pages: int,
+        max_tokens: int,
+        max_rows: int | None = None,
     ) -> CpuExecutable:
         """Plan memory and resolve kernels for a program. Raises as :class:`Device` says.
 
@@ -97,6 +105,7 @@ class CpuDevice:
             threads=self.threads,
             kv_pages=kv_pages,
             max_tokens=max_tokens,
+            max_rows=max_tokens if max_rows is None else max_rows,
         )
         self._keep(executable)
         return executable

@@ -83,10 +83,11 @@ class CpuExecutable:
         threads: int,
         kv_pages: int,
         max_tokens: int,
+        max_rows: int,
     ) -> None:
         self.verified = verified
-        self.kv_pages, self.max_tokens = kv_pages, max_tokens
-        self._plan = plan(verified, max_tokens)
+        self.kv_pages, self.max_tokens, self.max_rows = kv_pages, max_tokens, max_rows
+        self._plan = plan(verified, max_tokens, max_rows)
         self.nbytes = executable_nbytes(self._plan, verified, threads, kv_pages=kv_pages, max_tokens=max_tokens)
         self._budget = budget
         self._memory = _taken(self.nbytes, verified.program.name, budget)
@@ -171,7 +172,12 @@ class CpuExecutable:
         """Run the program once. See :class:`~ollama_zmq.devices.base.Executable`."""
         if not self.is_open:
             raise OpError(f"program {self.verified.program.name!r}: closed")
-        step.check(max_tokens=self.max_tokens, kv_pages=self.kv_pages, uses_pages=self._uses_pages)
+        step.check(
+            max_tokens=self.max_tokens,
+            max_rows=self.max_rows,
+            kv_pages=self.kv_pages,
+            uses_pages=self._uses_pages,
+        )
         T, R = step.T, len(step.rows)
         check_inputs(self.verified, array, T)
         address = int(array.__array_interface__["data"][0])

@@ -79,8 +79,8 @@ class Plan:
     scratch_nbytes: int
 
 
-def plan(verified: Verified, max_tokens: int) -> Plan:
-    """Return the plan of a program for steps of up to *max_tokens* tokens.
+def plan(verified: Verified, max_tokens: int, max_rows: int | None = None) -> Plan:
+    """Return the plan of a program for steps of up to *max_tokens* tokens, *max_rows* of them asked for.
 
     Raises:
         UnsupportedOp: a weight has a type without kernels.
@@ -89,7 +89,7 @@ def plan(verified: Verified, max_tokens: int) -> Plan:
     planner.copy_input()
     for call in verified.program.calls:
         planner.add(call)
-    return planner.finish(max_tokens)
+    return planner.finish({"T": max_tokens, "R": max_tokens if max_rows is None else max_rows})
 
 
 class _Planner:
@@ -99,7 +99,7 @@ class _Planner:
         self.weights = {weight.name: weight for weight in verified.program.weights}
         self.steps: list[PlannedStep] = []
         self.ready: dict[str, int] = {}  # value -> step that makes it, cache -> last step that touched it
-        self.row_nbytes: dict[str, int] = {}
+        self.row_nbytes: dict[str, tuple[str, int]] = {}  # value -> what its rows count, bytes of one
         self.made: dict[tuple[Any, ...], str] = {}  # panels and angles by what they are of
 
     def copy_input(self) -> None:
@@ -146,7 +146,7 @@ class _Planner:
         self.steps[step].ops.append(op)
         self.ready[op.writes] = step
         if nbytes:
-            self.row_nbytes[op.writes] = nbytes
+            self.row_nbytes[op.writes] = symbol, nbytes
 
     def _step(self, kind: StepKind, symbol: str, after: int) -> int:
         if kind is not StepKind.ATTENTION:
@@ -169,7 +169,7 @@ class _Planner:
         step = self._step(StepKind.LINEAR, str(symbol), self.ready[panels] + 1)
         self.steps[step].ops.append(PlannedOp("linear", (panels,), out, weight))
         self.ready[out] = step
-        self.row_nbytes[out] = 4 * int(self.shapes[out][1])
+        self.row_nbytes[out] = str(symbol), 4 * int(self.shapes[out][1])
 
     def _rope(self, call: Call) -> None:
         factors = call.args.get("factors", "")
@@ -193,11 +193,11 @@ class _Planner:
         step = self._step(StepKind.ATTENTION, "T", 0)
         self.steps[step].ops.append(PlannedOp("attention", (q, cache), out, attrs=call.attrs))
         self.ready[out] = self.ready[cache] = step
-        self.row_nbytes[out] = 4 * int(self.shapes[out][1])
+        self.row_nbytes[out] = "T", 4 * int(self.shapes[out][1])
 
-    def finish(self, max_tokens: int) -> Plan:
+    def finish(self, most: dict[str, int]) -> Plan:
         lives = _lifetimes(self.steps, self.verified.output.name)
-        sizes = {value: _aligned(nbytes * max_tokens) for value, nbytes in self.row_nbytes.items()}
+        sizes = {value: _aligned(nbytes * most[symbol]) for value, (symbol, nbytes) in self.row_nbytes.items()}
         offsets, nbytes = _place(lives, sizes, _overwrites(self.steps, lives, sizes))
         return Plan(self.steps, offsets, nbytes)
 

@@ -306,6 +306,7 @@ class Broker:
             num_ctx=load.order.num_ctx,
             kv_pages=loaded.kv_pages,
             max_tokens=load.order.max_tokens,
+            max_rows=load.order.max_rows,
             max_sequences=load.order.num_parallel,
         )
         self.loaded = LoadedModel(

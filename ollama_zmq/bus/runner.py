@@ -176,8 +176,12 @@ class Runner:
     def _checked(self, define: Define) -> Loading:
         if program_id(define.code) != define.program:
             raise RemoteProtocolError(f"program {define.program.hex()[:64]} is not the digest of its code")
-        if not 0 <= define.kv_pages <= MAX_KV_PAGES or not 1 <= define.max_tokens <= MAX_TOKENS:
-            raise OpError(f"kv_pages={define.kv_pages} or max_tokens={define.max_tokens} is out of range")
+        if not 0 <= define.kv_pages <= MAX_KV_PAGES:
+            raise OpError(f"kv_pages={define.kv_pages} is outside 0..{MAX_KV_PAGES}")
+        if not 1 <= define.max_rows <= define.max_tokens <= MAX_TOKENS:
+            raise OpError(
+                f"max_rows={define.max_rows}, max_tokens={define.max_tokens}: expected 1..{MAX_TOKENS}, in order"
+            )
         verified = verify(Program.from_bytes(define.code))
         self._device.check(verified)
         specs = verified.program.weights
@@ -185,7 +189,9 @@ class Runner:
             raise RemoteProtocolError(f"{len(define.sources)} sources for {len(specs)} weights")
         pairs = zip(specs, define.sources, strict=True)
         weights = {spec.name: (identity_of(define.program, spec, source), spec) for spec, source in pairs}
-        nbytes = self._device.executable_nbytes(verified, kv_pages=define.kv_pages, max_tokens=define.max_tokens)
+        nbytes = self._device.executable_nbytes(
+            verified, kv_pages=define.kv_pages, max_tokens=define.max_tokens, max_rows=define.max_rows
+        )
         loading = Loading(define, verified, nbytes, perf_counter(), weights)
         for name, (identity, _) in weights.items():
             if identity not in self._weights and not self._weights.in_store(identity):
@@ -228,7 +234,11 @@ class Runner:
         define = loading.define
         weights = {name: self._weights[identity] for name, (identity, _) in loading.weights.items()}
         executable = self._device.compile(
-            loading.verified, weights, kv_pages=define.kv_pages, max_tokens=define.max_tokens
+            loading.verified,
+            weights,
+            kv_pages=define.kv_pages,
+            max_tokens=define.max_tokens,
+            max_rows=define.max_rows,
         )
         del self._loading[define.program]
         if not self._loading:

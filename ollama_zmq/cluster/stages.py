@@ -17,6 +17,7 @@ from ollama_zmq.ops.program import PAGE_SLOTS, Program, program_id, row_floats, 
 from ollama_zmq.wire.messages import Define, WeightSource
 
 LOCAL = "local"
+SCORED_ROWS = 64  # 512 rows of a 128k vocabulary would be 268 MB of scratch memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,11 @@ class LoadOrder:
     num_parallel: int
     max_tokens: int
     policy: Policy = Policy.THROUGHPUT
+
+    @property
+    def max_rows(self) -> int:
+        """The most rows of logits of one pass: scores come in chunks, generation needs one a sequence."""
+        return min(self.max_tokens, max(self.num_parallel, SCORED_ROWS))
 
     @property
     def kv_pages(self) -> int:
@@ -107,7 +113,8 @@ def _stage(order: LoadOrder, address: str, part: str, layers: range, program: Pr
         for spec in program.weights
     )
     code = program.to_bytes()
-    define = Define(program_id(code), code, sources, order.kv_pages if program.caches else 0, order.max_tokens)
+    kv_pages = order.kv_pages if program.caches else 0
+    define = Define(program_id(code), code, sources, kv_pages, order.max_tokens, order.max_rows)
     matrices = [spec for spec in program.weights if len(spec.shape) == 2]
     streamed = [
         spec for spec in matrices if part != "embed" and not (part == "whole" and _only_embedded(order, spec.name))

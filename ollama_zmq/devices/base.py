@@ -61,7 +61,7 @@ class Step:
             _int32("rows", rows),
         )
 
-    def check(self, *, max_tokens: int, kv_pages: int, uses_pages: bool) -> None:
+    def check(self, *, max_tokens: int, max_rows: int, kv_pages: int, uses_pages: bool) -> None:
         """Refuse a step that would read or write outside what was planned for.
 
         Raises:
@@ -74,8 +74,8 @@ class Step:
             raise ShapeError("lengths start at 1 and positions at 0")
         if int(self.lengths.astype(np.int64).sum()) > max_tokens:
             raise ShapeError(f"T={int(self.lengths.astype(np.int64).sum())} tokens, planned for {max_tokens}")
-        if len(self.rows) > self.T:
-            raise ShapeError(f"{len(self.rows)} rows are wanted of {self.T}")
+        if len(self.rows) > min(self.T, max_rows):
+            raise ShapeError(f"{len(self.rows)} rows are wanted of {self.T}, planned for {max_rows}")
         _check_range("rows", self.rows, self.T)
         for b in range(B if uses_pages else 0):
             table, end = self.pages[b], int(self.positions[b]) + int(self.lengths[b])
@@ -208,7 +208,9 @@ class Device(Protocol):
     def weight_nbytes(self, spec: WeightSpec) -> int:
         """Return the bytes that a weight takes once loaded."""
 
-    def executable_nbytes(self, verified: Verified, *, kv_pages: int, max_tokens: int) -> int:
+    def executable_nbytes(
+        self, verified: Verified, *, kv_pages: int, max_tokens: int, max_rows: int | None = None
+    ) -> int:
         """Return the bytes that ``compile`` will take for KV cache and scratch."""
 
     def load_weight(self, spec: WeightSpec, data: memoryview) -> DeviceWeight:
@@ -220,7 +222,13 @@ class Device(Protocol):
         """
 
     def compile(
-        self, verified: Verified, weights: Mapping[str, DeviceWeight], *, kv_pages: int, max_tokens: int
+        self,
+        verified: Verified,
+        weights: Mapping[str, DeviceWeight],
+        *,
+        kv_pages: int,
+        max_tokens: int,
+        max_rows: int | None = None,
     ) -> Executable:
         """Plan memory and resolve kernels for a program.
 
@@ -228,6 +236,7 @@ class Device(Protocol):
             weights: weight name -> what ``load_weight`` returned for it.
             kv_pages: pages of ``PAGE_SLOTS`` tokens in the KV cache of each layer.
             max_tokens: the most tokens one step will carry.
+            max_rows: the most rows one step will ask for; as many as tokens if None.
 
         Raises:
             UnsupportedOp, OutOfDeviceMemory

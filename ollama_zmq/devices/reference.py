@@ -49,7 +49,14 @@ class ReferenceExecutable:
     """A program with its weights and its KV cache."""
 
     def __init__(
-        self, verified: Verified, weights: Mapping[str, Array], budget: Budget, *, kv_pages: int, max_tokens: int
+        self,
+        verified: Verified,
+        weights: Mapping[str, Array],
+        budget: Budget,
+        *,
+        kv_pages: int,
+        max_tokens: int,
+        max_rows: int,
     ) -> None:
         self.verified = verified
         self.nbytes = _executable_nbytes(verified, kv_pages=kv_pages, max_tokens=max_tokens)
@@ -59,14 +66,19 @@ class ReferenceExecutable:
         self._caches = {spec.name: KvCache.empty(spec, kv_pages) for spec in verified.program.caches}
         self._uses_pages = any(op_named(call.op).uses_pages for call in verified.program.calls)
         self._kv_pages = kv_pages
-        self._max_tokens = max_tokens
+        self._max_tokens, self._max_rows = max_tokens, max_rows
         self._open = True
 
     def run(self, array: Array, step: Step) -> Array:
         """Run the program once; see :class:`ollama_zmq.devices.base.Executable`."""
         if not self._open:
             raise OpError(f"program {self.verified.program.name!r} is closed")
-        step.check(max_tokens=self._max_tokens, kv_pages=self._kv_pages, uses_pages=self._uses_pages)
+        step.check(
+            max_tokens=self._max_tokens,
+            max_rows=self._max_rows,
+            kv_pages=self._kv_pages,
+            uses_pages=self._uses_pages,
+        )
         check_inputs(self.verified, array, step.T)
         self._check_token_ids(array)
         values: dict[str, Any] = {self.verified.input.name: array, POSITIONS: step.token_positions(), ROWS: step.rows}
@@ -116,7 +128,9 @@ class ReferenceDevice:
         """Return the bytes that a weight takes once loaded."""
         return prod(spec.shape) * FLOAT32_NBYTES
 
-    def executable_nbytes(self, verified: Verified, *, kv_pages: int, max_tokens: int) -> int:
+    def executable_nbytes(
+        self, verified: Verified, *, kv_pages: int, max_tokens: int, max_rows: int | None = None
+    ) -> int:
         """Return the bytes that ``compile`` will take for KV cache and scratch."""
         return _executable_nbytes(verified, kv_pages=kv_pages, max_tokens=max_tokens)
 
@@ -132,12 +146,21 @@ class ReferenceDevice:
         return weight
 
     def compile(
-        self, verified: Verified, weights: Mapping[str, DeviceWeight], *, kv_pages: int, max_tokens: int
+        self,
+        verified: Verified,
+        weights: Mapping[str, DeviceWeight],
+        *,
+        kv_pages: int,
+        max_tokens: int,
+        max_rows: int | None = None,
     ) -> ReferenceExecutable:
         """Make a program ready to run."""
         self.check(verified)
         values = {spec.name: _values_of(spec, weights) for spec in verified.program.weights}
-        made = ReferenceExecutable(verified, values, self.budget, kv_pages=kv_pages, max_tokens=max_tokens)
+        rows = max_tokens if max_rows is None else max_rows
+        made = ReferenceExecutable(
+            verified, values, self.budget, kv_pages=kv_pages, max_tokens=max_tokens, max_rows=rows
+        )
         self._executables.append(made)
         return made
 

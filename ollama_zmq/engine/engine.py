@@ -38,7 +38,7 @@ class Engine:
         vocab_size: V, columns of the logits; those beyond the tokenizer's own are never sampled.
         num_ctx: slots of one sequence.
         kv_pages: pages of every stage, at least one context's.
-        max_tokens: T of the largest microbatch.
+        max_tokens: T of the largest microbatch; max_rows: R of it, as many as tokens if None.
         max_sequences: how many may hold pages at once; the others wait.
         max_in_flight: microbatches that may be on their way at once.
         random_seed: draws the seed of a request that has none.
@@ -55,6 +55,7 @@ class Engine:
         num_ctx: int,
         kv_pages: int,
         max_tokens: int,
+        max_rows: int | None = None,
         max_sequences: int = 1,
         max_in_flight: int = 1,
         random_seed: Callable[[], int] = lambda: secrets.randbits(63),
@@ -65,13 +66,20 @@ class Engine:
             )
         if min(vocab_size, max_tokens, max_sequences, max_in_flight) < 1:
             raise OpError(f"{vocab_size=}, {max_tokens=}, {max_sequences=}, {max_in_flight=}: all start at 1")
+        rows = max_tokens if max_rows is None else max_rows
+        if rows < min(max_sequences, max_tokens):
+            raise OpError(f"{max_rows=} is less than {max_sequences=}, which want a row each")
         self.tokenizer = tokenizer
         self.vocab_size = vocab_size
         self.num_ctx = num_ctx
         self._random_seed = random_seed
         self._pool = PagePool(kv_pages)
         self._scheduler = Scheduler(
-            self._pool, max_tokens=max_tokens, max_sequences=max_sequences, max_in_flight=max_in_flight
+            self._pool,
+            max_tokens=max_tokens,
+            max_rows=rows,
+            max_sequences=max_sequences,
+            max_in_flight=max_in_flight,
         )
         self._sequences: dict[str, Sequence] = {}
         self._microbatches = 0

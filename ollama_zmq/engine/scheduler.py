@@ -40,9 +40,12 @@ class Scheduler:
         running: in order of arrival; these hold pages.
     """
 
-    def __init__(self, pool: PagePool, *, max_tokens: int, max_sequences: int, max_in_flight: int) -> None:
+    def __init__(
+        self, pool: PagePool, *, max_tokens: int, max_rows: int, max_sequences: int, max_in_flight: int
+    ) -> None:
         self.pool = pool
         self.max_tokens = max_tokens
+        self.max_rows = max_rows
         self.max_sequences = max_sequences
         self.max_in_flight = max_in_flight
         self.waiting: list[Sequence] = []
@@ -134,15 +137,17 @@ class Scheduler:
         return sorted(ready, key=lambda sequence: sequence.turn)
 
     def _fill(self, turns: list[Sequence]) -> list[Slice]:
-        budget, slices = self.max_tokens, list[Slice]()
+        budget, rows, slices = self.max_tokens, self.max_rows, list[Slice]()
         prefills = any(sequence.pending > 1 for sequence in turns)
         for sequence in sorted(turns, key=lambda sequence: sequence.pending > 1):
             left = budget - (1 if prefills and sequence.pending == 1 else 0)
             length = min(sequence.chunk, left)
+            length -= max(0, len(sequence.rows(length)) - rows)
             if length > 0 and self._has_pages(sequence, length, slices):
                 start = sequence.table.cached
                 slices.append(Slice(sequence, start, length, sequence.rows(length)))
                 budget -= length
+                rows -= len(slices[-1].rows)
         return slices
 
     def _has_pages(self, sequence: Sequence, length: int, slices: list[Slice]) -> bool:

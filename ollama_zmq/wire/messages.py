@@ -130,7 +130,7 @@ class Define(Message, frozen=True):
         program: id of the program whose bytes are ``code``.
         sources: one per weight of the program, in the program's order.
         kv_pages: pages in the KV cache of every layer; 0 for a program without caches.
-        max_tokens: the most tokens one ``Run`` will carry.
+        max_tokens: the most tokens one ``Run`` will carry; max_rows: the most rows it will ask for.
     """
 
     program: bytes
@@ -138,6 +138,7 @@ class Define(Message, frozen=True):
     sources: tuple[WeightSource, ...]
     kv_pages: int
     max_tokens: int
+    max_rows: int
 
 
 class Defined(Message, frozen=True):

@@ -106,7 +106,7 @@ def define_of(program: Program, *, blob: str = "", offset: int = 0, kv_pages: in
         nbytes = 4 * int(np.prod(spec.shape))
         sources.append(WeightSource(spec.name, blob, offset, nbytes))
         offset += nbytes
-    return Define(program.id, program.to_bytes(), tuple(sources), kv_pages, max_tokens)
+    return Define(program.id, program.to_bytes(), tuple(sources), kv_pages, max_tokens, max_tokens)
 
 
 def random_weight(n: int = 8, k: int = 4, seed: int = 0) -> np.ndarray:

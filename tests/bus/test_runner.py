@@ -264,6 +264,8 @@ SOURCE = define_of(PROGRAM).sources[0]
         (replaced(define_of(PROGRAM), kv_pages=1 << 40), OpError, "kv_pages="),
         (replaced(define_of(PROGRAM), max_tokens=0), OpError, "max_tokens=0"),
         (replaced(define_of(PROGRAM), max_tokens=1 << 20), OpError, "max_tokens="),
+        (replaced(define_of(PROGRAM), max_rows=0), OpError, "max_rows=0"),
+        (replaced(define_of(PROGRAM), max_rows=1 << 10), OpError, "max_rows=1024"),
         (define_of(cached_program(), kv_pages=1 << 23), OutOfDeviceMemory, "program 'attention' needs"),
     ],
 )

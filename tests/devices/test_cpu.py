@@ -116,6 +116,20 @@ def test_a_weight_that_is_missing_or_another_is_refused(device):
         device.compile(cached(), {"w": device.load_weight(other, ONES)}, kv_pages=1, max_tokens=4)
 
 
+def test_rows_that_nobody_asks_for_take_no_memory(device):
+    """The output head of a 128k vocabulary would take 268 MB for 512 rows of logits."""
+    ops = Builder("head")
+    x = ops.take_rows(ops.input("x", ("T", 8)), ops.rows)
+    verified = verify(ops.program("out", ops.linear(x, ops.weight(MATRIX))))
+    few, all_of_them = (device.executable_nbytes(verified, kv_pages=0, max_tokens=64, max_rows=n) for n in (2, 64))
+    assert few < all_of_them
+    weights = {"w": device.load_weight(MATRIX, ONES)}
+    executable = device.compile(verified, weights, kv_pages=0, max_tokens=64, max_rows=2)
+    assert executable.nbytes == few
+    with pytest.raises(ShapeError, match="3 rows are wanted of 3, planned for 2"):
+        executable.run(np.ones((3, 8), np.float32), Step.of([3], [0], rows=[0, 1, 2]))
+
+
 @pytest.mark.parametrize("token_id", [-1, 20, 2**31 - 1, -(2**31)])
 def test_a_refused_token_id_changes_nothing(device, token_id):
     executable = device.compile(cached(), {"w": device.load_weight(MATRIX, ONES)}, kv_pages=1, max_tokens=8)

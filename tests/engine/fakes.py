@@ -96,17 +96,19 @@ class FakeModel:
 class Driver:
     """An engine and a model side by side: sends microbatches and brings the logits back in order."""
 
-    def __init__(self, *, kv_pages=64, num_ctx=256, max_tokens=64, model=None, **sizes):
+    def __init__(self, *, kv_pages=64, num_ctx=256, max_tokens=64, max_rows=None, model=None, **sizes):
         self.engine = Engine(
             tokenizer=FakeTokenizer(),
             vocab_size=V,
             num_ctx=num_ctx,
             kv_pages=kv_pages,
             max_tokens=max_tokens,
+            max_rows=max_rows,
             random_seed=lambda: 12345,
             **sizes,
         )
         self.max_tokens = max_tokens
+        self.max_rows = max_tokens if max_rows is None else max_rows
         self.kv_pages = kv_pages
         self.model = model or FakeModel(kv_pages)
         self.flying = deque()
@@ -124,7 +126,9 @@ class Driver:
         microbatch = self.engine.next_microbatch(self.now)
         if microbatch is not None:
             self.now += 1
-            microbatch.step.check(max_tokens=self.max_tokens, kv_pages=self.kv_pages, uses_pages=True)
+            microbatch.step.check(
+                max_tokens=self.max_tokens, max_rows=self.max_rows, kv_pages=self.kv_pages, uses_pages=True
+            )
             self.flying.append((microbatch, self.model.run(microbatch)))
         return microbatch
 

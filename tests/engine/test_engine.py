@@ -494,3 +494,10 @@ def test_sizes_with_which_nothing_runs_are_refused(wrong):
     sizes = {"vocab_size": V, "num_ctx": 256, "kv_pages": 4, "max_tokens": 8} | wrong
     with pytest.raises(OpError):
         Engine(tokenizer=FakeTokenizer(), **sizes)
+
+
+@pytest.mark.parametrize("max_rows", [1, 5, 64])
+def test_scores_come_in_no_more_rows_than_were_planned_for(max_rows):
+    driver = Driver(max_rows=max_rows)
+    (scored,) = driver.run(ScoreRequest("s", tuple(range(150)), 64))
+    assert (scored.logits == scores(range(150))).all()

@@ -20,6 +20,7 @@ class Requests(RuleBasedStateMachine):
         max_sequences=st.integers(1, 4),
         max_in_flight=st.integers(1, 3),
         max_tokens=st.sampled_from([1, 5, 64, 300]),
+        max_rows=st.sampled_from([4, 9, None]),
         kv_pages=st.sampled_from([2, 3, 5, 9]),
     )
     def load(self, **sizes):

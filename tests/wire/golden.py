@@ -48,15 +48,16 @@ GOLDEN = {
     ],
     "Define": [
         b'OZ\x01',
-        b'\x88\xa4code\xc4\x04code\xa5epoch\x01\xa8kv_p'
-        b'ages\x08\xaamax_tokens\xcd\x02\x00\xa7prog'
-        b'ram\xc4\x10\x00\x01\x02\x03\x04\x05\x06\x07\x08\t\n\x0b\x0c\r\x0e\x0f\xa3se'
-        b'q\x02\xa7sources\x91\x84\xa4blob\xd9Gsha25'
-        b'6-ababababababababababab'
+        b'\x89\xa4code\xc4\x04code\xa5epoch\x01\xa8kv_p'
+        b'ages\x08\xa8max_rows@\xaamax_toke'
+        b'ns\xcd\x02\x00\xa7program\xc4\x10\x00\x01\x02\x03\x04\x05\x06\x07\x08'
+        b'\t\n\x0b\x0c\r\x0e\x0f\xa3seq\x02\xa7sources\x91\x84\xa4b'
+        b'lob\xd9Gsha256-abababababab'
         b'abababababababababababab'
-        b'ababababababababab\xa4name\xb3'
-        b'blk.0.attn_q.weight\xa6nbyt'
-        b'es\xcd \x00\xa6offset\xcd\x10\x00\xa1t\xa6define',
+        b'abababababababababababab'
+        b'abab\xa4name\xb3blk.0.attn_q.w'
+        b'eight\xa6nbytes\xcd \x00\xa6offset\xcd\x10'
+        b'\x00\xa1t\xa6define',
     ],
     "Defined": [
         b'OZ\x01',

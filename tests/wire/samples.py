@@ -51,7 +51,7 @@ SAMPLES = [
     Envelope(Refused("worker box:50052 is leased to another broker", "0.1.0", 1), epoch=1),
     Envelope(Ping(5), PAYLOAD, 1, 1),
     Envelope(Pong(5), PAYLOAD, 1, 1),
-    Envelope(Define(PROGRAM, b"code", (SOURCE,), 8, 512), epoch=1, seq=2),
+    Envelope(Define(PROGRAM, b"code", (SOURCE,), 8, 512, 64), epoch=1, seq=2),
     Envelope(Defined(PROGRAM, ("blk.0.attn_q.weight",)), epoch=1, seq=2),
     Envelope(Put(PROGRAM, "blk.0.attn_q.weight", 0, bytes(32)), {"chunk": np.arange(4, dtype=np.uint8)}, 1, 3),
     Envelope(Stored(PROGRAM, "blk.0.attn_q.weight", 4), epoch=1, seq=3),

@@ -100,7 +100,7 @@ def test_what_must_not_be_sent_is_refused_before_it_is(tensors, words):
 def test_a_header_that_no_peer_would_read_is_not_sent():
     sources = tuple(WeightSource("w" * 100, "b" * 70, i, i) for i in range(15_000))
     with pytest.raises(LocalProtocolError, match="header of"):
-        encode(Envelope(Define(PROGRAM, b"", sources, 0, 1)))
+        encode(Envelope(Define(PROGRAM, b"", sources, 0, 1, 1)))
 
 
 @pytest.mark.parametrize(
