@@ -140,7 +140,7 @@ for port in (1, 2):
     router.setsockopt(zmq.CONNECT_ROUTING_ID, b"w")
     router.connect(f"tcp://127.0.0.1:{port}")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, timeout=60, check=False)
     assert done.returncode == -signal.SIGABRT
 
 
@@ -161,7 +161,7 @@ assert router.poll(10_000)
 router.disconnect(dealer.last_endpoint.decode())
 router.recv_multipart(zmq.NOBLOCK)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, timeout=60, check=False)
     assert done.returncode == -signal.SIGABRT
 
 

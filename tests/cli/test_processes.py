@@ -20,13 +20,13 @@ def test_help_imports_nothing_heavy(arguments):
     code = (
         "import sys; from ollama_zmq.cli import run_root; run_root(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code, *arguments], capture_output=True, text=True, check=True)
     assert HEAVY & set(done.stderr.split()) == set()
 
 
 def test_the_client_needs_httpx_only(server):
     code = "from ollama_zmq.client import Client; import sys; Client().tags(); print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     loaded = HEAVY & set(done.stdout.split())
     assert loaded - {"rich"} == {"httpx"}  # httpx imports rich for a command line of its own
 

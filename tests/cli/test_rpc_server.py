@@ -19,7 +19,7 @@ WAIT_S = 30.0
 def run(*arguments):
     """Run the command to its end."""
     return subprocess.run(
-        [sys.executable, "-c", ENTRY, "rpc-server", *arguments],
+        [sys.executable, "-P", "-c", ENTRY, "rpc-server", *arguments],
         capture_output=True,
         text=True,
         timeout=WAIT_S,
@@ -29,7 +29,7 @@ def run(*arguments):
 
 def start(*arguments):
     return subprocess.Popen(
-        [sys.executable, "-c", ENTRY, "rpc-server", *arguments],
+        [sys.executable, "-P", "-c", ENTRY, "rpc-server", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
