@@ -207,7 +207,9 @@ class CoordinatorLoop:
             case Disconnect(address, epoch):
                 self._disconnect(address)
             case Computed(microbatch, logits) if self.engine is not None:
-                self.deliver(self.engine.complete(microbatch, logits, time.monotonic()))
+                outputs = self.engine.complete(microbatch, logits, time.monotonic())
+                self.pump()  # the next step is computed while somebody reads what the last one said
+                self.deliver(outputs)
             case StepFailed(_, error) if self.engine is not None:
                 self.deliver(self.engine.fail(error, time.monotonic()))
             case Joined() | Replacing() | Progressed() | Loaded() | LoadFailed():

@@ -50,7 +50,7 @@ from ollama_zmq.cluster.placement import Placement, Site, place
 from ollama_zmq.cluster.stages import LOCAL, LoadOrder, Stage, demand_of, stages_of
 from ollama_zmq.cluster.state import ClusterState, StageState, WorkerState
 from ollama_zmq.cluster.uploads import Upload
-from ollama_zmq.devices.base import Array, Step
+from ollama_zmq.devices.base import Array
 from ollama_zmq.engine.requests import Microbatch
 from ollama_zmq.errors import (
     OllamaZmqError,
@@ -65,7 +65,7 @@ from ollama_zmq.wire.messages import Bye, Defined, Failed, Ran, Ready, Release, 
 
 DEADLINE_S = 10.0
 DEADLINE_FACTOR = 10.0
-WARM_UP = Microbatch(-1, np.zeros(1, np.int32), Step.of([1], [0], [[0]], [0]))
+WARM_UP = Microbatch(-1, np.zeros(1, np.int32), lengths=(1,), positions=(0,), pages=((0,),), rows=(0,))
 
 
 class Phase(Enum):
@@ -310,18 +310,18 @@ class Coordinator:
 
     def _fly(self, number: int, flight: Flight, tensor: Array, now: float) -> list[Effect]:
         """Send a microbatch to its current stage."""
-        stage, step = self.stages[flight.stage], flight.microbatch.step
+        stage, microbatch = self.stages[flight.stage], flight.microbatch
         link = self.links[stage.address]
-        limit_s = self._limit_s(stage, link, step.T) if link.remote else float("inf")
+        limit_s = self._limit_s(stage, link, len(microbatch.token_ids)) if link.remote else float("inf")
         flight.sent_at, flight.deadline = now, now + limit_s
         self.flights[number] = flight
         message = Run(
             program=stage.program,
             microbatch=number,
-            lengths=tuple(step.lengths.tolist()),
-            positions=tuple(step.positions.tolist()),
-            pages=tuple(tuple(table.tolist()) for table in step.pages) if stage.define.kv_pages else (),
-            rows=tuple(step.rows.tolist()) if stage.part in ("head", "whole") else (),
+            lengths=microbatch.lengths,
+            positions=microbatch.positions,
+            pages=microbatch.pages if stage.define.kv_pages else (),
+            rows=microbatch.rows if stage.part in ("head", "whole") else (),
             deadline_ms=int(min(limit_s, 86400.0) * 1000),
         )
         return [link.send(message, {"input": tensor})]
@@ -337,8 +337,7 @@ class Coordinator:
         flight = self.flights.get(message.microbatch)
         if flight is None or self.stages[flight.stage].program != message.program:
             return []
-        step = flight.microbatch.step
-        decoding = len(step.lengths) == step.T
+        decoding = len(flight.microbatch.lengths) == len(flight.microbatch.token_ids)
         if decoding and flight.microbatch is not WARM_UP:
             self._latency[flight.stage].add((now - flight.sent_at) * 1e6, message.compute_us, message.queue_us)
         flight.stage += 1

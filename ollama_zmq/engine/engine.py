@@ -18,7 +18,6 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from ollama_zmq.devices.base import Step
 from ollama_zmq.engine.intake import open_generation, open_scoring
 from ollama_zmq.engine.pages import PagePool, pages_for
 from ollama_zmq.engine.requests import Broken, GenerationRequest, Microbatch, Output, Request
@@ -133,7 +132,7 @@ class Engine:
         slices = self._scheduler.plan(self._microbatches, now)
         if not slices:
             return None
-        microbatch = Microbatch(self._microbatches, _token_ids_of(slices), _step_of(slices))
+        microbatch = _microbatch_of(self._microbatches, slices)
         self._microbatches += 1
         return microbatch
 
@@ -204,22 +203,17 @@ class Engine:
         return outputs
 
 
-def _token_ids_of(slices: list[Slice]) -> npt.NDArray[np.int32]:
+def _microbatch_of(number: int, slices: list[Slice]) -> Microbatch:
     token_ids: list[int] = []
-    for piece in slices:
-        token_ids += piece.sequence.tokens[piece.start : piece.start + piece.length]
-    return np.asarray(token_ids, np.int32)
-
-
-def _step_of(slices: list[Slice]) -> Step:
     rows: list[int] = []
-    T = 0
     for piece in slices:
-        rows += [T + row for row in piece.rows]
-        T += piece.length
-    return Step.of(
-        lengths=[piece.length for piece in slices],
-        positions=[piece.start for piece in slices],
-        pages=[piece.sequence.table.pages[: pages_for(piece.start + piece.length)] for piece in slices],
-        rows=rows,
+        rows += [len(token_ids) + row for row in piece.rows]
+        token_ids += piece.sequence.tokens[piece.start : piece.start + piece.length]
+    return Microbatch(
+        number,
+        np.array(token_ids, np.int32),
+        lengths=tuple(piece.length for piece in slices),
+        positions=tuple(piece.start for piece in slices),
+        pages=tuple(tuple(piece.sequence.table.pages[: pages_for(piece.start + piece.length)]) for piece in slices),
+        rows=tuple(rows),
     )

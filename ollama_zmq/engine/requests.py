@@ -112,12 +112,25 @@ Request = GenerationRequest | ScoreRequest
 class Microbatch:
     """The tokens of some sequences that travel together once through the stages.
 
+    Plain tuples, because they go into a message as they are: making arrays of them costs 30 us a token.
+
     Attributes:
         id: counts up; never reused by one engine.
         token_ids: int32 [T].
-        step: lengths, positions, pages, and the rows whose logits are wanted.
+        lengths: tokens per sequence, [B]; their sum is T.
+        positions: absolute position of each sequence's first token, [B].
+        pages: the KV pages of each sequence, [B][...], in order.
+        rows: the rows whose logits are wanted, [R].
     """
 
     id: int
     token_ids: npt.NDArray[np.int32]
-    step: Step = field(repr=False)
+    lengths: tuple[int, ...]
+    positions: tuple[int, ...]
+    pages: tuple[tuple[int, ...], ...] = field(repr=False)
+    rows: tuple[int, ...]
+
+    @property
+    def step(self) -> Step:
+        """The same as arrays, for a device in this process."""
+        return Step.of(self.lengths, self.positions, self.pages, self.rows)

@@ -25,7 +25,6 @@ from ollama_zmq.cluster.events import (
 )
 from ollama_zmq.cluster.stages import LOCAL, LoadOrder
 from ollama_zmq.cluster.uploads import BUSY_CREDIT_BYTES, CHUNK_BYTES, IDLE_CREDIT_BYTES, Upload
-from ollama_zmq.devices.base import Step
 from ollama_zmq.engine.requests import Microbatch
 from ollama_zmq.errors import OutOfDeviceMemory, ShapeError, StageLost, Unreachable
 from ollama_zmq.formats.gguf import open_gguf
@@ -57,7 +56,7 @@ def load(workers: FakeWorkers, wanted: LoadOrder) -> list[object]:
 
 
 def decode_step(number: int = 1) -> Microbatch:
-    return Microbatch(number, np.array([7], np.int32), Step.of([1], [0], [[0]], [0]))
+    return Microbatch(number, np.array([7], np.int32), lengths=(1,), positions=(0,), pages=((0,),), rows=(0,))
 
 
 def test_two_workers_share_the_layers_and_the_ends_stay_here(workers, network):
