@@ -32,6 +32,7 @@ from ollama_zmq.cluster.stages import LOCAL, LoadOrder
 from ollama_zmq.cluster.state import ClusterState
 from ollama_zmq.devices.base import Budget
 from ollama_zmq.devices.registry import default_budget, open_device
+from ollama_zmq.engine.embedding import Embedding
 from ollama_zmq.engine.engine import Engine
 from ollama_zmq.engine.requests import Broken, Finished, Output, Request, Scored
 from ollama_zmq.errors import OllamaZmqError, RequestError, Unreachable
@@ -94,6 +95,7 @@ class _Load:
     gguf: GgufFile
     network: Network
     tokenizer: Tokenizer | None
+    embedding: Embedding | None
     order: LoadOrder
     future: Future[LoadedModel]
     on_progress: OnProgress | None
@@ -254,6 +256,7 @@ class Broker:
         try:
             network = Network(gguf)
             tokenizer = load_tokenizer(gguf.metadata) if "tokenizer.ggml.model" in gguf.metadata else None
+            embedding = Embedding(gguf) if wanted.rpc_servers else None
         except OllamaZmqError:
             gguf.close()
             raise
@@ -267,7 +270,7 @@ class Broker:
             max_tokens=wanted.num_batch,
             policy=wanted.policy,
         )
-        return _Load(wanted, gguf, network, tokenizer, order, future, on_progress, started)
+        return _Load(wanted, gguf, network, tokenizer, embedding, order, future, on_progress, started)
 
     # In the broker's thread
 
@@ -309,6 +312,7 @@ class Broker:
             max_rows=load.order.max_rows,
             max_sequences=load.order.num_parallel,
         )
+        self._loop.embedding = None if self._loop.coordinator.is_whole else load.embedding
         self.loaded = LoadedModel(
             request=load.request,
             network=load.network,

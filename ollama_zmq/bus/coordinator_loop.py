@@ -40,6 +40,7 @@ from ollama_zmq.cluster.events import (
     StepFailed,
     Tick,
 )
+from ollama_zmq.engine.embedding import Embedding
 from ollama_zmq.engine.engine import Engine
 from ollama_zmq.engine.requests import Output
 from ollama_zmq.errors import OllamaZmqError, RemoteProtocolError, Unreachable
@@ -57,7 +58,7 @@ class CoordinatorLoop:
 
     Attributes:
         endpoints: worker address -> ZeroMQ endpoint; filled by whoever resolves names, before the worker is joined.
-        engine: of the loaded model, or None.
+        engine: of the loaded model, or None; embedding: of one whose layers are on workers.
         model_file: where chunks of weights are read from.
         on_effect: told of what concerns the load: Joined, Replacing, Progressed, Loaded, LoadFailed, ModelLost.
         on_output: told of every output of the engine.
@@ -72,6 +73,7 @@ class CoordinatorLoop:
     ) -> None:
         self.coordinator = Coordinator(broker)
         self.engine: Engine | None = None
+        self.embedding: Embedding | None = None
         self.endpoints: dict[str, str] = {}
         self.model_file: GgufFile | None = None
         self._on_effect = on_effect
@@ -130,7 +132,9 @@ class CoordinatorLoop:
         """Send every microbatch that the engine has ready. Only in the loop's thread."""
         now = time.monotonic()
         while self.engine is not None and (microbatch := self.engine.next_microbatch(now)) is not None:
-            self.apply(self.coordinator.run(microbatch, now))
+            token_ids = microbatch.token_ids
+            tensor = self.embedding.rows(token_ids) if self.embedding is not None else token_ids
+            self.apply(self.coordinator.run(microbatch, tensor, now))
 
     def deliver(self, outputs: list[Output]) -> None:
         """Hand *outputs* to whoever asked for them."""

@@ -137,10 +137,19 @@ class Coordinator:
         self.wanted = None
         return self._drop_model()
 
-    def run(self, microbatch: Microbatch, now: float) -> list[Effect]:
-        """Send *microbatch* through the stages. Ends with ``Computed``, ``StepFailed`` or ``ModelLost``."""
+    def run(self, microbatch: Microbatch, tensor: Array, now: float) -> list[Effect]:
+        """Send *microbatch* through the stages. Ends with ``Computed``, ``StepFailed`` or ``ModelLost``.
+
+        Args:
+            tensor: what the first stage takes: the hidden state float32 [T, D], or the token ids if :attr:`is_whole`.
+        """
         self._sent += 1
-        return self._fly(self._sent, Flight(microbatch, 0, now, 0.0), microbatch.token_ids, now)
+        return self._fly(self._sent, Flight(microbatch, 0, now, 0.0), tensor, now)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether one program, on the local device, holds all of the model."""
+        return len(self.stages) == 1
 
     def leave_all(self) -> list[Effect]:
         """End every lease; the broker is about to stop."""
@@ -290,7 +299,9 @@ class Coordinator:
         if self.phase is not Phase.DEFINING or self._unready:
             return []
         self.phase = Phase.WARMING
-        return self.run(WARM_UP, now)
+        assert self.order is not None
+        hidden_state = np.zeros((1, self.order.network.hidden_size), np.float32)
+        return self.run(WARM_UP, WARM_UP.token_ids if self.is_whole else hidden_state, now)
 
     def _fail_load(self, error: OllamaZmqError) -> list[Effect]:
         return [*self._drop_model(), LoadFailed(error)]

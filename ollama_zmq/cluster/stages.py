@@ -1,9 +1,10 @@
 """A model cut into stages: which worker runs which program, made of which bytes of the file.
 
-Embedding, output head and sampling stay on the broker's own device, so text and logits never leave the main host and
-the last hop carries one hidden state instead of a vocabulary of logits. Without workers everything is one program.
+Embedding, output head and sampling stay on the main host, so text and logits never leave it and the last hop carries
+one hidden state instead of a vocabulary of logits. The broker itself looks up embeddings; the head is a program of the
+local device. Without workers everything is one program.
 
-    local embed -> worker layers 0..14 -> worker layers 15..29 -> local head
+    worker layers 0..14 -> worker layers 15..29 -> local head
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Stage:
     """A program on a worker.
 
     Attributes:
-        part: "embed", "layers", "head" or "whole".
+        part: "layers", "head" or "whole".
         nbytes: weight bytes it streams for one token; macs: multiply-adds of one token.
     """
 
@@ -96,14 +97,10 @@ def stages_of(order: LoadOrder, placement: Placement) -> tuple[Stage, ...]:
     network = order.network
     if all(address == LOCAL for address, _ in placement.stages):
         return (_stage(order, LOCAL, "whole", range(network.n_layers), network.whole_program()),)
-    middle = [
+    stages = [
         _stage(order, address, "layers", layers, network.layers_program(layers)) for address, layers in placement.stages
     ]
-    return (
-        _stage(order, LOCAL, "embed", range(0), network.embed_program()),
-        *middle,
-        _stage(order, LOCAL, "head", range(0), network.head_program()),
-    )
+    return (*stages, _stage(order, LOCAL, "head", range(0), network.head_program()))
 
 
 def _stage(order: LoadOrder, address: str, part: str, layers: range, program: Program) -> Stage:
@@ -116,9 +113,7 @@ def _stage(order: LoadOrder, address: str, part: str, layers: range, program: Pr
     kv_pages = order.kv_pages if program.caches else 0
     define = Define(program_id(code), code, sources, kv_pages, order.max_tokens, order.max_rows)
     matrices = [spec for spec in program.weights if len(spec.shape) == 2]
-    streamed = [
-        spec for spec in matrices if part != "embed" and not (part == "whole" and _only_embedded(order, spec.name))
-    ]
+    streamed = [spec for spec in matrices if not _only_embedded(order, spec.name)]
     return Stage(
         address,
         part,

@@ -25,7 +25,7 @@ class StageState(msgspec.Struct, frozen=True):
     """One stage of the loaded model.
 
     Attributes:
-        part: "embed", "layers", "head" or "whole".
+        part: "layers", "head" or "whole".
         first_layer, last_layer: inclusive; -1 when it has none.
     """
 

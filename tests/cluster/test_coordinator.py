@@ -12,6 +12,7 @@ from ollama_zmq.cluster.events import (
     Connect,
     Detached,
     Disconnect,
+    Effect,
     Got,
     Joined,
     Loaded,
@@ -55,6 +56,14 @@ def load(workers: FakeWorkers, wanted: LoadOrder) -> list[object]:
     return list(without_joining(workers.carry_out(workers.coordinator.load(wanted, workers.now))))
 
 
+def run(workers: FakeWorkers, microbatch: Microbatch) -> list[Effect]:
+    """Start a step whose hidden state is 7 everywhere."""
+    if workers.coordinator.is_whole:
+        return workers.coordinator.run(microbatch, microbatch.token_ids, workers.now)
+    tensor = np.full((1, workers.coordinator.order.network.hidden_size), 7, np.float32)
+    return workers.coordinator.run(microbatch, tensor, workers.now)
+
+
 def decode_step(number: int = 1) -> Microbatch:
     return Microbatch(number, np.array([7], np.int32), lengths=(1,), positions=(0,), pages=((0,),), rows=(0,))
 
@@ -63,7 +72,6 @@ def test_two_workers_share_the_layers_and_the_ends_stay_here(workers, network):
     (loaded,) = load(workers, order(network, A, B))
     assert isinstance(loaded, Loaded)
     assert [(s.worker, s.part, s.first_layer, s.last_layer) for s in loaded.stages] == [
-        (LOCAL, "embed", -1, -1),
         (A, "layers", 0, 1),
         (B, "layers", 2, 3),
         (LOCAL, "head", -1, -1),
@@ -80,20 +88,20 @@ def test_without_workers_one_program_holds_everything(workers, network):
 def test_a_step_passes_every_stage_in_order_with_two_messages_each(workers, network):
     load(workers, order(network, A, B))
     workers.seen.clear()
-    (computed,) = workers.carry_out(workers.coordinator.run(decode_step(), workers.now))
-    assert [address for address, _ in workers.sent(Run)] == [LOCAL, A, B, LOCAL]
+    (computed,) = workers.carry_out(run(workers, decode_step()))
+    assert [address for address, _ in workers.sent(Run)] == [A, B, LOCAL]
     assert isinstance(computed, Computed)
     assert (computed.microbatch, computed.logits.shape) == (1, (1, network.vocab_size))
-    assert np.all(computed.logits == 7 + 4)  # each stage added one
+    assert np.all(computed.logits == 7 + 3)  # each stage added one
 
 
 def test_pages_go_to_layers_and_rows_to_the_head(workers, network):
     load(workers, order(network, A))
     workers.seen.clear()
-    workers.carry_out(workers.coordinator.run(decode_step(), workers.now))
-    embed, layers, head = (message for _, message in workers.sent(Run))
-    assert (embed.pages, layers.pages, head.pages) == ((), ((0,),), ())
-    assert (embed.rows, layers.rows, head.rows) == ((), (), (0,))
+    workers.carry_out(run(workers, decode_step()))
+    layers, head = (message for _, message in workers.sent(Run))
+    assert (layers.pages, head.pages) == (((0,),), ())
+    assert (layers.rows, head.rows) == ((), (0,))
 
 
 def test_workers_on_one_host_are_greeted_one_after_another(workers, network):
@@ -145,16 +153,16 @@ def test_other_ops_are_refused_here(workers, network):
 def test_a_lost_stage_loses_the_model_and_the_next_load_runs_on_what_is_left(workers, network):
     load(workers, order(network, A, B))
     workers.mute = {B}
-    workers.carry_out(workers.coordinator.run(decode_step(), workers.now))
+    workers.carry_out(run(workers, decode_step()))
     (lost,) = workers.happen(Detached(B, "worker b:50052 is gone: the connection broke"))
     assert isinstance(lost, ModelLost)
     assert isinstance(lost.error, StageLost)
     assert B in str(lost.error)
-    assert [address for address, _ in workers.sent(Release)] == [LOCAL, A, LOCAL]
+    assert [address for address, _ in workers.sent(Release)] == [A, LOCAL]
 
     assert load(workers, order(network, A, B)) == []  # B is tried again
     (loaded,) = workers.happen(Detached(B, "nobody listens")) or workers.happen(Tick())
-    assert [s.worker for s in loaded.stages] == [LOCAL, A, LOCAL]
+    assert [s.worker for s in loaded.stages] == [A, LOCAL]
 
 
 def test_with_every_worker_gone_the_model_runs_here(workers, network):
@@ -172,7 +180,7 @@ def test_a_returned_worker_has_a_new_epoch_and_is_used(workers, network):
     workers.happen(Detached(A, "gone"))
     (loaded,) = load(workers, order(network, A))
     assert workers.coordinator.links[A].epoch > before
-    assert [s.worker for s in loaded.stages] == [LOCAL, A, LOCAL]
+    assert [s.worker for s in loaded.stages] == [A, LOCAL]
 
 
 def test_a_message_of_an_older_epoch_is_dropped(workers, network):
@@ -193,7 +201,7 @@ def test_missing_weights_are_sent_in_order_and_progress_is_told(workers, network
     workers.lacking = {A}
     effects = load(workers, order(network, A))
     chunks = [e for e in workers.seen if isinstance(e, SendChunk)]
-    sources = workers.sent(Define)[1][1].sources
+    sources = workers.sent(Define)[0][1].sources
     assert [c.source.name for c in chunks] == [s.name for s in sources]
     assert sum(c.nbytes for c in chunks) == sum(s.nbytes for s in sources)
     progress = [e for e in effects if isinstance(e, Progressed)]
@@ -227,10 +235,10 @@ def test_a_worker_that_cannot_load_fails_the_load_and_the_others_forget(workers,
 def test_a_failed_step_leaves_the_model_standing(workers, network):
     load(workers, order(network, A))
     workers.answers[(A, Run)] = lambda m: [Failed(m.program, m.microbatch, "ShapeError", "pages[0] reach 9 of 2")]
-    (failed,) = workers.carry_out(workers.coordinator.run(decode_step(5), workers.now))
+    (failed,) = workers.carry_out(run(workers, decode_step(5)))
     assert (failed.microbatch, type(failed), type(failed.error)) == (5, StepFailed, ShapeError)
     del workers.answers[(A, Run)]
-    (computed,) = workers.carry_out(workers.coordinator.run(decode_step(6), workers.now))
+    (computed,) = workers.carry_out(run(workers, decode_step(6)))
     assert computed.microbatch == 6
 
 
@@ -240,7 +248,7 @@ def test_a_load_that_fails_before_it_begins_leaves_the_loaded_model(workers, net
     load(workers, order(network, A, B))
     (failed,) = workers.happen(Detached(B, "nobody listens at b:50052"))
     assert isinstance(failed, LoadFailed)
-    (computed,) = workers.carry_out(workers.coordinator.run(decode_step(3), workers.now))
+    (computed,) = workers.carry_out(run(workers, decode_step(3)))
     assert computed.microbatch == 3
 
 
@@ -260,7 +268,7 @@ def test_greeting_workers_while_a_model_loads_drops_none_of_them(workers, networ
 def test_a_worker_that_has_forgotten_us_is_lost(workers, network):
     load(workers, order(network, A))
     workers.answers[(A, Run)] = lambda m: [Failed(m.program, m.microbatch, "StageLost", "no lease: say Hello")]
-    (lost,) = workers.carry_out(workers.coordinator.run(decode_step(), workers.now))
+    (lost,) = workers.carry_out(run(workers, decode_step()))
     assert isinstance(lost, ModelLost)
     assert str(lost.error).startswith(f"worker {A}: no lease")
 
@@ -268,7 +276,7 @@ def test_a_worker_that_has_forgotten_us_is_lost(workers, network):
 def test_a_silent_step_passes_its_deadline(workers, network):
     load(workers, order(network, A))
     workers.mute = {A}
-    workers.carry_out(workers.coordinator.run(decode_step(), workers.now))
+    workers.carry_out(run(workers, decode_step()))
     deadline = workers.coordinator.next_deadline(1e9)
     workers.now = deadline + 0.1
     (lost,) = workers.happen(Tick())
@@ -278,7 +286,7 @@ def test_a_silent_step_passes_its_deadline(workers, network):
 def test_the_local_device_has_no_deadline(workers, network):
     load(workers, order(network))
     workers.mute = {LOCAL}
-    workers.carry_out(workers.coordinator.run(decode_step(), workers.now))
+    workers.carry_out(run(workers, decode_step()))
     workers.now = 1e6
     assert workers.happen(Tick()) == []
 
@@ -286,7 +294,7 @@ def test_the_local_device_has_no_deadline(workers, network):
 def test_an_answer_that_nobody_waits_for_is_ignored(workers, network):
     load(workers, order(network, A))
     link = workers.coordinator.links[A]
-    program = workers.coordinator.stages[1].program
+    program = workers.coordinator.stages[0].program
     late = Envelope(Ran(program, 99, 1, 1), {"output": np.zeros((1, 4), np.float32)}, link.epoch, link.sequence_in)
     assert workers.happen(Got(A, late)) == []
 
@@ -329,8 +337,8 @@ def test_joining_others_leaves_the_stages_of_a_loaded_model(workers, network):
 def test_latencies_of_decode_steps_are_kept_per_stage(workers, network):
     load(workers, order(network, A))
     for number in range(5):
-        workers.carry_out(workers.coordinator.run(decode_step(number), workers.now))
-    latency = workers.coordinator.state().stages[1].latency
+        workers.carry_out(run(workers, decode_step(number)))
+    latency = workers.coordinator.state().stages[0].latency
     assert latency is not None
     assert (latency.compute.p50_us, latency.queue.p95_us, latency.steps) == (10, 1, 5)
 
