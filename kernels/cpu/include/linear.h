@@ -9,17 +9,27 @@
  *   Q6_K             f = fma(float(sum q x), s, f) over 16 sub-blocks; total = fma(f * d, x.scale, total)
  *   Q4_K Q5_K        f over 8 sub-blocks; total = fma(neg_fma(float(sum t x.sums), m, f * d), x.scale, total)
  *
- * A tile holds one integer and one float accumulator per column; TILE_COLUMNS is what fits the registers. Weights are prefetched
- * AHEAD_NBYTES ahead into L2. That matters most where a block's parts are read out of order: on a Zen 4 core Q6_K streams 8 GB/s
- * without and 20 to 25 with it, Q8_0 24 to 28 either way.
+ * A tile holds one integer and one float accumulator per column; TILE_COLUMNS is what fits the registers. With few columns a pass
+ * over a block's vectors adds to several sums: each vector is then read once, and in order.
+ *
+ * What streams is the hardware's prefetch of memory read in order. A software prefetch of every line gets in its way (T0 at any
+ * distance; T1 4 to 8 KB ahead: 21 GB/s where the plain loads of Q8_0 reach 30 of 33). One T1 prefetch in 256 bytes, 2 KB ahead, only starts it
+ * early after a page border: Q4_0 on one Zen 4 core 24 -> 28 GB/s, the others 0-10 %.
  */
 #ifndef OLLAMA_LINEAR_H
 #define OLLAMA_LINEAR_H
 
 #include "kernels.h"
 
-#define AHEAD_NBYTES 8192
-#define AHEAD(p) PREFETCH((const char *)(p) + AHEAD_NBYTES)
+enum { AHEAD_NBYTES = 2048, AHEAD_STEP = 256 };
+
+ALWAYS_INLINE void prefetch_ahead(const void *p, int nbytes)
+{
+    UNROLL for (int i = 0; i < nbytes; i += AHEAD_STEP) PREFETCH((const char *)p + AHEAD_NBYTES + i);
+}
+
+/* Where several sums per column have registers. */
+#define FEW_COLUMNS(C) (3 * (C) <= TILE_COLUMNS)
 
 /* C columns of one group: where they come from and where they go. */
 struct tile {
@@ -35,7 +45,7 @@ ALWAYS_INLINE void tile_float(const int C, enum format format, const struct tile
     const char *w = t->weight;
     const size_t step = format == F32 ? 64 : 32;
     for (size_t k = 0; k < t->K; k++, w += step, x += t->columns) {
-        if (format == F32 || k % 2 == 0) AHEAD(w);
+        if (k % (AHEAD_STEP / step) == 0) prefetch_ahead(w, AHEAD_STEP);
         f32 row = format == F32   ? f32_load((const float *)w)
                   : format == F16 ? f32_of_half((const uint16_t *)w)
                                   : f32_of_bfloat((const uint16_t *)w);
@@ -65,7 +75,6 @@ ALWAYS_INLINE void dot_nibbles(const int C, const uint32_t (*q)[16], const uint3
 {
     u8 fifth = high ? u8_load(high) : u8_load(q[0]);
     UNROLL for (int i = 0; i < 4; i++) {
-        AHEAD(q[i]);
         u8 both = u8_load(q[i]);
         u8 low = u8_and(both, 15), upper = u8_and(u8_shr(both, 4), 15);
         if (high) {
@@ -83,7 +92,7 @@ ALWAYS_INLINE void tile_q4_0(const int C, const struct tile *t, f32 *total)
     const struct x32 *x = t->x;
     for (size_t k = 0; k < t->K; k += 32, w++, x += t->columns) {
         i32 sum[TILE_COLUMNS];
-        AHEAD(w->d);
+        prefetch_ahead(w, sizeof *w);
         EACH_COLUMN(c) sum[c] = i32_set(x[c].start8);
         dot_nibbles(C, w->q, NULL, x, sum);
         add_block(C, sum, w->d, x, total);
@@ -96,7 +105,7 @@ ALWAYS_INLINE void tile_q4_1(const int C, const struct tile *t, f32 *total)
     const struct x32 *x = t->x;
     for (size_t k = 0; k < t->K; k += 32, w++, x += t->columns) {
         i32 sum[TILE_COLUMNS];
-        AHEAD(w->d);
+        prefetch_ahead(w, sizeof *w);
         EACH_COLUMN(c) sum[c] = i32_zero();
         dot_nibbles(C, w->q, NULL, x, sum);
         add_block(C, sum, w->d, x, total);
@@ -110,8 +119,7 @@ ALWAYS_INLINE void tile_q5_0(const int C, const struct tile *t, f32 *total)
     const struct x32 *x = t->x;
     for (size_t k = 0; k < t->K; k += 32, w++, x += t->columns) {
         i32 sum[TILE_COLUMNS];
-        AHEAD(w->d);
-        AHEAD(w->high);
+        prefetch_ahead(w, sizeof *w);
         EACH_COLUMN(c) sum[c] = i32_set(x[c].start16);
         dot_nibbles(C, w->q, w->high, x, sum);
         add_block(C, sum, w->d, x, total);
@@ -124,8 +132,7 @@ ALWAYS_INLINE void tile_q5_1(const int C, const struct tile *t, f32 *total)
     const struct x32 *x = t->x;
     for (size_t k = 0; k < t->K; k += 32, w++, x += t->columns) {
         i32 sum[TILE_COLUMNS];
-        AHEAD(w->d);
-        AHEAD(w->high);
+        prefetch_ahead(w, sizeof *w);
         EACH_COLUMN(c) sum[c] = i32_zero();
         dot_nibbles(C, w->q, w->high, x, sum);
         add_block(C, sum, w->d, x, total);
@@ -139,10 +146,9 @@ ALWAYS_INLINE void tile_q8_0(const int C, const struct tile *t, f32 *total)
     const struct x32 *x = t->x;
     for (size_t k = 0; k < t->K; k += 32, w++, x += t->columns) {
         i32 sum[TILE_COLUMNS];
-        AHEAD(w->d);
+        prefetch_ahead(w, sizeof *w);
         EACH_COLUMN(c) sum[c] = i32_start128(&x[c].start128);
         UNROLL for (int i = 0; i < 8; i++) {
-            AHEAD(w->q[i]);
             u8 bytes = u8_load(w->q[i]);
             EACH_COLUMN(c) sum[c] = i32_dot128(sum[c], bytes, x[c].q + 4 * i);
         }
@@ -154,49 +160,61 @@ ALWAYS_INLINE void tile_q8_0(const int C, const struct tile *t, f32 *total)
 ALWAYS_INLINE void split_scales(const uint8_t (*packed)[64], uint8_t *scales, uint8_t *minimums)
 {
     u8 first = u8_load(packed[0]), second = u8_load(packed[1]), high = u8_load(packed[2]);
-    AHEAD(packed[0]);
-    AHEAD(packed[1]);
-    AHEAD(packed[2]);
     u8_store(scales, u8_or(u8_and(first, 15), u8_and(u8_shl(high, 4), 48)));
     u8_store(scales + 64, u8_or(u8_and(second, 15), u8_and(high, 48)));
     u8_store(minimums, u8_or(u8_and(u8_shr(first, 4), 15), u8_and(u8_shl(high, 2), 48)));
     u8_store(minimums + 64, u8_or(u8_and(u8_shr(second, 4), 15), u8_and(u8_shr(high, 2), 48)));
 }
 
-/* f += s * (sum of sub-block j times x); q and fifth are the vectors of its pair of sub-blocks. */
-ALWAYS_INLINE void add_sub_block(
-    const int C, int j, const uint32_t (*q)[16], const uint32_t (*fifth)[16], const uint8_t *scales, const struct x256 *x, f32 *f)
+/* Byte vectors of a pair of sub-blocks of Q4_K or Q5_K: its i-th nibbles, the upper or the lower, with their fifth bits. */
+ALWAYS_INLINE u8 five_bits(u8 nibbles, const uint32_t (*fifth)[16], int i, const int upper)
 {
-    i32 sum[TILE_COLUMNS];
-    EACH_COLUMN(c) sum[c] = i32_zero();
-    UNROLL for (int i = 0; i < 8; i++) {
-        u8 w = u8_and(j % 2 ? u8_shr(u8_load(q[i]), 4) : u8_load(q[i]), 15);
-        if (j % 2 == 0) AHEAD(q[i]);
-        if (fifth) w = u8_or(w, u8_and(u8_shl(u8_shr(u8_load(fifth[i]), j), 4), 16));
-        EACH_COLUMN(c) sum[c] = i32_dot(sum[c], w, x[c].q + 32 * j + 4 * i);
-    }
-    f32 scale = f32_of_u8(scales + 16 * j);
+    const int bit = 2 * (i % 4) + upper;
+    u8 w = u8_and(upper ? u8_shr(nibbles, 4) : nibbles, 15);
+    if (!fifth) return w;
+    u8 high = u8_load(fifth[i / 4]);
+    return u8_or(w, u8_and(bit < 4 ? u8_shl(high, 4 - bit) : u8_shr(high, bit - 4), 16));
+}
+
+ALWAYS_INLINE void add_scaled(const int C, const i32 *sum, f32 scale, f32 *f)
+{
     EACH_COLUMN(c) f[c] = f32_fma(f32_of_i32(sum[c]), scale, f[c]);
 }
 
-/* One block of Q4_K or Q5_K, whose parts stand at the same places but for the fifth bits. */
-ALWAYS_INLINE void add_block_k(
-    const int C, const struct packed_q4_k *w, const uint32_t (*q)[16], const uint32_t (*fifth)[16], const struct x256 *x, f32 *total)
+/* f += s * (sum of sub-block times x) for the two sub-blocks of a pair; where registers allow, in one pass over its weights. */
+ALWAYS_INLINE void add_pair(
+    const int C, int pair, const uint32_t (*q)[16], const uint32_t (*fifth)[16], const uint8_t *scales, const struct x256 *x, f32 *f)
 {
-    uint8_t scales[128], minimums[128];
-    f32 f[TILE_COLUMNS];
-    AHEAD(w->d);
-    split_scales(w->scales, scales, minimums);
-    EACH_COLUMN(c) f[c] = f32_zero();
-    for (int pair = 0; pair < 4; pair++) {
-        add_sub_block(C, 2 * pair, q + 8 * pair, fifth, scales, x, f);
-        add_sub_block(C, 2 * pair + 1, q + 8 * pair, fifth, scales, x, f);
+    i32 sum[2][TILE_COLUMNS];
+    EACH_COLUMN(c) sum[0][c] = sum[1][c] = i32_zero();
+    if (FEW_COLUMNS(C)) {
+        UNROLL for (int i = 0; i < 8; i++) {
+            u8 both = u8_load(q[i]), low = five_bits(both, fifth, i, 0), upper = five_bits(both, fifth, i, 1);
+            EACH_COLUMN(c) sum[0][c] = i32_dot(sum[0][c], low, x[c].q + 64 * pair + 4 * i);
+            EACH_COLUMN(c) sum[1][c] = i32_dot(sum[1][c], upper, x[c].q + 64 * pair + 32 + 4 * i);
+        }
+        add_scaled(C, sum[0], f32_of_u8(scales + 32 * pair), f);
+        add_scaled(C, sum[1], f32_of_u8(scales + 32 * pair + 16), f);
+        return;
     }
-    f32 d = f32_of_half(w->d), m = f32_of_half(w->m);
+    UNROLL for (int upper = 0; upper < 2; upper++) {
+        UNROLL for (int i = 0; i < 8; i++) {
+            u8 w = five_bits(u8_load(q[i]), fifth, i, upper);
+            EACH_COLUMN(c) sum[upper][c] = i32_dot(sum[upper][c], w, x[c].q + 64 * pair + 32 * upper + 4 * i);
+        }
+        add_scaled(C, sum[upper], f32_of_u8(scales + 32 * pair + 16 * upper), f);
+    }
+}
+
+/* total += (d * f - m * (sum of minimums times x)) * x.scale: the end of a block of Q4_K or Q5_K. */
+ALWAYS_INLINE void add_block_k(
+    const int C, const uint16_t *d, const uint16_t *m, const uint8_t *minimums, const f32 *f, const struct x256 *x, f32 *total)
+{
+    f32 scale = f32_of_half(d), minimum = f32_of_half(m);
     EACH_COLUMN(c) {
         i32 below = i32_zero();
         UNROLL for (int p = 0; p < 4; p++) below = i32_dot_pairs(below, minimums + 32 * p, x[c].sums + 2 * p);
-        f32 block = f32_neg_fma(f32_of_i32(below), m, f32_mul(f[c], d));
+        f32 block = f32_neg_fma(f32_of_i32(below), minimum, f32_mul(f[c], scale));
         total[c] = f32_fma(block, f32_set(x[c].scale), total[c]);
     }
 }
@@ -205,7 +223,17 @@ ALWAYS_INLINE void tile_q4_k(const int C, const struct tile *t, f32 *total)
 {
     const struct packed_q4_k *w = t->weight;
     const struct x256 *x = t->x;
-    for (size_t k = 0; k < t->K; k += 256, w++, x += t->columns) add_block_k(C, w, w->q, NULL, x, total);
+    for (size_t k = 0; k < t->K; k += 256, w++, x += t->columns) {
+        uint8_t scales[128], minimums[128];
+        f32 f[TILE_COLUMNS];
+        split_scales(w->scales, scales, minimums);
+        EACH_COLUMN(c) f[c] = f32_zero();
+        for (int pair = 0; pair < 4; pair++) {
+            prefetch_ahead((const char *)w + pair * sizeof *w / 4, sizeof *w / 4);
+            add_pair(C, pair, w->q + 8 * pair, NULL, scales, x, f);
+        }
+        add_block_k(C, w->d, w->m, minimums, f, x, total);
+    }
 }
 
 ALWAYS_INLINE void tile_q5_k(const int C, const struct tile *t, f32 *total)
@@ -213,28 +241,49 @@ ALWAYS_INLINE void tile_q5_k(const int C, const struct tile *t, f32 *total)
     const struct packed_q5_k *w = t->weight;
     const struct x256 *x = t->x;
     for (size_t k = 0; k < t->K; k += 256, w++, x += t->columns) {
-        UNROLL for (int i = 0; i < 8; i++) AHEAD(w->high[i]);
-        add_block_k(C, (const struct packed_q4_k *)w, w->q, w->high, x, total);
+        uint8_t scales[128], minimums[128];
+        f32 f[TILE_COLUMNS];
+        split_scales(w->scales, scales, minimums);
+        EACH_COLUMN(c) f[c] = f32_zero();
+        for (int pair = 0; pair < 4; pair++) {
+            prefetch_ahead((const char *)w + pair * sizeof *w / 4, sizeof *w / 4);
+            add_pair(C, pair, w->pair[pair].q, w->pair[pair].high, scales, x, f);
+        }
+        add_block_k(C, w->d, w->m, minimums, f, x, total);
     }
 }
 
-/* f += s * (sum of sub-block 4 chunk + u times x). */
-ALWAYS_INLINE void add_sub_block_q6(const int C, const int u, int chunk, const struct packed_q6_k *w, const struct x256 *x, f32 *f)
+/* Byte vector i of sub-block u of a chunk of Q6_K. */
+ALWAYS_INLINE u8 six_bits(u8 four, u8 two, const int u)
 {
-    const uint32_t(*low)[16] = w->low + 8 * chunk + 4 * (u % 2), (*high)[16] = w->high + 4 * chunk;
-    i32 sum[TILE_COLUMNS];
-    EACH_COLUMN(c) sum[c] = i32_set(x[c].start32[4 * chunk + u]);
-    UNROLL for (int i = 0; i < 4; i++) {
-        u8 four = u8_load(low[i]), two = u8_load(high[i]);
-        if (u < 2) AHEAD(low[i]);
-        if (u == 3) AHEAD(high[i]);
-        four = u < 2 ? four : u8_shr(four, 4);
-        two = u < 2 ? u8_shl(two, 4 - 2 * u) : u8_shr(two, 2 * u - 4);
-        u8 q = u8_or(u8_and(four, 15), u8_and(two, 48));
-        EACH_COLUMN(c) sum[c] = i32_dot(sum[c], q, x[c].q + 64 * chunk + 16 * u + 4 * i);
+    four = u < 2 ? four : u8_shr(four, 4);
+    two = u < 2 ? u8_shl(two, 4 - 2 * u) : u8_shr(two, 2 * u - 4);
+    return u8_or(u8_and(four, 15), u8_and(two, 48));
+}
+
+/* f += s * (sum of sub-block times x) for the four sub-blocks of a chunk; where registers allow, in one pass over its weights. */
+ALWAYS_INLINE void add_chunk(const int C, int chunk, const struct packed_q6_k *w, const struct x256 *x, f32 *f)
+{
+    i32 sum[4][TILE_COLUMNS];
+    UNROLL for (int u = 0; u < 4; u++) EACH_COLUMN(c) sum[u][c] = i32_set(x[c].start32[4 * chunk + u]);
+    if (FEW_COLUMNS(C)) {
+        UNROLL for (int i = 0; i < 4; i++) {
+            u8 two = u8_load(w->chunk[chunk].q[i].high);
+            UNROLL for (int u = 0; u < 4; u++) {
+                u8 q = six_bits(u8_load(w->chunk[chunk].q[i].low[u % 2]), two, u);
+                EACH_COLUMN(c) sum[u][c] = i32_dot(sum[u][c], q, x[c].q + 64 * chunk + 16 * u + 4 * i);
+            }
+        }
+        UNROLL for (int u = 0; u < 4; u++) add_scaled(C, sum[u], f32_of_i8(w->chunk[chunk].scales[u]), f);
+        return;
     }
-    f32 scale = f32_of_i8(w->scales[4 * chunk + u]);
-    EACH_COLUMN(c) f[c] = f32_fma(f32_of_i32(sum[c]), scale, f[c]);
+    UNROLL for (int u = 0; u < 4; u++) {
+        UNROLL for (int i = 0; i < 4; i++) {
+            u8 q = six_bits(u8_load(w->chunk[chunk].q[i].low[u % 2]), u8_load(w->chunk[chunk].q[i].high), u);
+            EACH_COLUMN(c) sum[u][c] = i32_dot(sum[u][c], q, x[c].q + 64 * chunk + 16 * u + 4 * i);
+        }
+        add_scaled(C, sum[u], f32_of_i8(w->chunk[chunk].scales[u]), f);
+    }
 }
 
 ALWAYS_INLINE void tile_q6_k(const int C, const struct tile *t, f32 *total)
@@ -243,14 +292,10 @@ ALWAYS_INLINE void tile_q6_k(const int C, const struct tile *t, f32 *total)
     const struct x256 *x = t->x;
     for (size_t k = 0; k < t->K; k += 256, w++, x += t->columns) {
         f32 f[TILE_COLUMNS];
-        AHEAD(w->d);
-        UNROLL for (int i = 0; i < 4; i++) AHEAD(w->scales[4 * i]);
         EACH_COLUMN(c) f[c] = f32_zero();
         for (int chunk = 0; chunk < 4; chunk++) {
-            add_sub_block_q6(C, 0, chunk, w, x, f);
-            add_sub_block_q6(C, 1, chunk, w, x, f);
-            add_sub_block_q6(C, 2, chunk, w, x, f);
-            add_sub_block_q6(C, 3, chunk, w, x, f);
+            prefetch_ahead((const char *)w + chunk * sizeof *w / 4, sizeof *w / 4);
+            add_chunk(C, chunk, w, x, f);
         }
         f32 d = f32_of_half(w->d);
         EACH_COLUMN(c) total[c] = f32_fma(f32_mul(f[c], d), f32_set(x[c].scale), total[c]);

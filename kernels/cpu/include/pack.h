@@ -151,6 +151,14 @@ static void pack_q4_k(const struct source_rows *rows, size_t K, struct packed_q4
     }
 }
 
+/* Bits 2p and 2p + 1 of 4 words -> bits 2i and 2i + 1 of one, in every byte. */
+static inline uint32_t fifth_bits_of_pair(const uint32_t *high, int p)
+{
+    uint32_t out = 0;
+    for (int i = 0; i < 4; i++) out |= (high[i] >> 2 * p & 0x03030303u) << 2 * i;
+    return out;
+}
+
 static void pack_q5_k(const struct source_rows *rows, size_t K, struct packed_q5_k *out)
 {
     for (size_t b = 0; b < K / 256; b++) {
@@ -160,8 +168,10 @@ static void pack_q5_k(const struct source_rows *rows, size_t K, struct packed_q5
             out[b].d[r] = in->d;
             out[b].m[r] = in->m;
             pack_scales(in->scales, r, out[b].scales);
-            for (int i = 0; i < 8; i++) out[b].high[i][r] = in->high[i];
-            for (int i = 0; i < 32; i++) out[b].q[i][r] = in->q[i];
+            for (int p = 0; p < 4; p++) {
+                for (int h = 0; h < 2; h++) out[b].pair[p].high[h][r] = fifth_bits_of_pair(in->high + 4 * h, p);
+                for (int i = 0; i < 8; i++) out[b].pair[p].q[i][r] = in->q[8 * p + i];
+            }
         }
     }
 }
@@ -169,17 +179,17 @@ static void pack_q5_k(const struct source_rows *rows, size_t K, struct packed_q5
 static void pack_q6_k(const struct source_rows *rows, size_t K, struct packed_q6_k *out)
 {
     for (size_t b = 0; b < K / 256; b++) {
-        memset(out[b].low, 0, sizeof out[b].low + sizeof out[b].high);
+        memset(out[b].chunk, 0, sizeof out[b].chunk);
         for (int r = 0; r < GROUP_ROWS; r++) {
             const struct file_q6_k *in = FILE_BLOCK(file_q6_k, r, b);
             out[b].d[r] = in->d;
-            for (int j = 0; j < 16; j++) out[b].scales[j][r] = in->scales[j];
+            for (int j = 0; j < 16; j++) out[b].chunk[j / 4].scales[j % 4][r] = in->scales[j];
             for (int n = 0; n < 64; n++) {      /* k = 4 n; a file's half of 128 has 4 quarters of 32 */
                 int half = n / 32, quarter = n / 8 % 4, l = n % 8, c = n / 16, u = n / 4 % 4, i = n % 4;
                 uint32_t low = in->low[half * 16 + quarter % 2 * 8 + l] >> quarter / 2 * 4 & 0x0f0f0f0fu;
                 uint32_t high = in->high[half * 8 + l] >> quarter * 2 & 0x03030303u;
-                out[b].low[c * 8 + u % 2 * 4 + i][r] |= low << u / 2 * 4;
-                out[b].high[c * 4 + i][r] |= high << u * 2;
+                out[b].chunk[c].q[i].low[u % 2][r] |= low << u / 2 * 4;
+                out[b].chunk[c].q[i].high[r] |= high << u * 2;
             }
         }
     }

@@ -18,11 +18,6 @@ static inline int nibble_32(const uint32_t (*q)[16], int k, int r)
     return byte_of(q[k % 16 / 4], r, k % 4) >> k / 16 * 4 & 15;
 }
 
-static inline int nibble_256(const uint32_t (*q)[16], int k, int r)
-{
-    return byte_of(q[k / 64 * 8 + k % 32 / 4], r, k % 4) >> k / 32 % 2 * 4 & 15;
-}
-
 static void unpack_block_32(enum format format, const void *block, int r, float *out)
 {
     for (int k = 0; k < 32; k++) {
@@ -55,17 +50,19 @@ static void unpack_block_256(enum format format, const void *block, int r, float
     for (int k = 0; k < 256; k++) {
         if (format == Q6_K) {
             int c = k / 64, u = k / 16 % 4, i = k / 4 % 4;
-            int low = byte_of(q6->low[c * 8 + u % 2 * 4 + i], r, k % 4) >> u / 2 * 4 & 15;
-            int high = byte_of(q6->high[c * 4 + i], r, k % 4) >> u * 2 & 3;
-            out[k] = float_of_half(q6->d[r]) * (float)q6->scales[k / 16][r] * (float)((low | high << 4) - 32);
+            int low = byte_of(q6->chunk[c].q[i].low[u % 2], r, k % 4) >> u / 2 * 4 & 15;
+            int high = byte_of(q6->chunk[c].q[i].high, r, k % 4) >> u * 2 & 3;
+            out[k] = float_of_half(q6->d[r]) * (float)q6->chunk[c].scales[u][r] * (float)((low | high << 4) - 32);
             continue;
         }
-        int j = k / 32, scale, minimum, q;
+        int j = k / 32, i = k % 32 / 4, scale, minimum, q;
         unpack_scale(format == Q4_K ? q4->scales : q5->scales, j, r, &scale, &minimum);
-        if (format == Q4_K)
-            q = nibble_256(q4->q, k, r);
-        else
-            q = nibble_256(q5->q, k, r) | (byte_of(q5->high[k % 32 / 4], r, k % 4) >> j & 1) << 4;
+        if (format == Q4_K) {
+            q = byte_of(q4->q[j / 2 * 8 + i], r, k % 4) >> j % 2 * 4 & 15;
+        } else {
+            q = byte_of(q5->pair[j / 2].q[i], r, k % 4) >> j % 2 * 4 & 15;
+            q |= (byte_of(q5->pair[j / 2].high[i / 4], r, k % 4) >> (2 * (i % 4) + j % 2) & 1) << 4;
+        }
         float d = float_of_half(format == Q4_K ? q4->d[r] : q5->d[r]) * (float)scale;
         out[k] = d * (float)q - float_of_half(format == Q4_K ? q4->m[r] : q5->m[r]) * (float)minimum;
     }
