@@ -22,6 +22,7 @@ from ollama_zmq.bus import sockets
 from ollama_zmq.cluster.coordinator import Coordinator
 from ollama_zmq.cluster.events import (
     Attached,
+    Broke,
     Computed,
     Connect,
     Detached,
@@ -192,11 +193,13 @@ class CoordinatorLoop:
             case sockets.Connected():
                 self.handle(Attached(address))
             case sockets.Disconnected():
-                self.handle(Detached(address, f"worker {address} is gone: the connection broke"))
+                self.handle(Broke(address, f"worker {address} is gone: the connection broke"))
             case sockets.HandshakeFailed(kind="auth"):
                 self.handle(Detached(address, _leased(address)))
-            case sockets.HandshakeFailed():
+            case sockets.HandshakeFailed(kind="protocol"):
                 self.handle(Detached(address, _stranger(address)))
+            case sockets.HandshakeFailed():  # closed: a refusal may have been overtaken by the end of its connection
+                self.handle(Detached(address, _stranger(address), final=False))
             case sockets.Retried():
                 self.handle(Detached(address, _nobody(address), final=False))
 

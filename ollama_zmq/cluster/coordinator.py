@@ -29,6 +29,7 @@ import numpy as np
 
 from ollama_zmq.cluster.events import (
     Attached,
+    Broke,
     Computed,
     Detached,
     Effect,
@@ -166,6 +167,8 @@ class Coordinator:
                 return self._advance(address, Link.attached, now)
             case Detached(address, reason, final):
                 return self._advance(address, lambda link: link.detached(reason, final=final, now=now), now)
+            case Broke(address, reason):
+                return self._advance(address, lambda link: link.broke(reason), now)
             case Got(address, envelope):
                 link = self.links.get(address)
                 if link is None or envelope.epoch != link.epoch:

@@ -22,11 +22,19 @@ class Attached:
 
 @dataclass(frozen=True, slots=True)
 class Detached:
-    """The connection is gone or was never made; ``reason`` for a person, ``final`` when trying again is useless."""
+    """No connection came about, or it must end; ``reason`` for a person, ``final`` when trying again is useless."""
 
     address: str
     reason: str
     final: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Broke:
+    """A TCP connection ended. One that never got through its handshake is told of by ``Detached`` as well."""
+
+    address: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +50,7 @@ class Tick:
     """Time passed."""
 
 
-Event = Attached | Detached | Got | Tick
+Event = Attached | Detached | Broke | Got | Tick
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@
     MEASURING    Got(Pong), more to measure   Send(Ping)                        MEASURING
     MEASURING    Got(Pong), enough            none                              READY
     READY        Tick, PING_S since the last  Send(Ping)                        READY
+    CONNECTING   Broke                        none (an attempt ended)           CONNECTING
+    any other    Broke                        Disconnect                        LOST
     any          Detached, final              Disconnect                        LOST
     joining      Tick past the deadline       Disconnect                        LOST
 
@@ -116,6 +118,12 @@ class Link:
         if self.status in (Status.ABSENT, Status.LOST, Status.REFUSED):
             return []
         if not final and self.status is Status.CONNECTING and now - self.joined_at < REFUSED_GRACE_S:
+            return []
+        return self.drop(Status.LOST, reason)
+
+    def broke(self, reason: str) -> list[Effect]:
+        """The connection ended; while connecting that is one attempt of several, and libzmq makes the next."""
+        if self.status in (Status.ABSENT, Status.CONNECTING, Status.LOST, Status.REFUSED):
             return []
         return self.drop(Status.LOST, reason)
 

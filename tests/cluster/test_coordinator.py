@@ -8,6 +8,7 @@ import pytest
 
 from ollama_zmq.cluster.coordinator import Coordinator, Phase
 from ollama_zmq.cluster.events import (
+    Broke,
     Computed,
     Connect,
     Detached,
@@ -137,6 +138,16 @@ def test_a_refused_connection_may_still_be_made_for_a_moment(workers, network):
     assert str(failed.error) == "nobody listens at a:50052"
 
 
+def test_an_attempt_that_ends_is_not_the_end(workers, network):
+    """Who refuses closes the connection, and the close may overtake the reason."""
+    workers.mute = {A}
+    load(workers, order(network, A))
+    workers.happen(Detached(A, "answers, but not as a worker", final=False))
+    workers.happen(Broke(A, "the connection broke"))
+    (failed,) = workers.happen(Detached(A, "worker a:50052 is leased"))
+    assert str(failed.error) == "worker a:50052 is leased"
+
+
 def test_a_refusal_is_passed_on(workers, network):
     workers.answers[(A, Hello)] = lambda _: [Refused("runs ollama-zmq 9 (protocol 9)", "9", 9)]
     (failed,) = load(workers, order(network, A))
@@ -154,7 +165,7 @@ def test_a_lost_stage_loses_the_model_and_the_next_load_runs_on_what_is_left(wor
     load(workers, order(network, A, B))
     workers.mute = {B}
     workers.carry_out(run(workers, decode_step()))
-    (lost,) = workers.happen(Detached(B, "worker b:50052 is gone: the connection broke"))
+    (lost,) = workers.happen(Broke(B, "worker b:50052 is gone: the connection broke"))
     assert isinstance(lost, ModelLost)
     assert isinstance(lost.error, StageLost)
     assert B in str(lost.error)
