@@ -33,13 +33,14 @@ struct columns {
 ALWAYS_INLINE void scores_of(const int C, const int GROUPS, const struct columns *t, const uint16_t *keys, size_t first)
 {
     f32 sum[GROUPS][C];
-    const uint16_t *k = keys + first * 16 * t->E;
+    const uint16_t *k = keys + first * 16;
     UNROLL for (int g = 0; g < GROUPS; g++) EACH_COLUMN(c) sum[g][c] = f32_zero();
-    for (size_t e = 0; e < t->E; e++)
+    for (size_t e = 0; e < t->E; e++, k += PAGE_SLOTS) {
         UNROLL for (int g = 0; g < GROUPS; g++) {
-            f32 key = f32_of_half(k + (g * t->E + e) * 16);
+            f32 key = f32_of_half(k + g * 16);
             EACH_COLUMN(c) sum[g][c] = f32_fma(key, f32_set(t->q[e * C + c]), sum[g][c]);
         }
+    }
     UNROLL for (int g = 0; g < GROUPS; g++) EACH_COLUMN(c) f32_store(t->p + c * PAGE_SLOTS + (first + g) * 16, sum[g][c]);
 }
 
@@ -76,11 +77,14 @@ ALWAYS_INLINE void add_values(
     f32 sum[VECTORS][C];
     UNROLL for (int v = 0; v < VECTORS; v++)
         EACH_COLUMN(c) sum[v][c] = begin ? f32_load(t->o + (from + c) * t->padded + e + 16 * v) : f32_zero();
-    for (size_t s = begin; s < end; s++)
+    size_t width = strip_width(e, t->padded);
+    const uint16_t *value_at = values + strip_at(e) + begin * width;
+    for (size_t s = begin; s < end; s++, value_at += width) {
         UNROLL for (int v = 0; v < VECTORS; v++) {
-            f32 value = f32_of_half(values + s * t->padded + e + 16 * v);
+            f32 value = f32_of_half(value_at + 16 * v);
             EACH_COLUMN(c) sum[v][c] = f32_fma(f32_set(t->p[(from + c) * PAGE_SLOTS + s]), value, sum[v][c]);
         }
+    }
     UNROLL for (int v = 0; v < VECTORS; v++)
         EACH_COLUMN(c) f32_store(t->o + (from + c) * t->padded + e + 16 * v, sum[v][c]);
 }
@@ -88,9 +92,16 @@ ALWAYS_INLINE void add_values(
 ALWAYS_INLINE void page_values(const int C, const struct columns *t, size_t from, const uint16_t *values, size_t begin, size_t end)
 {
     const int many = C * 4 <= 2 * TILE_COLUMNS ? 4 : C * 2 <= 2 * TILE_COLUMNS ? 2 : 1;
-    size_t e = 0;
-    for (; e + 16 * many <= t->padded; e += 16 * many) add_values(C, many, t, from, values, e, begin, end);
-    for (; e < t->padded; e += 16) add_values(C, 1, t, from, values, e, begin, end);
+    for (size_t e = 0; e < t->padded;) {
+        size_t left = strip_width(e, t->padded) - e % STRIP;
+        if (left >= 16 * (size_t)many) {
+            add_values(C, many, t, from, values, e, begin, end);
+            e += 16 * many;
+        } else {
+            add_values(C, 1, t, from, values, e, begin, end);
+            e += 16;
+        }
+    }
 }
 
 /* Add column c's page to its total. */

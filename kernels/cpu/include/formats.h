@@ -24,7 +24,7 @@
  * low[u % 2], high bits in bits 2u of high.
  *
  * Parts of a block stand in the order in which they are multiplied, because hardware prefetches what is read in order: on a Zen 4 core
- * Q6_K with all high bits behind all low bits streamed 10 GB/s (23 with software prefetch), so 28.
+ * Q6_K with all high bits behind all low bits streamed 10 GB/s (23 with software prefetch), in this order 28.
  */
 #ifndef OLLAMA_FORMATS_H
 #define OLLAMA_FORMATS_H

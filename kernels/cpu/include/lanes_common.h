@@ -8,7 +8,8 @@
 #define PREFETCH(p) __builtin_prefetch(p, 0, 2)
 #define EACH_COLUMN(c) UNROLL for (int c = 0; c < C; c++)
 
-/* The sum of 16 lanes: l + (l + 8), then + 4, + 2, + 1. Every sum across lanes is this tree. */
+/* The sum of 16 lanes: l + (l + 8), then + 4, + 2, + 1. Every sum across lanes is this tree, and so is every maximum. */
+#ifndef LANES_HAVE_TREES
 static inline float f32_sum_lanes(f32 v)
 {
     float lane[LANES];
@@ -26,6 +27,7 @@ static inline float f32_max_lane(f32 v)
         for (int l = 0; l < step; l++) lane[l] = lane[l] > lane[l + step] ? lane[l] : lane[l + step];
     return lane[0];
 }
+#endif
 
 /* Nearest integer, ties to even, of |a| < 2^22: adding 1.5 * 2^23 leaves it in the low bits of the sum. */
 #define ROUNDING 12582912.0f

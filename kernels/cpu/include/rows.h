@@ -65,19 +65,21 @@ static void rope(
 /* One head's keys or values into their slot of a page (page.h). */
 static void store_keys(const float *k, uint16_t *keys, size_t slot, size_t head_dim)
 {
-    uint16_t halves[16], *out = keys + slot / 16 * 16 * head_dim + slot % 16;
+    uint16_t halves[16], *out = keys + slot;
     for (size_t e = 0; e < head_dim; e += 16) {
         size_t n = head_dim - e < 16 ? head_dim - e : 16;
         half_store(halves, f32_load_first(k + e, (int)n));
-        for (size_t i = 0; i < n; i++) out[(e + i) * 16] = halves[i];
+        for (size_t i = 0; i < n; i++) out[(e + i) * PAGE_SLOTS] = halves[i];
     }
 }
 
 static void store_values(const float *v, uint16_t *values, size_t slot, size_t head_dim)
 {
-    uint16_t *out = values + slot * padded16(head_dim);
-    for (size_t e = 0; e < head_dim; e += 16)
-        half_store(out + e, f32_load_first(v + e, head_dim - e < 16 ? (int)(head_dim - e) : 16));
+    size_t padded = padded16(head_dim);
+    for (size_t e = 0; e < head_dim; e += 16) {
+        uint16_t *out = values + strip_at(e) + slot * strip_width(e, padded);
+        half_store(out, f32_load_first(v + e, head_dim - e < 16 ? (int)(head_dim - e) : 16));
+    }
 }
 
 #endif
