@@ -18,6 +18,7 @@
     worker.listening    address threads memory_bytes
     broker.leased       broker
     broker.lost         broker reason
+    broker.failed       (with traceback: a fault of our own)
     peer.refused        address
     peer.dropped        reason
     message.rejected    peer error

@@ -44,7 +44,7 @@ from ollama_zmq.cluster.events import (
 from ollama_zmq.engine.embedding import Embedding
 from ollama_zmq.engine.engine import Engine
 from ollama_zmq.engine.requests import Output
-from ollama_zmq.errors import OllamaZmqError, RemoteProtocolError, Unreachable
+from ollama_zmq.errors import OllamaZmqError, OpError, RemoteProtocolError, Unreachable
 from ollama_zmq.formats.gguf import GgufFile
 from ollama_zmq.wire import frames
 from ollama_zmq.wire.messages import Put
@@ -117,7 +117,11 @@ class CoordinatorLoop:
             poller.register(socket, zmq.POLLIN)
         try:
             while self._running:
-                self._serve_once(poller)
+                try:
+                    self._serve_once(poller)
+                except Exception:
+                    log.exception("broker.failed")
+                    self._start_over()
         finally:
             self._close()
 
@@ -158,6 +162,12 @@ class CoordinatorLoop:
             self._ticked_at = now
             self.handle(Tick())
         self.pump()
+
+    def _start_over(self) -> None:
+        """After a fault of our own: whoever waits is told, nothing is loaded, and the next load may succeed."""
+        error = OpError("internal error in the broker, see its log")
+        self._arrived.clear()
+        self.apply([*self.coordinator.unload(), LoadFailed(error), ModelLost(error)])
 
     def handle(self, event: Event) -> None:
         """Give one event to the coordinator and carry out what follows."""

@@ -17,6 +17,7 @@ from ollama_zmq.bus.broker import Broker, LoadRequest, parse_servers, resolve
 from ollama_zmq.bus.worker_loop import WorkerLoop
 from ollama_zmq.devices.base import Budget
 from ollama_zmq.devices.registry import open_device
+from ollama_zmq.engine.engine import Engine
 from ollama_zmq.engine.requests import (
     Broken,
     Finished,
@@ -263,6 +264,20 @@ def test_a_canceled_request_ends_and_the_next_one_runs(broker, tiny_gguf):
     broker.cancel("long")
     *_, last = arrived
     assert str(last.error) == "request canceled"
+    assert isinstance(generate(broker)[1], Finished)
+
+
+def test_a_fault_of_our_own_ends_the_request_and_not_the_broker(broker, tiny_gguf, monkeypatch):
+    load(broker, tiny_gguf)
+
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Engine, "complete", fails)
+        assert str(generate(broker)[1].error) == "internal error in the broker, see its log"
+    assert broker.loaded is None
+    load(broker, tiny_gguf)
     assert isinstance(generate(broker)[1], Finished)
 
 
