@@ -23,13 +23,25 @@ MERGES = (
     "Ġa n|a l|a r|Ġt o|Ġ m|Ġo f|Ġ in|Ġ d|Ġ h|Ġan d|e l|h el|l o|hel lo"
 )
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q4_0": 2, "Q4_1": 3, "Q5_0": 8, "Q5_1": 9, "Q8_0": 7}
-FILE_TYPES |= {"Q2_K": 10, "Q3_K": 12, "Q4_K": 15, "Q5_K": 17, "Q6_K": 18}
-K_SCALES = {
+FILE_TYPES |= {"Q2_K": 10, "Q3_K": 12, "Q4_K": 15, "Q5_K": 17, "Q6_K": 18, "IQ2_XXS": 19, "IQ2_XS": 20, "IQ3_XXS": 23}
+FILE_TYPES |= {"IQ1_S": 24, "IQ4_NL": 25, "IQ3_S": 26, "IQ2_S": 28, "IQ4_XS": 30, "IQ1_M": 31, "TQ1_0": 36, "TQ2_0": 37}
+FILE_TYPES |= {"MXFP4": 38, "NVFP4": 39}
+RANDOM_BLOCKS = {  # where the float16 scale and the minimum of a block lie, and their ratio
     "Q2_K": (80, 82, 1.5),
     "Q3_K": (108, None, 0),
     "Q4_K": (0, 2, 7.5),
     "Q5_K": (0, 2, 15.5),
     "Q6_K": (208, None, 0),
+    "IQ4_NL": (0, None, 0),
+    "IQ4_XS": (0, None, 0),
+    "IQ2_XXS": (0, None, 0),
+    "IQ2_XS": (0, None, 0),
+    "IQ2_S": (0, None, 0),
+    "IQ3_XXS": (0, None, 0),
+    "IQ3_S": (0, None, 0),
+    "IQ1_S": (0, None, 0),
+    "IQ1_M": (None, None, 0),
+    "NVFP4": (None, None, 0),
 }
 
 
@@ -57,14 +69,14 @@ def write_tiny_llama(
     """Write the model to *path* and return it.
 
     Args:
-        kind: type of the linears and the embedding: F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 or Q2_K..Q6_K.
+        kind: type of the linears and the embedding, one of FILE_TYPES.
         output_kind: type of a separate output head; *kind* if None.
         hidden_size, head_dim, ffn_size: 64, 16 and 128, or 256, 64 and 512 for the types with blocks of 256.
         rope_freqs: add ``rope_freqs.weight`` float32 [head_dim / 2], as Llama 3.1 has.
         tied: no ``output.weight``; the head is the embedding.
         biases, ffn_biases: add biases of the four attention linears, of the three feed-forward ones.
     """
-    wide = kind in K_SCALES
+    wide = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][0] == 256
     D, K, F = hidden_size or (256 if wide else 64), head_dim or (64 if wide else 16), ffn_size or (512 if wide else 128)
     rng = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(str(path), "llama")
@@ -144,20 +156,27 @@ def byte_characters() -> list[str]:
 def draw_linear(rng: np.random.Generator, kind: str, n_rows: int, n_columns: int) -> np.ndarray:
     """Random weights of standard deviation 1/sqrt(n_columns) stored as *kind*: floats or bytes [n_rows, ...]."""
     std = n_columns**-0.5
-    if kind in K_SCALES:
-        return _k_blocks(rng, kind, n_rows, n_columns, std)
+    if kind in RANDOM_BLOCKS:
+        return _random_blocks(rng, kind, n_rows, n_columns, std)
     values = rng.normal(0, std, size=(n_rows, n_columns)).astype(np.float32)
     return gguf.quantize(values, gguf.GGMLQuantizationType[kind])
 
 
-def _k_blocks(rng: np.random.Generator, kind: str, n_rows: int, n_columns: int, std: float) -> np.ndarray:
+def _random_blocks(rng: np.random.Generator, kind: str, n_rows: int, n_columns: int, std: float) -> np.ndarray:
     """Random blocks of a type that the gguf package cannot quantise to, with the scales that give mean 0 and *std*."""
     quant = gguf.GGMLQuantizationType[kind]
     block_size, block_nbytes = gguf.GGML_QUANT_SIZES[quant]
-    scale_at, minimum_at, ratio = K_SCALES[kind]
+    scale_at, minimum_at, ratio = RANDOM_BLOCKS[kind]
     blocks = rng.integers(0, 256, size=(n_rows * n_columns // block_size, block_nbytes), dtype=np.uint8)
 
     def put_scale(scale: float) -> None:
+        if kind == "NVFP4":  # floats of 4 and 3 bits, halved; their bits rise like a logarithm
+            blocks[:, :4] = np.clip(8 * (np.log2(2 * scale) + 7), 1, 126)
+            return
+        if kind == "IQ1_M":  # 4 bits of it in each of the last 4 words
+            bits = np.array(scale, np.float16).view(np.uint16) >> np.arange(0, 16, 4) & 15
+            blocks[:, 49::2] = blocks[:, 49::2] & 0x0F | (bits << 4)
+            return
         blocks[:, scale_at : scale_at + 2] = np.array([scale], np.float16).view(np.uint8)
         if minimum_at is not None:
             blocks[:, minimum_at : minimum_at + 2] = np.array([ratio * scale], np.float16).view(np.uint8)

@@ -1,7 +1,8 @@
 """Weights in memory: which types are packed and how, and the memory they stand in.
 
-A matrix is packed into groups of 16 rows (``formats.h``) in the type of the file; a vector (a norm's weight, a bias,
-RoPE's factors) becomes float32. Small weights share pieces of 64 MB, so that all of them stand on huge pages.
+A matrix is packed into groups of 16 rows (``formats.h``) in the type of the file, or the one that :mod:`recode` names;
+a vector (a norm's weight, a bias, RoPE's factors) becomes float32. Small weights share pieces of 64 MB, so that all of
+them stand on huge pages.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ollama_zmq.errors import ModelFileError, OutOfDeviceMemory, ShapeError, Uns
 from ollama_zmq.formats.quants import QuantType, dequantize, tensor_nbytes, type_of_id
 from ollama_zmq.kernels.cpu import simd
 from ollama_zmq.kernels.cpu.executor import Memory, Pool
+from ollama_zmq.kernels.cpu.recode import RECODED, Bytes
 from ollama_zmq.ops.program import WeightSpec
 from ollama_zmq.units import human_bytes
 
@@ -31,7 +33,8 @@ class Format:
     """A tensor type that matrices may have here.
 
     Attributes:
-        index: its number in the kernels.
+        index: number of the packed format in the kernels.
+        block_size, block_nbytes: of the packed format.
         activation: the kind of panels that meet it.
     """
 
@@ -41,7 +44,10 @@ class Format:
     activation: int
 
 
-FORMATS = {number: Format(*record) for number, record in simd.formats().items()}
+_PACKED = {number: Format(*record) for number, record in simd.formats().items()}
+FORMATS = {number: found for number, found in _PACKED.items() if number >= 0}
+FORMATS |= {number: _PACKED[recoding.target] for number, recoding in RECODED.items()}
+RECODED_AT_ONCE = 1 << 22  # values; a piece takes about 30 bytes for each while it is brought to another type
 
 
 def format_of(spec: WeightSpec) -> Format:
@@ -57,10 +63,9 @@ def format_of(spec: WeightSpec) -> Format:
         raise UnsupportedOp(
             f"{spec.name}: type {_type_name(spec.type)} has no CPU kernel, only {names}", type=spec.type
         )
-    if len(spec.shape) != 2 or spec.shape[1] % found.block_size:
-        raise ShapeError(
-            f"{spec.name}: shape {list(spec.shape)}, expected [N, K] with K in blocks of {found.block_size}"
-        )
+    block_size = type_of_id(spec.type).block_size
+    if len(spec.shape) != 2 or spec.shape[1] % block_size:
+        raise ShapeError(f"{spec.name}: shape {list(spec.shape)}, expected [N, K] with K in blocks of {block_size}")
     return found
 
 
@@ -118,8 +123,20 @@ class CpuWeight:
             self.values = self._floats()
             self.values[:] = dequantize(type_of_id(self.spec.type), data, self.spec.shape)
         else:
-            N, K = self.spec.shape
-            pool.pack(FORMATS[self.spec.type].index, np.frombuffer(data, np.uint8), N, K, self.address)
+            self._pack(np.frombuffer(data, np.uint8), pool)
+
+    def _pack(self, file: Bytes, pool: Pool) -> None:
+        N, K = self.spec.shape
+        packed, recoding = FORMATS[self.spec.type], RECODED.get(self.spec.type)
+        if recoding is None:
+            pool.pack(packed.index, file, N, K, self.address)
+            return
+        kind, row_nbytes = type_of_id(self.spec.type), K // packed.block_size * packed.block_nbytes
+        step = max(RECODED_AT_ONCE // K // GROUP_ROWS, 1) * GROUP_ROWS
+        for first in range(0, N, step):
+            rows = file.reshape(N, -1)[first : first + step]
+            recoded = recoding.blocks(rows.reshape(-1, kind.block_nbytes)).reshape(-1)
+            pool.pack(packed.index, recoded, len(rows), K, self.address + first * row_nbytes)
 
     def touch(self) -> None:
         """Fill it with ones, so that the system has given it memory: a weight to measure with."""

@@ -17,6 +17,12 @@ Layouts, d and m being float16; "nibbles" are all low halves of the bytes first,
     Q5_K  d, m, 12, 32 fifth bits, 128           d * scale * q - m * min           sub-blocks of 32
     Q6_K  128 low, 64 high, 16 int8, d           d * scale * (q - 32)              sub-blocks of 16
     IQ4   a table of 16 values in place of q: IQ4_NL as Q4_0, IQ4_XS with 8 scales of 6 bits
+    MXFP4 a byte e, 16 nibble bytes              2^(e - 128) * table[q]
+    NVFP4 4 bytes of scales, 4 x 8               scale * table[q]                  sub-blocks of 16
+    TQ1_0 48 + 4 bytes of 5 or 4 base-3 digits, d                                  d * (q - 1)
+    TQ2_0 64, d                                  d * (q - 1)
+
+The scales of NVFP4 are floats of 4 exponent and 3 mantissa bits, halved. IQ1, IQ2 and IQ3 stand in :mod:`grids`.
 """
 
 from __future__ import annotations
@@ -27,12 +33,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ollama_zmq.errors import ShapeError, UnsupportedOp
+from ollama_zmq.formats.grids import GRID_TYPES, GridBlocks
 from ollama_zmq.formats.quants import QuantType, tensor_nbytes
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 IQ4_VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], dtype=np.float32)
+E2M1_VALUES = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], dtype=np.float32)  # doubled
 PIECE_NBYTES = 1 << 22
 
 
@@ -167,6 +175,42 @@ def _iq4_xs(blocks: Bytes) -> Floats:
     return _scaled(IQ4_VALUES[_fields(blocks[:, 8:], 16, 4)], scale)
 
 
+def _mxfp4(blocks: Bytes) -> Floats:
+    e = blocks[:, :1].astype(np.int32)
+    with np.errstate(over="ignore"):
+        return np.ldexp(E2M1_VALUES[_fields(blocks[:, 1:], 16, 4)], e - 128)
+
+
+def _nvfp4(blocks: Bytes) -> Floats:
+    scales = blocks[:, :4]
+    exponent, mantissa = (scales >> 3 & 15).astype(np.int32), (scales & 7).astype(np.float32)
+    scale = np.ldexp(np.where(exponent > 0, mantissa + 8, mantissa), np.maximum(exponent, 1) - 11)
+    scale[scales == 0x7F] = 0
+    return _scaled(E2M1_VALUES[_fields(blocks[:, 4:], 8, 4)], scale.astype(np.float32))
+
+
+def _digits(values: Bytes, count: int) -> Bytes:
+    """The first *count* base-3 digits of bytes as fractions of 256, [n, bytes] -> [n, count * bytes]."""
+    shifted = values[:, None, :] * (3 ** np.arange(count, dtype=np.uint8))[:, None]
+    return ((shifted.astype(np.uint16) * 3) >> 8).astype(np.uint8).reshape(len(values), -1)
+
+
+def ternary(kind: QuantType, blocks: Bytes) -> Bytes:
+    """The digits 0, 1 and 2 of blocks of TQ1_0 or TQ2_0, [n, 256]."""
+    if kind is QuantType.TQ2_0:
+        return _fields(blocks[:, :64], 32, 2)
+    parts = _digits(blocks[:, :32], 5), _digits(blocks[:, 32:48], 5), _digits(blocks[:, 48:52], 4)
+    return np.concatenate(parts, axis=1)
+
+
+def _ternary(kind: QuantType) -> Callable[[Bytes], Floats]:
+    return lambda blocks: _half(blocks, kind.block_nbytes - 2) * (ternary(kind, blocks).astype(np.float32) - 1)
+
+
+def _from_grid(parts: Callable[[Bytes], GridBlocks]) -> Callable[[Bytes], Floats]:
+    return lambda blocks: parts(blocks).values()
+
+
 _UNPACK: dict[QuantType, Callable[[Bytes], Floats]] = {
     QuantType.F32: _f32,
     QuantType.F16: _f16,
@@ -183,5 +227,10 @@ _UNPACK: dict[QuantType, Callable[[Bytes], Floats]] = {
     QuantType.Q6_K: _q6_k,
     QuantType.IQ4_NL: _iq4_nl,
     QuantType.IQ4_XS: _iq4_xs,
+    QuantType.MXFP4: _mxfp4,
+    QuantType.NVFP4: _nvfp4,
+    QuantType.TQ1_0: _ternary(QuantType.TQ1_0),
+    QuantType.TQ2_0: _ternary(QuantType.TQ2_0),
+    **{kind: _from_grid(parts) for kind, parts in GRID_TYPES.items()},
 }
 SUPPORTED = frozenset(_UNPACK)

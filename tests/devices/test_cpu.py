@@ -14,7 +14,7 @@ from ollama_zmq.kernels.cpu.device import CpuDevice
 from ollama_zmq.ops.builder import Builder
 from ollama_zmq.ops.program import WeightSpec, verify
 from tests.models.running import cut, running
-from tests.models_tiny import write_tiny_llama
+from tests.models_tiny import FILE_TYPES, write_tiny_llama
 
 MEBIBYTE = 1 << 20
 MATRIX = WeightSpec("w", QuantType.F32.id, (20, 8))
@@ -190,7 +190,7 @@ def test_what_a_run_returned_outlives_collection(device):
     assert_array_equal(out, np.ones((1, 8)))
 
 
-@pytest.mark.parametrize("kind", ["F32", "F16", "Q8_0", "Q4_K"])
+@pytest.mark.parametrize("kind", ["F32", "F16", "Q8_0", "Q4_K", "Q3_K", "IQ4_NL", "IQ2_XS"])
 def test_a_split_model_has_the_bits_of_a_whole_one(device, tmp_path, kind):
     path = write_tiny_llama(tmp_path / "tiny.gguf", kind=kind, n_layers=3, rope_freqs=True, biases=True)
     token_ids = np.random.default_rng(2).integers(0, 300, 70) % 250
@@ -201,6 +201,20 @@ def test_a_split_model_has_the_bits_of_a_whole_one(device, tmp_path, kind):
         model.run(token_ids[:30])
         model.run(token_ids[30:69], start=30)
         assert_array_equal(model.run(token_ids[69:], start=69), whole[69:])
+
+
+@pytest.mark.parametrize("kind", FILE_TYPES)
+def test_a_model_of_any_type_agrees_with_the_reference_device(device, tmp_path, kind):
+    """Nothing but the rounding of activations to 8 bits lies between them."""
+    from ollama_zmq.devices.reference import ReferenceDevice
+
+    path = write_tiny_llama(tmp_path / "tiny.gguf", kind=kind, tied=False)
+    token_ids = np.random.default_rng(3).integers(0, 250, 60)
+    logits = []
+    for other in (device, ReferenceDevice(Budget(1 << 30))):
+        with running(other, path) as model:
+            logits.append(np.array(model.run(token_ids), np.float64))
+    assert np.sum((logits[0] - logits[1]) ** 2) <= 3e-3 * np.sum(logits[1] ** 2)
 
 
 def test_a_model_of_floats_agrees_with_the_reference_device(device, tmp_path):

@@ -9,10 +9,10 @@ from ollama_zmq.engine.embedding import Embedding
 from ollama_zmq.formats.gguf import open_gguf
 from ollama_zmq.models.base import Network
 from ollama_zmq.ops.program import verify
-from tests.models_tiny import write_tiny_llama
+from tests.models_tiny import FILE_TYPES, write_tiny_llama
 
 
-@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"])
+@pytest.mark.parametrize("kind", FILE_TYPES)
 def test_rows_have_the_bits_of_the_embed_kernel(kind, tmp_path):
     """Split equals unsplit only if the broker's look-up and the device's are the same."""
     path = write_tiny_llama(tmp_path / "tiny.gguf", kind=kind)

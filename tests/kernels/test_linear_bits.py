@@ -14,6 +14,7 @@ from ollama_zmq.formats.quants import QuantType
 from ollama_zmq.kernels.cpu.weights import FORMATS
 from ollama_zmq.ops.builder import Builder
 from ollama_zmq.ops.program import WeightSpec
+from tests.models_tiny import RANDOM_BLOCKS
 from tests.ops.one_op import Weight, drawn, hidden, ready
 
 KINDS = [kind.name for kind in QuantType if kind.id in FORMATS]
@@ -107,6 +108,24 @@ def test_random_bytes_as_weights_never_crash(devices, kind):
     for other in others:
         assert_array_equal(np.isfinite(other), np.isfinite(first))
         assert_array_equal(other[np.isfinite(first)], first[np.isfinite(first)])
+
+
+SCALE_AT = {kind: at for kind, (at, _, _) in RANDOM_BLOCKS.items() if at is not None}
+SCALE_AT |= {"Q4_0": 0, "Q4_1": 0, "Q5_0": 0, "Q5_1": 0, "Q8_0": 0, "TQ1_0": 52, "TQ2_0": 64}
+
+
+@pytest.mark.parametrize("kind", SCALE_AT)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_broken_scale_spoils_its_own_column_only(devices, kind, bad):
+    rng = np.random.default_rng(7)
+    weight = drawn(rng, kind, 17, width(kind, 2))
+    at = 3 * len(weight.data) // 17 + SCALE_AT[kind]
+    data = weight.data[:at] + np.array(bad, np.float16).tobytes() + weight.data[at + 2 :]
+    x = hidden(rng, 3, weight.shape[1])
+    for device in devices.values():
+        (good,), (spoiled,) = product(device, weight, x), product(device, Weight(weight.type, data, weight.shape), x)
+        assert_array_equal(np.delete(spoiled, 3, axis=1), np.delete(good, 3, axis=1))
+        assert not np.isfinite(spoiled[:, 3]).any()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,7 +2,7 @@
  *
  *   X_FLOAT   panel = [K][columns] float32                            F32, F16 and BF16 weights
  *   X_32      panel = [K / 32][columns] struct x32, 64 bytes          formats with blocks of 32
- *   X_256     panel = [K / 256][columns] struct x256, 384 bytes       K-quants
+ *   X_256     panel = [K / 256][columns] struct x256, 448 bytes       formats with blocks of 256
  *
  * Quantized values are round-to-nearest-even(x * (127 / max|x|)) with scale max|x| / 127. Weights are stored with an offset
  * (q + 8, q + 128 ...), so the integer sum over a block is taken back by starting it at -offset * sum(x): those starts stand here
@@ -24,12 +24,15 @@ struct x32 {
 struct x256 {
     int8_t q[256];
     int32_t start32[16];                /* -32 * sum of each 16 */
+    int32_t start4[8];                  /* -4 * sum of every other 16, from the first on */
+    int32_t start128[8];                /* -128 * sum of each 32 */
     int16_t sums[8];                    /* sum of each 32, meets the minimums of Q4_K and Q5_K */
+    int16_t sums16[16];                 /* sum of each 16, meets those of Q2_K */
     float scale;
-    int32_t unused[11];
+    int32_t unused[3];
 };
 
-_Static_assert(sizeof(struct x32) == 64 && sizeof(struct x256) == 384, "whole cache lines");
+_Static_assert(sizeof(struct x32) == 64 && sizeof(struct x256) == 448, "whole cache lines");
 
 /* Bytes of one column. */
 static inline size_t activation_nbytes(enum activation kind, size_t K)

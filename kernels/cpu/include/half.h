@@ -41,6 +41,12 @@ static inline uint16_t half_of_float(float value)
     return (uint16_t)(sign | ((magnitude - 0x38000000u + 0xfff + (magnitude >> 13 & 1)) >> 13));
 }
 
+/* 2^(e - 128): the power of two that scales a block of MXFP4. */
+static inline float float_of_e8m0(uint8_t e)
+{
+    return float_of_bits(e < 2 ? 0x200000u << e : (e - 1u) << 23);
+}
+
 static inline float float_of_bfloat(uint16_t value)
 {
     return float_of_bits((uint32_t)value << 16);

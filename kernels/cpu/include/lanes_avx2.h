@@ -75,11 +75,6 @@ static inline __m128i load_8_bytes(const void *p) { return _mm_loadl_epi64((cons
 static inline __m128i load_16_bytes(const void *p) { return _mm_loadu_si128((const __m128i *)p); }
 static inline f32 f32_of_i32(i32 a) { return (f32){_mm256_cvtepi32_ps(a.low), _mm256_cvtepi32_ps(a.high)}; }
 
-static inline f32 f32_of_u8(const uint8_t *p)
-{
-    return f32_of_i32((i32){_mm256_cvtepu8_epi32(load_8_bytes(p)), _mm256_cvtepu8_epi32(load_8_bytes(p + 8))});
-}
-
 static inline f32 f32_of_i8(const int8_t *p)
 {
     return f32_of_i32((i32){_mm256_cvtepi8_epi32(load_8_bytes(p)), _mm256_cvtepi8_epi32(load_8_bytes(p + 8))});
@@ -108,12 +103,29 @@ static inline i32 i32_zero(void) { return BOTH(i32, _mm256_setzero_si256); }
 static inline i32 i32_set(int32_t a) { return BOTH(i32, _mm256_set1_epi32, a); }
 static inline i32 i32_add(i32 a, i32 b) { return PAIR(i32, _mm256_add_epi32, a, b); }
 static inline i32 i32_and(i32 a, i32 b) { return PAIR(i32, _mm256_and_si256, a, b); }
+static inline i32 i32_or(i32 a, i32 b) { return PAIR(i32, _mm256_or_si256, a, b); }
 static inline i32 i32_max(i32 a, i32 b) { return PAIR(i32, _mm256_max_epi32, a, b); }
 
 static inline i32 i32_shl(i32 a, int n)
 {
     __m128i count = _mm_cvtsi32_si128(n);
     return (i32){_mm256_sll_epi32(a.low, count), _mm256_sll_epi32(a.high, count)};
+}
+
+static inline i32 i32_shr(i32 a, int n)
+{
+    __m128i count = _mm_cvtsi32_si128(n);
+    return (i32){_mm256_srl_epi32(a.low, count), _mm256_srl_epi32(a.high, count)};
+}
+
+static inline i32 i32_of_u8(const uint8_t *p)
+{
+    return (i32){_mm256_cvtepu8_epi32(load_8_bytes(p)), _mm256_cvtepu8_epi32(load_8_bytes(p + 8))};
+}
+
+static inline i32 i32_of_u16(const uint16_t *p)
+{
+    return (i32){_mm256_cvtepu16_epi32(load_16_bytes(p)), _mm256_cvtepu16_epi32(load_16_bytes(p + 8))};
 }
 
 static inline int32_t i32_max_lane(i32 a)
@@ -139,6 +151,7 @@ static inline void i8_store(int8_t *p, i32 a)
 }
 
 static inline __m256i load_32_bytes(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
+static inline i32 i32_load(const void *p) { return (i32){load_32_bytes(p), load_32_bytes((const char *)p + 32)}; }
 static inline u8 u8_load(const void *p) { return (u8){load_32_bytes(p), load_32_bytes((const char *)p + 32)}; }
 static inline u8 u8_or(u8 a, u8 b) { return PAIR(u8, _mm256_or_si256, a, b); }
 
@@ -147,6 +160,15 @@ static inline void u8_store(void *p, u8 a)
     _mm256_storeu_si256((__m256i *)p, a.low);
     _mm256_storeu_si256((__m256i *)p + 1, a.high);
 }
+
+static inline u8 u8_add(u8 a, int n)
+{
+    __m256i addend = _mm256_set1_epi8((char)n);
+    return (u8){_mm256_add_epi8(a.low, addend), _mm256_add_epi8(a.high, addend)};
+}
+
+static inline u8 u8_table(const uint8_t *p) { return BOTH(u8, _mm256_broadcastsi128_si256, load_16_bytes(p)); }
+static inline u8 u8_lookup(u8 table, u8 a) { return PAIR(u8, _mm256_shuffle_epi8, table, a); }
 
 static inline u8 u8_and(u8 a, int mask)
 {

@@ -39,7 +39,6 @@ static inline f32 f32_min(f32 a, f32 b) { return _mm512_min_ps(a, b); }
 static inline f32 f32_of_i32(i32 a) { return _mm512_cvtepi32_ps(a); }
 static inline __m128i load_16_bytes(const void *p) { return _mm_loadu_si128((const __m128i *)p); }
 static inline __m256i load_32_bytes(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
-static inline f32 f32_of_u8(const uint8_t *p) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(load_16_bytes(p))); }
 static inline f32 f32_of_i8(const int8_t *p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_16_bytes(p))); }
 static inline f32 f32_of_half(const uint16_t *p) { return _mm512_cvtph_ps(load_32_bytes(p)); }
 
@@ -57,10 +56,15 @@ static inline i32 i32_bits(f32 a) { return _mm512_castps_si512(a); }
 static inline f32 f32_bits(i32 a) { return _mm512_castsi512_ps(a); }
 static inline i32 i32_zero(void) { return _mm512_setzero_si512(); }
 static inline i32 i32_set(int32_t a) { return _mm512_set1_epi32(a); }
+static inline i32 i32_load(const void *p) { return _mm512_loadu_si512(p); }
+static inline i32 i32_of_u8(const uint8_t *p) { return _mm512_cvtepu8_epi32(load_16_bytes(p)); }
+static inline i32 i32_of_u16(const uint16_t *p) { return _mm512_cvtepu16_epi32(load_32_bytes(p)); }
 static inline i32 i32_add(i32 a, i32 b) { return _mm512_add_epi32(a, b); }
 static inline i32 i32_and(i32 a, i32 b) { return _mm512_and_si512(a, b); }
+static inline i32 i32_or(i32 a, i32 b) { return _mm512_or_si512(a, b); }
 static inline i32 i32_max(i32 a, i32 b) { return _mm512_max_epi32(a, b); }
 static inline i32 i32_shl(i32 a, int n) { return _mm512_sll_epi32(a, _mm_cvtsi32_si128(n)); }
+static inline i32 i32_shr(i32 a, int n) { return _mm512_srl_epi32(a, _mm_cvtsi32_si128(n)); }
 static inline int32_t i32_max_lane(i32 a) { return _mm512_reduce_max_epi32(a); }
 static inline int32_t i32_sum_lanes(i32 a) { return _mm512_reduce_add_epi32(a); }
 static inline void i8_store(int8_t *p, i32 a) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(a)); }
@@ -68,6 +72,9 @@ static inline void i8_store(int8_t *p, i32 a) { _mm_storeu_si128((__m128i *)p, _
 static inline u8 u8_load(const void *p) { return _mm512_loadu_si512(p); }
 static inline u8 u8_and(u8 a, int mask) { return _mm512_and_si512(a, _mm512_set1_epi8((char)mask)); }
 static inline u8 u8_or(u8 a, u8 b) { return _mm512_or_si512(a, b); }
+static inline u8 u8_add(u8 a, int n) { return _mm512_add_epi8(a, _mm512_set1_epi8((char)n)); }
+static inline u8 u8_table(const uint8_t *p) { return _mm512_broadcast_i32x4(load_16_bytes(p)); }
+static inline u8 u8_lookup(u8 table, u8 a) { return _mm512_shuffle_epi8(table, a); }
 static inline void u8_store(void *p, u8 a) { _mm512_storeu_si512(p, a); }
 static inline u8 u8_shl(u8 a, int n) { return _mm512_sll_epi16(a, _mm_cvtsi32_si128(n)); }
 static inline u8 u8_shr(u8 a, int n) { return _mm512_srl_epi16(a, _mm_cvtsi32_si128(n)); }

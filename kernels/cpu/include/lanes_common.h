@@ -29,6 +29,15 @@ static inline float f32_max_lane(f32 v)
 }
 #endif
 
+static inline f32 f32_of_u8(const uint8_t *p) { return f32_of_i32(i32_of_u8(p)); }
+
+/* 2^(e - 128) for e = 0..255; the right operand of max is what the two that are not normal numbers have as bits. */
+static inline f32 f32_of_e8m0(const uint8_t *p)
+{
+    i32 e = i32_of_u8(p);
+    return f32_bits(i32_max(i32_shl(i32_add(e, i32_set(-1)), 23), i32_shl(i32_add(e, i32_set(1)), 21)));
+}
+
 /* Nearest integer, ties to even, of |a| < 2^22: adding 1.5 * 2^23 leaves it in the low bits of the sum. */
 #define ROUNDING 12582912.0f
 

@@ -47,7 +47,6 @@ static inline f32 f32_max(f32 a, f32 b) { EACH_LANE a.lane[l] = a.lane[l] > b.la
 static inline f32 f32_min(f32 a, f32 b) { EACH_LANE a.lane[l] = a.lane[l] < b.lane[l] ? a.lane[l] : b.lane[l]; return a; }
 
 static inline f32 f32_of_i32(i32 a) { f32 v; EACH_LANE v.lane[l] = (float)a.lane[l]; return v; }
-static inline f32 f32_of_u8(const uint8_t *p) { f32 v; EACH_LANE v.lane[l] = p[l]; return v; }
 static inline f32 f32_of_i8(const int8_t *p) { f32 v; EACH_LANE v.lane[l] = p[l]; return v; }
 static inline f32 f32_of_half(const uint16_t *p) { f32 v; EACH_LANE v.lane[l] = float_of_half(p[l]); return v; }
 static inline f32 f32_of_bfloat(const uint16_t *p) { f32 v; EACH_LANE v.lane[l] = float_of_bfloat(p[l]); return v; }
@@ -59,10 +58,15 @@ static inline f32 f32_bits(i32 a) { f32 v; memcpy(&v, &a, sizeof v); return v; }
 
 static inline i32 i32_zero(void) { return (i32){{0}}; }
 static inline i32 i32_set(int32_t a) { i32 v; EACH_LANE v.lane[l] = a; return v; }
+static inline i32 i32_load(const void *p) { i32 v; memcpy(&v, p, sizeof v); return v; }
+static inline i32 i32_of_u8(const uint8_t *p) { i32 v; EACH_LANE v.lane[l] = p[l]; return v; }
+static inline i32 i32_of_u16(const uint16_t *p) { i32 v; EACH_LANE v.lane[l] = p[l]; return v; }
 static inline i32 i32_add(i32 a, i32 b) { EACH_LANE a.lane[l] = (int32_t)((uint32_t)a.lane[l] + (uint32_t)b.lane[l]); return a; }
 static inline i32 i32_and(i32 a, i32 b) { EACH_LANE a.lane[l] &= b.lane[l]; return a; }
+static inline i32 i32_or(i32 a, i32 b) { EACH_LANE a.lane[l] |= b.lane[l]; return a; }
 static inline i32 i32_max(i32 a, i32 b) { EACH_LANE a.lane[l] = a.lane[l] > b.lane[l] ? a.lane[l] : b.lane[l]; return a; }
 static inline i32 i32_shl(i32 a, int n) { EACH_LANE a.lane[l] = (int32_t)((uint32_t)a.lane[l] << n); return a; }
+static inline i32 i32_shr(i32 a, int n) { EACH_LANE a.lane[l] = (int32_t)((uint32_t)a.lane[l] >> n); return a; }   /* zeros in */
 static inline int32_t i32_max_lane(i32 a) { int32_t v = a.lane[0]; EACH_LANE if (a.lane[l] > v) v = a.lane[l]; return v; }
 static inline int32_t i32_sum_lanes(i32 a) { int32_t v = 0; EACH_LANE v += a.lane[l]; return v; }
 
@@ -74,11 +78,18 @@ static inline u8 u8_and(u8 a, int mask) { for (int i = 0; i < 4 * LANES; i++) a.
 static inline u8 u8_or(u8 a, u8 b) { for (int i = 0; i < 4 * LANES; i++) a.byte[i] |= b.byte[i]; return a; }
 static inline void u8_store(void *p, u8 a) { memcpy(p, &a, sizeof a); }
 
+/* Sums of bytes, modulo 256. */
+static inline u8 u8_add(u8 a, int n) { for (int i = 0; i < 4 * LANES; i++) a.byte[i] = (uint8_t)(a.byte[i] + n); return a; }
+
+/* A table of 16 bytes, and what stands in it at the index that each byte is, 0..15. */
+static inline u8 u8_table(const uint8_t *p) { u8 v; for (int i = 0; i < 4 * LANES; i++) v.byte[i] = p[i % 16]; return v; }
+static inline u8 u8_lookup(u8 table, u8 a) { for (int i = 0; i < 4 * LANES; i++) a.byte[i] = table.byte[a.byte[i]]; return a; }
+
 /* Shifts of bytes; on other instruction sets bits of a neighbouring byte come in, so the result is always masked. */
 static inline u8 u8_shl(u8 a, int n) { for (int i = 0; i < 4 * LANES; i++) a.byte[i] = (uint8_t)(a.byte[i] << n); return a; }
 static inline u8 u8_shr(u8 a, int n) { for (int i = 0; i < 4 * LANES; i++) a.byte[i] >>= n; return a; }
 
-/* acc + the 4 bytes of each lane times the same 4 signed bytes x. i32_dot: w <= 63. */
+/* acc + the 4 bytes of each lane times the same 4 signed bytes x. i32_dot: w <= 127. */
 static inline i32 i32_dot(i32 acc, u8 w, const int8_t *x)
 {
     EACH_LANE for (int t = 0; t < 4; t++) acc.lane[l] += w.byte[4 * l + t] * x[t];

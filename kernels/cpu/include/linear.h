@@ -5,9 +5,11 @@
  *
  *   F32, F16, BF16   total = fma(w, x, total)                                                        for each k
  *   Q4_0 Q5_0 Q8_0   total = fma(float(sum q x) * d, x.scale, total)                                 for each 32
+ *   IQ4_NL MXFP4     the same, with table[q] in place of q
  *   Q4_1 Q5_1        the same, then total = fma(m, x.scaled_sum, total)
- *   Q6_K             f = fma(float(sum q x), s, f) over 16 sub-blocks; total = fma(f * d, x.scale, total)
- *   Q4_K Q5_K        f over 8 sub-blocks; total = fma(neg_fma(float(sum t x.sums), m, f * d), x.scale, total)
+ *   Q6_K Q3_K GRID   f = fma(float(sum q x), s, f) over 16 sub-blocks; total = fma(f * d, x.scale, total)
+ *   IQ4_XS           the same over 8 sub-blocks
+ *   Q4_K Q5_K Q2_K   f over 8 or 16 sub-blocks; total = fma(neg_fma(float(sum t x.sums), m, f * d), x.scale, total)
  *
  * A tile holds one integer and one float accumulator per column; TILE_COLUMNS is what fits the registers. With few columns a pass
  * over a block's vectors adds to several sums: each vector is then read once, and in order.
@@ -58,10 +60,9 @@ ALWAYS_INLINE void tile_f16(const int C, const struct tile *t, f32 *total) { til
 ALWAYS_INLINE void tile_bf16(const int C, const struct tile *t, f32 *total) { tile_float(C, BF16, t, total); }
 
 /* total += float(sum) * d * x.scale */
-ALWAYS_INLINE void add_block(const int C, const i32 *sum, const uint16_t *d, const struct x32 *x, f32 *total)
+ALWAYS_INLINE void add_block(const int C, const i32 *sum, f32 d, const struct x32 *x, f32 *total)
 {
-    f32 scale = f32_of_half(d);
-    EACH_COLUMN(c) total[c] = f32_fma(f32_mul(f32_of_i32(sum[c]), scale), f32_set(x[c].scale), total[c]);
+    EACH_COLUMN(c) total[c] = f32_fma(f32_mul(f32_of_i32(sum[c]), d), f32_set(x[c].scale), total[c]);
 }
 
 ALWAYS_INLINE void add_minimum(const int C, const uint16_t *m, const struct x32 *x, f32 *total)
@@ -95,7 +96,7 @@ ALWAYS_INLINE void tile_q4_0(const int C, const struct tile *t, f32 *total)
         prefetch_ahead(w, sizeof *w);
         EACH_COLUMN(c) sum[c] = i32_set(x[c].start8);
         dot_nibbles(C, w->q, NULL, x, sum);
-        add_block(C, sum, w->d, x, total);
+        add_block(C, sum, f32_of_half(w->d), x, total);
     }
 }
 
@@ -108,7 +109,7 @@ ALWAYS_INLINE void tile_q4_1(const int C, const struct tile *t, f32 *total)
         prefetch_ahead(w, sizeof *w);
         EACH_COLUMN(c) sum[c] = i32_zero();
         dot_nibbles(C, w->q, NULL, x, sum);
-        add_block(C, sum, w->d, x, total);
+        add_block(C, sum, f32_of_half(w->d), x, total);
         add_minimum(C, w->m, x, total);
     }
 }
@@ -122,7 +123,7 @@ ALWAYS_INLINE void tile_q5_0(const int C, const struct tile *t, f32 *total)
         prefetch_ahead(w, sizeof *w);
         EACH_COLUMN(c) sum[c] = i32_set(x[c].start16);
         dot_nibbles(C, w->q, w->high, x, sum);
-        add_block(C, sum, w->d, x, total);
+        add_block(C, sum, f32_of_half(w->d), x, total);
     }
 }
 
@@ -135,7 +136,7 @@ ALWAYS_INLINE void tile_q5_1(const int C, const struct tile *t, f32 *total)
         prefetch_ahead(w, sizeof *w);
         EACH_COLUMN(c) sum[c] = i32_zero();
         dot_nibbles(C, w->q, w->high, x, sum);
-        add_block(C, sum, w->d, x, total);
+        add_block(C, sum, f32_of_half(w->d), x, total);
         add_minimum(C, w->m, x, total);
     }
 }
@@ -152,7 +153,7 @@ ALWAYS_INLINE void tile_q8_0(const int C, const struct tile *t, f32 *total)
             u8 bytes = u8_load(w->q[i]);
             EACH_COLUMN(c) sum[c] = i32_dot128(sum[c], bytes, x[c].q + 4 * i);
         }
-        add_block(C, sum, w->d, x, total);
+        add_block(C, sum, f32_of_half(w->d), x, total);
     }
 }
 
@@ -302,6 +303,8 @@ ALWAYS_INLINE void tile_q6_k(const int C, const struct tile *t, f32 *total)
     }
 }
 
+#include "linear_low.h"
+#include "linear_table.h"
 #include "linear_walk.h"
 
 #endif

@@ -195,6 +195,8 @@ static void pack_q6_k(const struct source_rows *rows, size_t K, struct packed_q6
     }
 }
 
+#include "pack_low.h"
+
 /* Pack group g of a weight [N, K]. */
 static void pack_group(enum format format, const uint8_t *file, size_t N, size_t K, size_t g, void *packed)
 {
@@ -205,14 +207,19 @@ static void pack_group(enum format format, const uint8_t *file, size_t N, size_t
     switch (format) {
     case F32: pack_32(&rows, K, out); break;
     case F16: case BF16: pack_16(&rows, K, out); break;
-    case Q4_0: pack_q4_0(&rows, K, out); break;
+    case Q4_0: case IQ4_NL: pack_q4_0(&rows, K, out); break;
     case Q4_1: pack_q4_1(&rows, K, out); break;
     case Q5_0: pack_q5_0(&rows, K, out); break;
     case Q5_1: pack_q5_1(&rows, K, out); break;
     case Q8_0: pack_q8_0(&rows, K, out); break;
+    case MXFP4: pack_mxfp4(&rows, K, out); break;
+    case Q2_K: pack_q2_k(&rows, K, out); break;
+    case Q3_K: pack_q3_k(&rows, K, out); break;
     case Q4_K: pack_q4_k(&rows, K, out); break;
     case Q5_K: pack_q5_k(&rows, K, out); break;
     case Q6_K: pack_q6_k(&rows, K, out); break;
+    case IQ4_XS: pack_iq4_xs(&rows, K, out); break;
+    case GRID: pack_grid(&rows, K, out); break;
     case FORMATS: break;
     }
 }

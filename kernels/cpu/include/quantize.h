@@ -47,7 +47,13 @@ static inline void quantize_256(const float *x, struct x256 *out)
     int32_t sums[16];
     for (int i = 0; i < 16; i++) sums[i] = quantize_16(f32_load(x + 16 * i), inverse, out->q + 16 * i);
     for (int i = 0; i < 16; i++) out->start32[i] = -32 * sums[i];
-    for (int j = 0; j < 8; j++) out->sums[j] = (int16_t)(sums[2 * j] + sums[2 * j + 1]);
+    for (int i = 0; i < 16; i++) out->sums16[i] = (int16_t)sums[i];
+    for (int j = 0; j < 8; j++) {
+        int32_t sum = sums[2 * j] + sums[2 * j + 1];
+        out->sums[j] = (int16_t)sum;
+        out->start4[j] = -4 * sums[2 * j];
+        out->start128[j] = -128 * sum;
+    }
     out->scale = largest / 127.0f;
 }
 

@@ -6,6 +6,7 @@
         .linear = {                                                                                                         \
             [F32] = linear_f32, [F16] = linear_f16, [BF16] = linear_bf16, [Q4_0] = linear_q4_0, [Q4_1] = linear_q4_1,       \
             [Q5_0] = linear_q5_0, [Q5_1] = linear_q5_1, [Q8_0] = linear_q8_0, [Q4_K] = linear_q4_k, [Q5_K] = linear_q5_k,   \
-            [Q6_K] = linear_q6_k,                                                                                           \
+            [Q6_K] = linear_q6_k, [IQ4_NL] = linear_iq4_nl, [MXFP4] = linear_mxfp4, [Q2_K] = linear_q2_k,                   \
+            [Q3_K] = linear_q3_k, [IQ4_XS] = linear_iq4_xs, [GRID] = linear_grid,                                           \
         },                                                                                                                  \
     }

@@ -6,6 +6,7 @@
 #define OLLAMA_UNPACK_H
 
 #include "pack.h"
+#include "tables.h"
 
 /* Byte of k = 4 i + t of row r in a vector. */
 static inline int byte_of(const uint32_t *vector, int r, int t)
@@ -35,6 +36,12 @@ static void unpack_block_32(enum format format, const void *block, int r, float 
             const struct packed_q5_1 *b = block;
             int fifth = byte_of(b->high, r, k % 4) >> k / 4 & 1;
             out[k] = float_of_half(b->d[r]) * (float)(nibble_32(b->q, k, r) | fifth << 4) + float_of_half(b->m[r]);
+        } else if (format == IQ4_NL) {
+            const struct packed_q4_0 *b = block;
+            out[k] = float_of_half(b->d[r]) * (float)(iq4_table[nibble_32(b->q, k, r)] - IQ4_OFFSET);
+        } else if (format == MXFP4) {
+            const struct packed_mxfp4 *b = block;
+            out[k] = float_of_e8m0(b->e[r]) * (float)(mxfp4_table[nibble_32(b->q, k, r)] - MXFP4_OFFSET);
         } else {
             const struct packed_q8_0 *b = block;
             out[k] = float_of_half(b->d[r]) * (float)(byte_of(b->q[k / 4], r, k % 4) - 128);
@@ -68,6 +75,45 @@ static void unpack_block_256(enum format format, const void *block, int r, float
     }
 }
 
+static void unpack_q2_k(const struct packed_q2_k *b, int r, float *out)
+{
+    for (int k = 0; k < 256; k++) {
+        int j = k / 16, u = k / 32 % 4, q = byte_of(b->q[k / 128 * 8 + k % 32 / 4], r, k % 4) >> 2 * u & 3;
+        float scale = float_of_half(b->d[r]) * (float)(b->scales[j / 4][scale_at(j, r)] & 15);
+        out[k] = scale * (float)q - float_of_half(b->m[r]) * (float)(b->scales[j / 4][minimum_at(j, r)] >> 4);
+    }
+}
+
+static void unpack_q3_k(const struct packed_q3_k *b, int r, float *out)
+{
+    for (int k = 0; k < 256; k++) {
+        int j = k / 16, i = k / 4 % 4, t = k % 4, six = 0;
+        for (int v = 0; v < 3; v++) six |= byte_of(b->q[k / 32][v], r, t) >> 6 << 2 * v;
+        int q = (i < 3 ? byte_of(b->q[k / 32][i], r, t) : six) >> 3 * (j % 2) & 7, at = 16 * (j % 4) + r;
+        int scale = (b->scales[j % 8 / 4][at] >> 4 * (j / 8) & 15) | (b->scales[2][at] >> 2 * (j / 4) & 3) << 4;
+        out[k] = float_of_half(b->d[r]) * (float)(scale - 32) * (float)(q - 4);
+    }
+}
+
+static void unpack_iq4_xs(const struct packed_iq4_xs *b, int r, float *out)
+{
+    for (int k = 0; k < 256; k++) {
+        int j = k / 32, scale = (b->low[r] >> 4 * j & 15) | (b->high[r] >> 2 * j & 3) << 4;
+        int value = iq4_table[nibble_32(b->q + 4 * j, k % 32, r)] - IQ4_OFFSET;
+        out[k] = float_of_half(b->d[r]) * (float)(scale - 32) * (float)value;
+    }
+}
+
+static void unpack_grid(const struct packed_grid *b, int r, float *out)
+{
+    const struct grid_table *grid = &grid_tables[b->table[0] % GRID_TABLES];
+    for (int k = 0; k < 256; k++) {
+        float scale = float_of_half(b->d[r]) * grid->unit * (float)b->scales[k / 16][r];
+        int q = byte_of(b->q[k / 64 * 8 + k % 32 / 4], r, k % 4) >> k / 32 % 2 * 4 & 15;
+        out[k] = scale * (float)(grid->values[q] - GRID_OFFSET);
+    }
+}
+
 /* Row n of a packed weight [N, K] -> out [K]. */
 static void unpack_row(enum format format, const void *packed, size_t K, size_t n, float *out)
 {
@@ -82,6 +128,14 @@ static void unpack_row(enum format format, const void *packed, size_t K, size_t 
             *out = float_of_bfloat(((const uint16_t *)group)[r]);
         else if (size == 32)
             unpack_block_32(format, group, r, out);
+        else if (format == Q2_K)
+            unpack_q2_k((const void *)group, r, out);
+        else if (format == Q3_K)
+            unpack_q3_k((const void *)group, r, out);
+        else if (format == IQ4_XS)
+            unpack_iq4_xs((const void *)group, r, out);
+        else if (format == GRID)
+            unpack_grid((const void *)group, r, out);
         else
             unpack_block_256(format, group, r, out);
     }
