@@ -18,6 +18,8 @@ from ollama_zmq.ops.program import PAGE_SLOTS, CacheSpec, Verified, WeightSpec
 from ollama_zmq.units import human_bytes
 
 Array = npt.NDArray[Any]
+INT32 = np.dtype(np.int32)
+FEW = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Step:
     @property
     def T(self) -> int:  # noqa: N802 - the axis symbol
         """Tokens in this pass."""
-        return int(self.lengths.sum())
+        return sum(self.lengths.tolist())
 
     @classmethod
     def of(
@@ -67,18 +69,19 @@ class Step:
         Raises:
             ShapeError: naming the field, the value and the limit.
         """
-        B = len(self.lengths)
-        if len(self.positions) != B or (uses_pages and len(self.pages) != B):
-            raise ShapeError(f"lengths [{B}], positions [{len(self.positions)}], pages [{len(self.pages)}] differ")
-        if B and (int(self.lengths.min()) < 1 or int(self.positions.min()) < 0):
+        lengths, positions, T = self.lengths.tolist(), self.positions.tolist(), self.T
+        B = len(lengths)
+        if len(positions) != B or (uses_pages and len(self.pages) != B):
+            raise ShapeError(f"lengths [{B}], positions [{len(positions)}], pages [{len(self.pages)}] differ")
+        if B and (min(lengths) < 1 or min(positions) < 0):
             raise ShapeError("lengths start at 1 and positions at 0")
-        if int(self.lengths.astype(np.int64).sum()) > max_tokens:
-            raise ShapeError(f"T={int(self.lengths.astype(np.int64).sum())} tokens, planned for {max_tokens}")
-        if len(self.rows) > min(self.T, max_rows):
-            raise ShapeError(f"{len(self.rows)} rows are wanted of {self.T}, planned for {max_rows}")
-        _check_range("rows", self.rows, self.T)
+        if max_tokens < T:
+            raise ShapeError(f"T={T} tokens, planned for {max_tokens}")
+        if len(self.rows) > min(T, max_rows):
+            raise ShapeError(f"{len(self.rows)} rows are wanted of {T}, planned for {max_rows}")
+        _check_range("rows", self.rows, T)
         for b in range(B if uses_pages else 0):
-            table, end = self.pages[b], int(self.positions[b]) + int(self.lengths[b])
+            table, end = self.pages[b], positions[b] + lengths[b]
             if end > len(table) * PAGE_SLOTS:
                 raise ShapeError(f"pages[{b}] hold {len(table) * PAGE_SLOTS} slots, position {end - 1} needs more")
             if len(table) > kv_pages:
@@ -95,20 +98,35 @@ class Step:
 
 def _int32(name: str, values: Any) -> Array:
     """Return *values* as int32 [n]; unlike ``astype``, nothing is wrapped or cut."""
+    if isinstance(values, np.ndarray) and values.dtype == INT32 and values.ndim == 1:
+        return values
     try:
         array = np.asarray(values if len(values) else np.zeros(0, np.int32))
     except (TypeError, ValueError) as error:
         raise ShapeError(f"{name}: no sequence of integers: {error}", arg=name) from None
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise ShapeError(f"{name}: {array.dtype} {array.shape}, expected integers on one axis", arg=name)
-    if array.dtype != np.int32 and len(array) and not -(2**31) <= int(array.min()) <= int(array.max()) < 2**31:
-        raise ShapeError(f"{name} are {array.min()}..{array.max()}, expected 32-bit integers", arg=name)
-    return array.astype(np.int32, copy=False)
+    if array.dtype != INT32 and len(array):
+        least, most = _bounds(array)
+        if not -(2**31) <= least <= most < 2**31:
+            raise ShapeError(f"{name} are {least}..{most}, expected 32-bit integers", arg=name)
+    return array.astype(INT32, copy=False)
 
 
 def _check_range(name: str, indices: Array, limit: int) -> None:
-    if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < limit:
-        raise ShapeError(f"{name} are {int(indices.min())}..{int(indices.max())}, expected 0..{limit - 1}", arg=name)
+    if not len(indices):
+        return
+    least, most = _bounds(indices)
+    if not 0 <= least <= most < limit:
+        raise ShapeError(f"{name} are {least}..{most}, expected 0..{limit - 1}", arg=name)
+
+
+def _bounds(indices: Array) -> tuple[int, int]:
+    """Return the smallest and the largest. A few are faster in Python: 0.5 us for 8, where NumPy takes 4."""
+    if len(indices) > FEW:
+        return int(indices.min()), int(indices.max())
+    values = indices.tolist()
+    return min(values), max(values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -232,7 +232,7 @@ def check_inputs(verified: Verified, array: Any, T: int) -> None:
     """
     spec = verified.input
     expected = tuple(T if size == "T" else size for size in spec.shape)
-    if str(array.dtype) != spec.dtype or tuple(array.shape) != expected:
+    if array.dtype != spec.dtype or tuple(array.shape) != expected:
         raise ShapeError(f"{spec.name}: {array.dtype} {array.shape}, expected {spec.dtype} {expected}", arg=spec.name)
     if not array.flags.c_contiguous:
         raise ShapeError(f"{spec.name}: not C-contiguous", arg=spec.name)
