@@ -242,7 +242,9 @@ class CoordinatorLoop:
         """Send to a worker. A full or vanished peer shows as the error that it is, never as silence."""
         routing_id = _routing_id(address, envelope.epoch)
         try:
-            self._router.send_multipart([routing_id, *frames.encode(envelope)], zmq.NOBLOCK, copy=False)
+            parts = [routing_id, *frames.encode(envelope)]
+            large = any(tensor.nbytes >= zmq.COPY_THRESHOLD for tensor in envelope.tensors.values())
+            self._router.send_multipart(parts, zmq.NOBLOCK, copy=not large)
         except zmq.ZMQError as error:
             self.handle(Detached(address, f"worker {address} takes no more messages: {error.strerror}"))
 

@@ -13,7 +13,8 @@
     LOADED     Got(Failed)                        StepFailed                             LOADED
     LOADED     Got(Failed, StageLost)             as when the link is lost               IDLE
     LOADED     a stage's link is lost             ModelLost, Release to the others       IDLE
-    loading    Got(Failed), a stage's link lost   LoadFailed, Release to the others      IDLE
+    loading    Got(Failed)                        LoadFailed, Release to the others      IDLE
+    loading    a stage's link is lost             Release to the others, Connect again   IDLE
 
 A worker that has been ready before and is gone when a model is loaded again is left out of the plan; one that never
 answered is a mistake in the list and fails the load, naming it.
@@ -66,6 +67,7 @@ from ollama_zmq.wire.messages import Bye, Defined, Failed, Ran, Ready, Release, 
 
 DEADLINE_S = 10.0
 DEADLINE_FACTOR = 10.0
+MAX_LOSSES = 2  # a load begins again so many times when workers die under it
 WARM_UP = Microbatch(-1, np.zeros(1, np.int32), lengths=(1,), positions=(0,), pages=((0,),), rows=(0,))
 
 
@@ -113,6 +115,7 @@ class Coordinator:
         self._latency: list[LatencyWindow] = []
         self._epochs = 0
         self._sent = 0
+        self._losses = 0  # stages lost during this load
 
     # What the loop asks for
 
@@ -130,7 +133,7 @@ class Coordinator:
     def load(self, order: LoadOrder, now: float) -> list[Effect]:
         """Replace whatever is loaded, once the workers have joined. Ends with ``Loaded`` or ``LoadFailed``."""
         effects = [] if self.phase is Phase.LOADED else self._drop_model()
-        self.wanted = order
+        self.wanted, self._losses = order, 0
         return effects + self.join(order.addresses, now)
 
     def unload(self) -> list[Effect]:
@@ -209,7 +212,7 @@ class Coordinator:
         before = link.status
         effects = change(link)
         if link.status in (Status.LOST, Status.REFUSED) and link.status is not before:
-            effects += self._lost(address, link.detail)
+            effects += self._lost(address, link.detail, now)
         return effects + self._greet(now) + self._settle(now)
 
     def _tick(self, now: float) -> list[Effect]:
@@ -382,13 +385,19 @@ class Coordinator:
 
     # Losing
 
-    def _lost(self, address: str, detail: str) -> list[Effect]:
+    def _lost(self, address: str, detail: str, now: float) -> list[Effect]:
         if address not in {stage.address for stage in self.stages}:
             return []
         error = StageLost(f"{detail}; the next request runs on what is left", worker=address)
-        loaded = self.phase is Phase.LOADED
+        loaded, order = self.phase is Phase.LOADED, self.order
         effects = self._drop_model()
-        return [*effects, ModelLost(error) if loaded else LoadFailed(error)]
+        if loaded:
+            return [*effects, ModelLost(error)]
+        if order is None or self.wanted is not None or self._losses == MAX_LOSSES:
+            return [*effects, LoadFailed(error)]
+        self._losses += 1
+        self.wanted = order
+        return [*effects, *self.join(order.addresses, now)]
 
     def _leave_all_but(self, addresses: tuple[str, ...]) -> list[Effect]:
         """End the lease of every worker that is not in *addresses* and that no model needs."""

@@ -7,7 +7,7 @@ A duplicate CONNECT_ROUTING_ID aborts the process        test_sockets: a routing
 IMMEDIATE with CONNECT_ROUTING_ID is EHOSTUNREACH        test_sockets: every socket has the options of the table
 Over MAXMSGSIZE connection and message are lost          test_worker_loop: a lost message shows in the sequence
 Without MANDATORY a full queue drops silently            test_sockets: an unknown peer is an error
-A sent buffer is read later, above 64 KB                 test_sending; test_worker_loop: outputs in flight
+A sent buffer is read later, above 64 KB                 test_worker_loop: outputs in flight
 ZAP sees no routing id with the NULL mechanism           security counts connections
 Heartbeats and ZAP are answered by other threads         test_worker_loop: refused while the worker is busy
 """

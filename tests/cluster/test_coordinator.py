@@ -243,6 +243,23 @@ def test_a_worker_that_cannot_load_fails_the_load_and_the_others_forget(workers,
     assert (A in [address for address, _ in workers.sent(Release)], workers.coordinator.phase) == (True, Phase.IDLE)
 
 
+def test_a_load_begins_again_when_a_worker_dies_under_it(workers, network):
+    workers.answers[(B, Define)] = lambda _: []
+    load(workers, order(network, A, B))
+    workers.mute = {B}
+    workers.happen(Broke(B, "worker b:50052 is gone"))
+    (loaded,) = workers.happen(Detached(B, "nobody listens"))
+    assert [s.worker for s in loaded.stages] == [A, LOCAL]
+
+
+def test_a_worker_that_dies_under_every_load_fails_it(workers, network):
+    workers.answers[(A, Define)] = lambda _: []
+    load(workers, order(network, A))
+    outcomes = [workers.happen(Broke(A, "worker a:50052 is gone")) for _ in range(3)]
+    assert outcomes[:2] == [[], []]
+    assert isinstance(outcomes[2][0].error, StageLost)
+
+
 def test_a_failed_step_leaves_the_model_standing(workers, network):
     load(workers, order(network, A))
     workers.answers[(A, Run)] = lambda m: [Failed(m.program, m.microbatch, "ShapeError", "pages[0] reach 9 of 2")]
