@@ -1,6 +1,7 @@
 """The CPU device: programs planned in Python, run in one call that holds no GIL.
 
-``OLLAMA_CPU_ISA`` picks the instruction set (generic, avx2, avx512) for tests and comparisons; all give the same bits.
+``OLLAMA_CPU_ISA`` picks the instruction set (generic, avx2, avx512, neon, neon-dot) for tests and comparisons; all
+give the same bits.
 ``OLLAMA_CPU_PIN=1`` pins each thread but the caller's to a core. It is off by default: several workers may share a
 host, and pinned to the same cores they would wait for each other.
 """
@@ -11,7 +12,7 @@ import os
 from collections.abc import Mapping
 
 from ollama_zmq.devices.base import Budget, DeviceWeight, Speeds
-from ollama_zmq.errors import RequestError, ShapeError
+from ollama_zmq.errors import OpError, RequestError, ShapeError
 from ollama_zmq.kernels.cpu import isa_names, simd
 from ollama_zmq.kernels.cpu.executable import CpuExecutable, executable_nbytes
 from ollama_zmq.kernels.cpu.executor import Pool
@@ -49,6 +50,7 @@ class CpuDevice:
         self._pool = Pool(self.threads, _pinned_to(self.threads))
         self._shelf = Shelf(budget)
         self._open: list[CpuWeight | CpuExecutable] = []
+        self._closed = False
 
     def check(self, verified: Verified) -> None:
         """Raise :class:`~ollama_zmq.errors.UnsupportedOp` naming an op or tensor type that has no kernel here."""
@@ -70,6 +72,7 @@ class CpuDevice:
 
     def load_weight(self, spec: WeightSpec, data: memoryview) -> CpuWeight:
         """Bring the file's bytes of one weight into 16-row groups. Raises as :class:`Device` says."""
+        self._check_open()
         weight = load_weight(spec, memoryview(data), self._shelf, self._pool)
         self._keep(weight)
         return weight
@@ -95,7 +98,9 @@ class CpuDevice:
 
         Raises:
             ShapeError: a weight is missing or is not what the program declares.
+            OpError: the device is closed.
         """
+        self._check_open()
         executable = CpuExecutable(
             verified,
             _matching(verified, weights),
@@ -110,6 +115,10 @@ class CpuDevice:
         self._keep(executable)
         return executable
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise OpError("the CPU device is closed")
+
     def _keep(self, item: CpuWeight | CpuExecutable) -> None:
         self._open = [*(kept for kept in self._open if kept.is_open), item]
 
@@ -122,7 +131,8 @@ class CpuDevice:
             scratch.close()
 
     def close(self) -> None:
-        """Free everything."""
+        """Free everything. Arrays that runs returned keep their values."""
+        self._closed = True
         for item in reversed(self._open):
             item.close()
         self._open.clear()

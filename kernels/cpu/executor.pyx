@@ -4,6 +4,7 @@ Addresses are plain integers here and only here; they come from :class:`Memory`,
 shapes: :mod:`device` has, before it calls.
 """
 
+from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int32_t, uintptr_t
 from libc.stdlib cimport calloc, free
@@ -115,39 +116,66 @@ def page_nbytes(size_t head_dim):
 
 
 cdef class Memory:
-    """Zeroed memory on huge pages. ``address`` is a multiple of 64; 0 once closed."""
+    """Zeroed memory on huge pages. ``address`` is a multiple of 64; 0 once closed.
+
+    Arrays over it may outlive ``close``: all but the part that arrays were made of goes back to the system at once, the
+    rest with the last of them.
+    """
 
     cdef arena arena
     cdef readonly size_t nbytes
+    cdef size_t arrays              # that exist
+    cdef size_t begin, end          # of what arrays were made of
+    cdef bint closed
 
     def __cinit__(self, size_t nbytes):
         if arena_open(&self.arena, nbytes) != 0:
             raise MemoryError(f"the system has no {nbytes} bytes")
-        self.nbytes = nbytes
+        self.nbytes = self.begin = nbytes
 
     def __dealloc__(self):
         arena_close(&self.arena)
 
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        if self.closed:
+            raise BufferError("memory that is closed")
+        PyBuffer_FillInfo(view, self, self.arena.memory, self.nbytes, 0, flags)
+        self.arrays += 1
+
+    def __releasebuffer__(self, Py_buffer *view):
+        self.arrays -= 1
+        if self.closed and not self.arrays:
+            arena_close(&self.arena)
+
     @property
     def address(self):
-        return <uintptr_t>self.arena.memory
+        return 0 if self.closed else <uintptr_t>self.arena.memory
 
     def forget(self, size_t offset, size_t nbytes):
         """Give a part that is not used any more back to the system."""
         arena_forget(self.arena.memory + offset, nbytes)
 
     def close(self):
-        arena_close(&self.arena)
+        if self.closed:
+            return
+        self.closed = True
+        if self.arrays:
+            self.forget(0, self.begin)
+            self.forget(self.end, self.nbytes - self.end)
+        else:
+            arena_close(&self.arena)
 
     def floats(self, size_t offset, size_t count):
-        """Return float32 [count] over this memory, which must outlive it."""
+        """Return float32 [count] over this memory. It keeps its values after ``close``."""
         if not count:
             return np.empty(0, np.float32)
-        return np.asarray(<float[:count]><float *>(self.arena.memory + offset))
+        self.begin, self.end = min(self.begin, offset), max(self.end, offset + count * sizeof(float))
+        return np.frombuffer(self, np.float32, count, offset)
 
     def bytes(self):
-        """Return uint8 [nbytes] over this memory, which must outlive it."""
-        return np.asarray(<unsigned char[:self.nbytes]><unsigned char *>self.arena.memory)
+        """Return uint8 [nbytes] over this memory."""
+        self.begin, self.end = 0, self.nbytes
+        return np.frombuffer(self, np.uint8)
 
 
 cdef struct packing:
@@ -198,7 +226,13 @@ cdef class Pool:
             pool_free(pool)
 
     def pack(self, int format, const unsigned char[::1] file, size_t N, size_t K, uintptr_t packed):
-        """Pack a weight [N, K] from the order of a file to 16-row groups at *packed*."""
+        """Pack a weight [N, K] from the order of a file to 16-row groups at *packed*.
+
+        Raises:
+            ValueError: the pool is closed.
+        """
+        if self.pool == NULL:
+            raise ValueError("a pool that is closed")
         cdef packing job = packing(self.pool, <format_t>format, &file[0], N, K, <void *>packed)
         with self.lock:
             with nogil:

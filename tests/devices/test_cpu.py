@@ -190,6 +190,26 @@ def test_what_a_run_returned_outlives_collection(device):
     assert_array_equal(out, np.ones((1, 8)))
 
 
+def test_what_a_run_returned_can_be_read_after_close():
+    device = open_device(2, Budget(64 * MEBIBYTE))
+    executable = device.compile(cached(), {"w": device.load_weight(MATRIX, ONES)}, kv_pages=1, max_tokens=8)
+    out = executable.run(np.array([1], np.int32), Step.of([1], [0], [[0]]))
+    executable.close()
+    device.close()
+    del executable, device
+    gc.collect()
+    assert_array_equal(out, np.ones((1, 8)))
+
+
+def test_a_closed_device_loads_and_compiles_nothing(device):
+    weight = device.load_weight(MATRIX, ONES)
+    device.close()
+    with pytest.raises(OpError, match="device is closed"):
+        device.load_weight(MATRIX, ONES)
+    with pytest.raises(OpError, match="device is closed"):
+        device.compile(cached(), {"w": weight}, kv_pages=1, max_tokens=8)
+
+
 @pytest.mark.parametrize("kind", ["F32", "F16", "Q8_0", "Q4_K", "Q3_K", "IQ4_NL", "IQ2_XS"])
 def test_a_split_model_has_the_bits_of_a_whole_one(device, tmp_path, kind):
     path = write_tiny_llama(tmp_path / "tiny.gguf", kind=kind, n_layers=3, rope_freqs=True, biases=True)

@@ -10,6 +10,35 @@
 
 struct arena { char *memory, *mapped; size_t mapped_nbytes; };
 
+#if defined(__SANITIZE_ADDRESS__)
+
+/* From the heap, where AddressSanitizer sees what is read or written outside of it or after its end. */
+#include <sanitizer/asan_interface.h>
+#include <stdlib.h>
+#include <string.h>
+
+static inline int arena_open(struct arena *arena, size_t nbytes)
+{
+    void *memory = NULL;
+    int refused = nbytes > (size_t)16 << 30 || posix_memalign(&memory, 64, nbytes);
+    *arena = (struct arena){memory, memory, nbytes};
+    if (!refused) memset(memory, 0, nbytes);
+    return refused ? -1 : 0;
+}
+
+static inline void arena_forget(void *part, size_t nbytes)
+{
+    ASAN_POISON_MEMORY_REGION(part, nbytes);
+}
+
+static inline void arena_close(struct arena *arena)
+{
+    free(arena->mapped);
+    *arena = (struct arena){0};
+}
+
+#else
+
 /* Map nbytes, zeroed and aligned to 64 bytes at least. Returns 0, or -1 when the system has no memory. */
 static inline int arena_open(struct arena *arena, size_t nbytes)
 {
@@ -39,5 +68,7 @@ static inline void arena_close(struct arena *arena)
     if (arena->mapped) munmap(arena->mapped, arena->mapped_nbytes);
     *arena = (struct arena){0};
 }
+
+#endif
 
 #endif

@@ -6,6 +6,11 @@
 
 #include "kernels.h"
 
+#if defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 /* The i-th table that this CPU can run, fastest first, or NULL. */
 static const struct kernels *isa_at(int i)
 {
@@ -16,6 +21,9 @@ static const struct kernels *isa_at(int i)
                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
     if (avx512 && i-- == 0) return &kernels_avx512;
     if (avx2 && i-- == 0) return &kernels_avx2;
+#elif defined(__aarch64__)
+    if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP && i-- == 0) return &kernels_neon_dot;
+    if (i-- == 0) return &kernels_neon;
 #endif
     return i == 0 ? &kernels_generic : NULL;
 }

@@ -1,7 +1,7 @@
 /* What an instruction set offers: one table of functions, filled by isa_*.c and chosen at run time (isa.h).
  *
  * All tables give equal bits for equal inputs: they are compiled from the same bodies (linear.h, attention.h ...) over
- * three vocabularies of lanes. Rows never depend on each other, nor on how many there are.
+ * four vocabularies of lanes. Rows never depend on each other, nor on how many there are.
  */
 #ifndef OLLAMA_KERNELS_H
 #define OLLAMA_KERNELS_H
@@ -46,6 +46,6 @@ struct kernels {
     void (*attention)(const struct attention_job *job, size_t first_column, size_t end_column);
 };
 
-extern const struct kernels kernels_generic, kernels_avx2, kernels_avx512;
+extern const struct kernels kernels_generic, kernels_avx2, kernels_avx512, kernels_neon, kernels_neon_dot;
 
 #endif

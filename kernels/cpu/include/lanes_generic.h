@@ -1,7 +1,7 @@
 /* Sixteen lanes in portable C: the vocabulary that kernels are written in, and the definition of what each word means.
  *
  * f32 is 16 float32, i32 is 16 int32, u8 is 64 bytes of which lane r owns bytes 4r..4r+3. Every float operation rounds once, to
- * nearest even; f32_fma is fused. lanes_avx2.h and lanes_avx512.h mean the same, bit for bit.
+ * nearest even; f32_fma is fused. lanes_avx2.h, lanes_avx512.h and lanes_neon.h mean the same, bit for bit.
  */
 #ifndef OLLAMA_LANES_H
 #define OLLAMA_LANES_H

@@ -17,6 +17,12 @@ static inline float inverse_scale(float largest)
     return largest > SMALLEST_SCALED ? 127.0f / largest : 0.0f;
 }
 
+/* x, or zeros in a block with a NaN or an infinity: its scale says so already, and the sums of such values would overflow. */
+static inline f32 if_finite(float largest, f32 x)
+{
+    return largest < INFINITY ? x : f32_zero();
+}
+
 static inline int32_t quantize_16(f32 x, f32 inverse, int8_t *q)
 {
     i32 rounded = i32_round(f32_mul(x, inverse));
@@ -29,8 +35,8 @@ static inline void quantize_32(const float *x, struct x32 *out)
     f32 low = f32_load(x), high = f32_load(x + 16);
     float largest = float_of_bits((uint32_t)i32_max_lane(magnitude_bits(magnitude_bits(i32_zero(), low), high)));
     f32 inverse = f32_set(inverse_scale(largest));
-    int32_t sum = quantize_16(low, inverse, out->q);
-    sum += quantize_16(high, inverse, out->q + 16);
+    int32_t sum = quantize_16(if_finite(largest, low), inverse, out->q);
+    sum += quantize_16(if_finite(largest, high), inverse, out->q + 16);
     out->scale = largest / 127.0f;
     out->scaled_sum = out->scale * (float)sum;
     out->start8 = -8 * sum;
@@ -45,7 +51,7 @@ static inline void quantize_256(const float *x, struct x256 *out)
     float largest = float_of_bits((uint32_t)i32_max_lane(bits));
     f32 inverse = f32_set(inverse_scale(largest));
     int32_t sums[16];
-    for (int i = 0; i < 16; i++) sums[i] = quantize_16(f32_load(x + 16 * i), inverse, out->q + 16 * i);
+    for (int i = 0; i < 16; i++) sums[i] = quantize_16(if_finite(largest, f32_load(x + 16 * i)), inverse, out->q + 16 * i);
     for (int i = 0; i < 16; i++) out->start32[i] = -32 * sums[i];
     for (int i = 0; i < 16; i++) out->sums16[i] = (int16_t)sums[i];
     for (int j = 0; j < 8; j++) {

@@ -1,0 +1,15 @@
+/* The kernels on the Advanced SIMD that every 64-bit Arm CPU has. */
+#if defined(__aarch64__)
+
+#include "lanes_neon.h"
+
+#include "attention.h"
+#include "linear.h"
+#include "quantize.h"
+#include "rows.h"
+
+#include "table.h"
+
+const struct kernels kernels_neon = KERNEL_TABLE("neon");
+
+#endif

@@ -1,0 +1,189 @@
+/* Runs every kernel of one instruction set on the same drawn numbers and prints a digest of each result.
+ *
+ *   kernel_driver [ISA]      lines "what  sizes  digest" of the fastest table if none is named; status 1 when this CPU has no such table
+ *
+ * Two programs that print the same lines compute the same bits, whatever CPU they ran on. Every buffer is an allocation of its own of
+ * just the size that is promised to the kernel, so that AddressSanitizer sees a value too many. Numbers are made of integers: drawing
+ * them rounds nowhere. A NaN counts as a NaN: its sign differs between CPUs.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "angles.h"
+#include "isa.h"
+#include "page.h"
+#include "unpack.h"
+
+static const struct kernels *k;
+static uint64_t state;
+
+static uint32_t draw(void)      /* xorshift64*: Vigna 2016 */
+{
+    state ^= state >> 12, state ^= state << 25, state ^= state >> 27;
+    return (uint32_t)(state * 2685821657736338717u >> 32);
+}
+
+/* In -1..1, every seventh 64 times as large, as hidden states have them. */
+static float draw_float(size_t i)
+{
+    return (float)((int32_t)draw() >> 8) * (i % 7 ? 0x1p-23f : 0x1p-17f);
+}
+
+static void *buffer(size_t nbytes)
+{
+    void *memory = NULL;
+    if (posix_memalign(&memory, 64, nbytes ? nbytes : 1)) abort();
+    memset(memory, 0x5a, nbytes);
+    return memory;
+}
+
+static float *floats(size_t count)
+{
+    float *values = buffer(count * sizeof *values);
+    for (size_t i = 0; i < count; i++) values[i] = draw_float(i);
+    return values;
+}
+
+static uint64_t mixed(uint64_t digest, uint32_t value)     /* FNV-1a, a word at a time */
+{
+    return (digest ^ value) * 1099511628211u;
+}
+
+static uint64_t digest_of(const float *values, size_t count)
+{
+    uint64_t digest = 14695981039346656037u;
+    for (size_t i = 0; i < count; i++) digest = mixed(digest, isnan(values[i]) ? 0x7fc00000u : bits_of_float(values[i]));
+    return digest;
+}
+
+static uint64_t digest_of_halves(const uint16_t *values, size_t count)
+{
+    uint64_t digest = 14695981039346656037u;
+    for (size_t i = 0; i < count; i++) digest = mixed(digest, (values[i] & 0x7fff) > 0x7c00 ? 0x7e00u : values[i]);
+    return digest;
+}
+
+static void report(const char *what, size_t a, size_t b, size_t c, uint64_t digest)
+{
+    printf("%-12s %5zu %5zu %5zu  %016llx\n", what, a, b, c, (unsigned long long)digest);
+}
+
+/* A weight [N, K] as a file has it. Of blocks any byte is drawn but those that would make a scale of 2^13 or more. */
+static uint8_t *draw_file(enum format format, size_t N, size_t K)
+{
+    size_t nbytes = N * row_nbytes(format, K);
+    uint8_t *file = buffer(nbytes);
+    for (size_t i = 0; i < nbytes; i++) {
+        file[i] = (uint8_t)draw();
+        if ((file[i] & 0x70) == 0x70) file[i] &= 0xdf;
+    }
+    for (size_t i = 0; format_infos[format].block_size == 1 && i < N * K; i++) {
+        float value = draw_float(i);
+        uint16_t half = format == F16 ? half_of_float(value) : (uint16_t)(bits_of_float(value) >> 16);
+        memcpy(file + i * format_infos[format].block_nbytes, format == F32 ? (void *)&value : (void *)&half, row_nbytes(format, 1));
+    }
+    return file;
+}
+
+static void run_linear(enum format format, const void *weight, size_t T, size_t N, size_t K)
+{
+    enum activation kind = format_infos[format].x;
+    float *x = floats(T * K), *out = buffer(T * N * sizeof *out);
+    char *panels = buffer(T * activation_nbytes(kind, K));
+    for (size_t t = 0; t < T; t++) k->pack_activation(kind, x + t * K, K, column_of(t, T, k->panel_columns), panels);
+    struct linear_job job = {weight, panels, out, K, N, T};
+    k->linear[format](&job, 0, 1);
+    k->linear[format](&job, 1, groups_of(N));
+    report("linear", (size_t)format_infos[format].ggml_id, T, K, digest_of(out, T * N));
+    free(x), free(out), free(panels);
+}
+
+static void run_format(enum format format)
+{
+    static const size_t tokens[] = {1, 2, 3, 4, 5, 13};
+    size_t N = 41, block = format_infos[format].block_size, K = block == 1 ? 57 : block * (block < 256 ? 3 : 2);
+    uint8_t *file = draw_file(format, N, K), *packed = buffer(groups_of(N) * 16 * row_nbytes(format, K));
+    for (size_t g = 0; g < groups_of(N); g++) pack_group(format, file, N, K, g, packed);
+    for (size_t i = 0; i < sizeof tokens / sizeof *tokens; i++) run_linear(format, packed, tokens[i], N, K);
+    float *rows = buffer(N * K * sizeof *rows);
+    for (size_t n = 0; n < N; n++) unpack_row(format, packed, K, n, rows + n * K);
+    report("embed", (size_t)format_infos[format].ggml_id, N, K, digest_of(rows, N * K));
+    free(file), free(packed), free(rows);
+}
+
+static void run_rows(size_t D)
+{
+    static const float extremes[] = {0.0f, -0.0f, 1e-40f, 88.5f, -88.5f, 1e30f, -1e30f, INFINITY, -INFINITY, NAN};
+    float *x = floats(D), *y = floats(D), *out = buffer(D * sizeof *out);
+    k->rms_norm(x, y, out, D, 1e-5f);
+    report("rms_norm", D, 0, 0, digest_of(out, D));
+    k->silu_mul(x, y, out, D);
+    report("silu_mul", D, 0, 0, digest_of(out, D));
+    for (size_t i = 0; i < D; i++) x[i] = extremes[(i + D) % 10];
+    k->silu_mul(x, y, out, D);
+    report("extremes", D, 0, 0, digest_of(out, D));
+    free(x), free(y), free(out);
+}
+
+static void run_rope(size_t head_dim, size_t rotary_dim, int32_t position)
+{
+    size_t n_heads = 3, values = n_heads * head_dim, pairs = rotary_dim / 2;
+    float *x = floats(values), *out = buffer(values * sizeof *out), *angles = buffer(rotary_dim * sizeof *angles);
+    double *frequency = buffer(pairs * sizeof *frequency);
+    for (size_t i = 0; i < pairs; i++) frequency[i] = 1.0 / (double)(1 + 3 * i);
+    rope_table(position, frequency, pairs, angles);
+    report("angles", rotary_dim, (size_t)position, 0, digest_of(angles, rotary_dim));
+    for (int halves = 0; halves < 2; halves++) {
+        k->rope(x, angles, out, n_heads, head_dim, rotary_dim, halves);
+        report("rope", head_dim, rotary_dim, (size_t)halves, digest_of(out, values));
+    }
+    free(x), free(out), free(angles), free(frequency);
+}
+
+static void fill_pages(uint16_t *cache, size_t slots, size_t E)
+{
+    float *key = buffer(E * sizeof *key), *value = buffer(E * sizeof *value);
+    memset(cache, 0, (slots + PAGE_SLOTS - 1) / PAGE_SLOTS * page_count(E) * sizeof *cache);
+    for (size_t s = 0; s < slots; s++) {
+        uint16_t *page = cache + s / PAGE_SLOTS * page_count(E);
+        for (size_t e = 0; e < E; e++) key[e] = draw_float(e), value[e] = draw_float(e);
+        k->store_keys(key, page, s % PAGE_SLOTS, E);
+        k->store_values(value, page + keys_count(E), s % PAGE_SLOTS, E);
+    }
+    free(key), free(value);
+}
+
+static void run_attention(size_t group, size_t E, size_t position, size_t tokens)
+{
+    static const int32_t pages[] = {0, 1, 2};
+    size_t width = group * E, slots = position + tokens, count = (slots + PAGE_SLOTS - 1) / PAGE_SLOTS * page_count(E);
+    float *q = floats(tokens * width), *out = buffer(tokens * width * sizeof *out);
+    float *scratch = buffer(attention_scratch(E) * sizeof *scratch);
+    uint16_t *cache = buffer(count * sizeof *cache);
+    fill_pages(cache, slots, E);
+    report("store_kv", E, slots, 0, digest_of_halves(cache, count));
+    struct attention_job job = {.q = q, .out = out, .cache = cache, .pages = pages, .page_stride = page_count(E), .row_stride = width,
+                                .head_dim = E, .group = group, .position = position, .scale = 0.125f, .scratch = scratch};
+    for (size_t first = 0; first < tokens * group; first += k->panel_columns) {
+        size_t end = first + k->panel_columns;
+        k->attention(&job, first, end < tokens * group ? end : tokens * group);
+    }
+    report("attention", group, E, slots, digest_of(out, tokens * width));
+    free(q), free(out), free(scratch), free(cache);
+}
+
+int main(int count, char **arguments)
+{
+    static const size_t widths[] = {1, 15, 16, 17, 97, 576};
+    static const size_t heads[] = {16, 18, 64, 128, 576};
+    for (int i = 0; (k = isa_at(i)) && count > 1 && strcmp(k->name, arguments[1]);) i++;
+    if (!k) return fprintf(stderr, "this CPU has no kernels of that name\n"), 1;
+    state = 88172645463325252u;
+    for (int format = 0; format < FORMATS; format++) run_format((enum format)format);
+    for (size_t i = 0; i < sizeof widths / sizeof *widths; i++) run_rows(widths[i]);
+    run_rope(64, 64, 1000), run_rope(80, 32, 131071), run_rope(6, 2, 1);
+    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) run_attention(3, heads[i], 0, 5), run_attention(5, heads[i], 130, 7);
+    return 0;
+}
