@@ -139,10 +139,10 @@ class CpuWeight:
             pool.pack(packed.index, recoded, len(rows), K, self.address + first * row_nbytes)
 
     def touch(self) -> None:
-        """Fill it with ones, so that the system has given it memory: a weight to measure with."""
+        """Fill it, with no subnormal numbers, so that the system has given it memory: a weight to measure with."""
         assert self._piece is not None
         begin = self._piece.offset
-        self._piece.slab.memory.bytes()[begin : begin + self.nbytes] = 1
+        self._piece.slab.memory.bytes()[begin : begin + self.nbytes] = 64
 
     def _floats(self) -> Array:
         assert self._piece is not None

@@ -34,7 +34,7 @@
  *
  * Sub-blocks j = 0..15 of 16 k of Q2_K and Q3_K:
  *   scale of Q2_K     scales[j / 4][16 (j % 4) + r] bits 0-3; its minimum where Q4_K has it, j / 4 counting to 3
- *   scale of Q3_K     low 4 bits in scales[j % 8 / 4][16 (j % 4) + r] bits 4 (j / 8) and up, high 2 in scales[2][...] bits 2 (j / 4) and up
+ *   scale of Q3_K     low 4 bits in scales[j % 8 / 4][16 (j % 4) + r] bits 4 (j / 8) and up, high 2 in scales[2], bits 2 (j / 4)
  *   q of Q2_K         bits 2u of vector 8 h + 4 p + i belong to sub-block 8 h + 2 u + p
  *   q of Q3_K         vector i of chunk c has k = 4 i + t of sub-block 2 c in bits 0-2, of 2 c + 1 in bits 3-5; bits 6-7 of the three
  *                     make six bits, 0-2 for k = 12 + t of sub-block 2 c and 3-5 for that of 2 c + 1

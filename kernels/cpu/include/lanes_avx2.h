@@ -200,6 +200,23 @@ static inline i32 i32_dot(i32 acc, u8 w, const int8_t *x)
     return (i32){dot_bytes(acc.low, w.low, four), dot_bytes(acc.high, w.high, four)};
 }
 
+/* Sums of 4 vectors fit 16 bits, so they are widened once. */
+static inline __m256i dot_bytes4(__m256i acc, __m256i a, __m256i b, __m256i c, __m256i d, const int8_t *x)
+{
+    const any_i32 *four = (const any_i32 *)x;
+    __m256i pairs = _mm256_maddubs_epi16(a, _mm256_set1_epi32(four[0]));
+    pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(b, _mm256_set1_epi32(four[1])));
+    pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(c, _mm256_set1_epi32(four[2])));
+    pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(d, _mm256_set1_epi32(four[3])));
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+
+static inline i32 i32_dot4(i32 acc, const u8 *w, const int8_t *x)
+{
+    return (i32){dot_bytes4(acc.low, w[0].low, w[1].low, w[2].low, w[3].low, x),
+                 dot_bytes4(acc.high, w[0].high, w[1].high, w[2].high, w[3].high, x)};
+}
+
 /* VPMADDUBSW saturates at 255 * 127 * 2, so the offset comes off first and the sign goes over to x: |w| * sign(w) x. */
 static inline i32 i32_start128(const int32_t *start) { (void)start; return i32_zero(); }
 

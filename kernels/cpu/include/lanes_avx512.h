@@ -86,6 +86,11 @@ static inline i32 i32_dot(i32 acc, u8 w, const int8_t *x)
     return acc;
 }
 
+static inline i32 i32_dot4(i32 acc, const u8 *w, const int8_t *x)
+{
+    return i32_dot(i32_dot(i32_dot(i32_dot(acc, w[0], x), w[1], x + 4), w[2], x + 8), w[3], x + 12);
+}
+
 static inline i32 i32_start128(const int32_t *start) { return i32_set(*start); }
 static inline i32 i32_dot128(i32 acc, u8 w, const int8_t *x) { return i32_dot(acc, w, x); }
 

@@ -96,6 +96,13 @@ static inline i32 i32_dot(i32 acc, u8 w, const int8_t *x)
     return acc;
 }
 
+/* The same for 4 vectors and 16 x. w <= 32. */
+static inline i32 i32_dot4(i32 acc, const u8 *w, const int8_t *x)
+{
+    for (int i = 0; i < 4; i++) acc = i32_dot(acc, w[i], x + 4 * i);
+    return acc;
+}
+
 /* The same for w stored with 128 added; the sum starts at i32_start128. */
 static inline i32 i32_start128(const int32_t *start) { return i32_set(*start); }
 static inline i32 i32_dot128(i32 acc, u8 w, const int8_t *x) { return i32_dot(acc, w, x); }

@@ -193,6 +193,11 @@ static inline i32 i32_dot(i32 acc, u8 w, const int8_t *x)
     return (i32){dot_signed(acc.a, w.a, four), dot_signed(acc.b, w.b, four), dot_signed(acc.c, w.c, four), dot_signed(acc.d, w.d, four)};
 }
 
+static inline i32 i32_dot4(i32 acc, const u8 *w, const int8_t *x)
+{
+    return i32_dot(i32_dot(i32_dot(i32_dot(acc, w[0], x), w[1], x + 4), w[2], x + 8), w[3], x + 12);
+}
+
 static inline i32 i32_start128(const int32_t *start) { (void)start; return i32_zero(); }
 
 static inline i32 i32_dot128(i32 acc, u8 w, const int8_t *x)

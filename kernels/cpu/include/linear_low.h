@@ -12,30 +12,19 @@ ALWAYS_INLINE u8 two_bits(u8 four, const int u)
     return u8_and(u < 2 ? four : u8_shr(four, 4), u % 2 ? 12 : 3);
 }
 
-/* f += s * (sum of sub-block times x) for the four sub-blocks n = 8 half + 2 u + part of 16 k; see add_chunk. */
+/* f += s * (sum of sub-block times x) for the four sub-blocks n = 8 half + 2 u + part of 16 k. */
 ALWAYS_INLINE void add_four_q2(
     const int C, int half, const int part, const struct packed_q2_k *w, const uint8_t *scales, const struct x256 *x, f32 *f)
 {
-    const uint32_t(*q)[16] = w->q + 8 * half + 4 * part;
-    const int n = 8 * half + part;
-    i32 sum[4][TILE_COLUMNS];
-    UNROLL for (int u = 0; u < 4; u++) EACH_COLUMN(c) sum[u][c] = i32_zero();
-    if (FEW_COLUMNS(C)) {
-        UNROLL for (int i = 0; i < 4; i++) {
-            u8 four = u8_load(q[i]);
-            UNROLL for (int u = 0; u < 4; u++) {
-                u8 two = two_bits(four, u);
-                EACH_COLUMN(c) sum[u][c] = i32_dot(sum[u][c], two, x[c].q + 16 * (n + 2 * u) + 4 * i);
-            }
-        }
-    }
+    u8 four[4], two[4];
+    UNROLL for (int i = 0; i < 4; i++) four[i] = u8_load(w->q[8 * half + 4 * part + i]);
     UNROLL for (int u = 0; u < 4; u++) {
-        UNROLL for (int i = 0; i < 4 && !FEW_COLUMNS(C); i++) {
-            u8 two = two_bits(u8_load(q[i]), u);
-            EACH_COLUMN(c) sum[u][c] = i32_dot(sum[u][c], two, x[c].q + 16 * (n + 2 * u) + 4 * i);
-        }
-        f32 scale = f32_of_u8(scales + 16 * (n + 2 * u));
-        add_scaled(C, sum[u], u % 2 ? f32_mul(scale, f32_set(0.25f)) : scale, f);
+        const int n = 8 * half + 2 * u + part;
+        i32 sum[TILE_COLUMNS];
+        UNROLL for (int i = 0; i < 4; i++) two[i] = two_bits(four[i], u);
+        EACH_COLUMN(c) sum[c] = i32_dot4(i32_zero(), two, x[c].q + 16 * n);
+        f32 scale = f32_of_u8(scales + 16 * n);
+        add_scaled(C, sum, u % 2 ? f32_mul(scale, f32_set(0.25f)) : scale, f);
     }
 }
 
