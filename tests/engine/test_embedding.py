@@ -7,22 +7,44 @@ from ollama_zmq.devices.base import Budget, Step
 from ollama_zmq.devices.registry import open_device
 from ollama_zmq.engine.embedding import Embedding
 from ollama_zmq.formats.gguf import open_gguf
+from ollama_zmq.formats.quants import dequantize, tensor_nbytes, type_of_id
+from ollama_zmq.kernels.cpu.weights import FORMATS
 from ollama_zmq.models.base import Network
-from ollama_zmq.ops.program import verify
-from tests.models_tiny import FILE_TYPES, write_tiny_llama
+from ollama_zmq.ops.builder import Builder
+from ollama_zmq.ops.program import WeightSpec, verify
+from tests.models_tiny import write_tiny_llama
+
+V, D = 40, 512
 
 
-@pytest.mark.parametrize("kind", FILE_TYPES)
-def test_rows_have_the_bits_of_the_embed_kernel(kind, tmp_path):
-    """Split equals unsplit only if the broker's look-up and the device's are the same."""
-    path = write_tiny_llama(tmp_path / "tiny.gguf", kind=kind)
+def embedded(verified, spec, data, token_ids):
+    """What the CPU's embed kernel makes of *token_ids*."""
     device = open_device("cpu", threads=1, budget=Budget(1 << 28))
-    with open_gguf(path) as gguf:
+    weight = device.load_weight(spec, data)
+    executable = device.compile(verified, {spec.name: weight}, kv_pages=0, max_tokens=len(token_ids))
+    rows = np.array(executable.run(token_ids, Step.of([len(token_ids)], [0])))
+    device.close()
+    return rows
+
+
+@pytest.mark.parametrize("kind", ["F16", "Q4_1", "Q8_0", "Q6_K"])
+def test_rows_of_a_file_are_those_of_the_embed_kernel(kind, tmp_path):
+    with open_gguf(write_tiny_llama(tmp_path / "tiny.gguf", kind=kind)) as gguf:
         verified = verify(Network(gguf).embed_program())
         (spec,) = verified.program.weights
         token_ids = np.arange(spec.shape[0], dtype=np.int32)[::-1].copy()
-        weight = device.load_weight(spec, gguf.data(spec.name))
-        executable = device.compile(verified, {spec.name: weight}, kv_pages=0, max_tokens=len(token_ids))
-        expected = np.array(executable.run(token_ids, Step.of([len(token_ids)], [0])))
+        expected = embedded(verified, spec, gguf.data(spec.name), token_ids)
         assert np.array_equal(Embedding(gguf).rows(token_ids), expected)
-    device.close()
+
+
+@pytest.mark.parametrize("number", FORMATS, ids=lambda number: type_of_id(number).name)
+def test_dequantizers_and_kernels_give_the_same_bits(number):
+    """Split equals unsplit only if the broker's look-up and the device's are the same, NaN and all."""
+    kind, spec = type_of_id(number), WeightSpec("w", number, (V, D))
+    data = np.random.default_rng(0).integers(0, 256, tensor_nbytes(kind, (V, D)), dtype=np.uint8)
+    ops = Builder("embed")
+    verified = verify(ops.program("rows", ops.embed(ops.input("token_ids", ("T",), "int32"), ops.weight(spec))))
+    with np.errstate(all="ignore"):
+        expected = dequantize(kind, memoryview(data), (V, D))
+    found = embedded(verified, spec, memoryview(data), np.arange(V, dtype=np.int32))
+    assert np.array_equal(found, expected, equal_nan=True)
