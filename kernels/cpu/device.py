@@ -47,7 +47,7 @@ class CpuDevice:
         self.isa = _chosen_isa(isa)
         self.name = f"{cpu_name()}, {self.isa}, {self.threads} thread{'s' if self.threads > 1 else ''}"
         self._kernels = simd.kernels_named(self.isa)
-        self._pool = Pool(self.threads, _pinned_to(self.threads))
+        self.pool = Pool(self.threads, _pinned_to(self.threads))
         self._shelf = Shelf(budget)
         self._open: list[CpuWeight | CpuExecutable] = []
         self._closed = False
@@ -73,7 +73,7 @@ class CpuDevice:
     def load_weight(self, spec: WeightSpec, data: memoryview) -> CpuWeight:
         """Bring the file's bytes of one weight into 16-row groups. Raises as :class:`Device` says."""
         self._check_open()
-        weight = load_weight(spec, memoryview(data), self._shelf, self._pool)
+        weight = load_weight(spec, memoryview(data), self._shelf, self.pool)
         self._keep(weight)
         return weight
 
@@ -105,7 +105,7 @@ class CpuDevice:
             verified,
             _matching(verified, weights),
             self._kernels,
-            self._pool,
+            self.pool,
             self.budget,
             threads=self.threads,
             kv_pages=kv_pages,
@@ -136,7 +136,7 @@ class CpuDevice:
         for item in reversed(self._open):
             item.close()
         self._open.clear()
-        self._pool.close()
+        self.pool.close()
 
 
 def _chosen_isa(isa: str | None) -> str:

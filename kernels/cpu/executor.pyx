@@ -198,6 +198,22 @@ cdef void pack_groups(void *context, int thread) noexcept nogil:
             pack_group(job.format, job.file, job.N, job.K, <size_t>g, job.packed)
 
 
+cdef struct reading:
+    c_pool *pool
+    const unsigned long *words
+    size_t count
+    unsigned long sum
+
+
+cdef void read_share(void *context, int thread) noexcept nogil:
+    cdef reading *job = <reading *>context
+    cdef size_t i, begin = job.count * thread // job.pool.threads, end = job.count * (thread + 1) // job.pool.threads
+    cdef unsigned long sum = 0
+    for i in range(begin, end):
+        sum += job.words[i]
+    job.sum += sum                  # only so that the loop stays; which thread adds last does not matter
+
+
 cdef class Pool:
     """Threads that work together; the caller is one of them. One caller at a time holds ``lock``.
 
@@ -237,6 +253,13 @@ cdef class Pool:
         with self.lock:
             with nogil:
                 pool_run(self.pool, pack_groups, &job)
+
+    def read(self, Memory memory):
+        """Read all of *memory* once, in order, each thread a share: what the machine's reads are measured with."""
+        cdef reading job = reading(self.pool, <const unsigned long *>memory.arena.memory, memory.nbytes // sizeof(long), 0)
+        with self.lock:
+            with nogil:
+                pool_run(self.pool, read_share, &job)
 
 
 cdef class Program:
