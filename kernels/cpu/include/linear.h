@@ -14,9 +14,9 @@
  * A tile holds one integer and one float accumulator per column; TILE_COLUMNS is what fits the registers. With few columns a pass
  * over a block's vectors adds to several sums: each vector is then read once, and in order.
  *
- * What streams is the hardware's prefetch of memory read in order. A software prefetch of every line gets in its way (T0 at any
- * distance; T1 4 to 8 KB ahead: 21 GB/s where the plain loads of Q8_0 reach 30 of 33). One T1 prefetch in 256 bytes, 2 KB ahead, only starts it
- * early after a page border: Q4_0 on one Zen 4 core 24 -> 28 GB/s, the others 0-10 %.
+ * What streams is the hardware's prefetch of memory read in order. A software prefetch of every line can get in its way
+ * (Q8_0 on one Zen 4 core: 30 of 33 GB/s without, 21 with T1 8 KB ahead). One T1 prefetch in 256 bytes, 2 KB ahead, only
+ * starts it early after a page border, which is worth 0 to 10 %.
  */
 #ifndef OLLAMA_LINEAR_H
 #define OLLAMA_LINEAR_H

@@ -3,8 +3,8 @@
  *   keys     [head_dim][64 slots]               a vector holds one e of 16 slots: scores need no sum across lanes
  *   values   [strip of 64 values][64][width]    sums over slots need none either; the last strip's width is what is left, padded to 16
  *
- * so that a tile, which works on 64 slots of keys and then on a strip of values, reads the page in order. With keys kept by 16 slots
- * and values by whole rows, one Zen 4 core decoded at 11 GB/s from memory where it now does 16.
+ * so that a tile, which works on 64 slots of keys and then on a strip of values, reads the page in order, as the hardware's
+ * prefetch wants it.
  *
  * A cache is [page][kv head] of these.
  */
