@@ -55,7 +55,8 @@ class LoadRequest:
     Attributes:
         blob: "sha256-<hex>" when the file is a blob of a store; workers that hold the blob need not be sent its bytes.
         num_ctx: slots of one sequence; at most the context the model was trained for is used.
-        num_batch: the most tokens of one pass; num_parallel: sequences at once; num_thread: 0 means all.
+        num_batch: the most tokens of one pass; num_parallel: sequences at once.
+        num_thread: of the request; the local device keeps the threads it was opened with.
     """
 
     name: str

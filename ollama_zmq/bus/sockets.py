@@ -33,7 +33,6 @@ from zmq.utils.monitor import parse_monitor_message
 
 from ollama_zmq.errors import LocalProtocolError, RequestError, Unreachable
 
-CHUNK_BYTES = 1 << 20
 MAX_FRAME_BYTES = (32 << 20) + (64 << 10)
 QUEUE_MESSAGES = 256
 HANDSHAKE_MS = 3000

@@ -15,12 +15,11 @@ from pathlib import Path
 
 import structlog
 
-from ollama_zmq.bus.sockets import CHUNK_BYTES
 from ollama_zmq.devices.base import Array, Device, DeviceWeight
 from ollama_zmq.errors import ModelFileError, RemoteProtocolError
 from ollama_zmq.formats.quants import tensor_nbytes, type_of_id
 from ollama_zmq.ops.program import WeightSpec
-from ollama_zmq.wire.messages import Put, WeightSource
+from ollama_zmq.wire.messages import CHUNK_BYTES, Put, WeightSource
 
 MAX_BLOB_NAME = 128
 

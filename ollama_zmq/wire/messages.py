@@ -17,6 +17,8 @@ from typing import ClassVar
 
 import msgspec
 
+CHUNK_BYTES = 1 << 20  # of a weight in one Put; larger frames outlast a heartbeat on slow links
+
 
 def _snake(name: str) -> str:
     return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
@@ -153,7 +155,7 @@ class Defined(Message, frozen=True):
 
 
 class Put(Message, frozen=True):
-    """One chunk of a weight, at most 1 MB, in order. Answered by ``Stored``.
+    """One chunk of a weight, at most ``CHUNK_BYTES``, in order. Answered by ``Stored``.
 
     Attributes:
         offset: where the chunk begins in the weight.

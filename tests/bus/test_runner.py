@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from ollama_zmq.bus.runner import Reply, Runner
-from ollama_zmq.bus.sockets import CHUNK_BYTES
 from ollama_zmq.devices.base import Budget
 from ollama_zmq.devices.reference import ReferenceDevice
 from ollama_zmq.errors import (
@@ -19,7 +18,7 @@ from ollama_zmq.errors import (
     UnsupportedOp,
 )
 from ollama_zmq.ops.program import Call
-from ollama_zmq.wire.messages import Defined, Put, Ran, Ready, Stored, WeightSource
+from ollama_zmq.wire.messages import CHUNK_BYTES, Defined, Put, Ran, Ready, Stored, WeightSource
 from tests.bus.peer import cached_program, chunks_of, define_of, linear_program, random_weight, run_of
 
 PROGRAM = linear_program()

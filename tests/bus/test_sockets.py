@@ -12,7 +12,6 @@ import zmq
 import ollama_zmq.bus
 from ollama_zmq.bus import sockets
 from ollama_zmq.bus.sockets import (
-    CHUNK_BYTES,
     MAX_FRAME_BYTES,
     Accepted,
     Connected,
@@ -29,6 +28,7 @@ from ollama_zmq.bus.sockets import (
     worker_socket,
 )
 from ollama_zmq.errors import LocalProtocolError, RequestError, Unreachable
+from ollama_zmq.wire.messages import CHUNK_BYTES
 from tests.bus.peer import DEADLINE_S
 
 SOURCES = [path.read_text() for path in Path(ollama_zmq.bus.__file__).parent.glob("*.py")]

@@ -26,13 +26,26 @@ from ollama_zmq.cluster.events import (
     Tick,
 )
 from ollama_zmq.cluster.stages import LOCAL, LoadOrder
-from ollama_zmq.cluster.uploads import BUSY_CREDIT_BYTES, CHUNK_BYTES, IDLE_CREDIT_BYTES, Upload
+from ollama_zmq.cluster.uploads import BUSY_CREDIT_BYTES, IDLE_CREDIT_BYTES, Upload
 from ollama_zmq.engine.requests import Microbatch
 from ollama_zmq.errors import OutOfDeviceMemory, ShapeError, StageLost, Unreachable
 from ollama_zmq.formats.gguf import open_gguf
 from ollama_zmq.models.base import Network
 from ollama_zmq.wire.frames import Envelope
-from ollama_zmq.wire.messages import Bye, Define, Failed, Hello, Ping, Pong, Ran, Refused, Release, Run, WeightSource
+from ollama_zmq.wire.messages import (
+    CHUNK_BYTES,
+    Bye,
+    Define,
+    Failed,
+    Hello,
+    Ping,
+    Pong,
+    Ran,
+    Refused,
+    Release,
+    Run,
+    WeightSource,
+)
 from tests.cluster.fake_workers import BUDGET, FakeWorkers, welcome, without_joining
 
 A, B = "a:50052", "b:50052"
