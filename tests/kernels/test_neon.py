@@ -1,35 +1,19 @@
 """The bits of every instruction set, Arm's included, by a C program that runs each kernel on drawn numbers.
 
-``kernel_driver.c`` is built for this machine and for 64-bit Arm, where ``qemu-aarch64`` runs it; the portable C of this
-machine says what is right. On Debian: ``apt install gcc-aarch64-linux-gnu qemu-user``.
+``kernel_driver.c`` is built for this machine and for 64-bit Arm; the portable C of this machine says what is right.
 """
 
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from ollama_zmq.kernels.cpu import isa_names
+from tests.kernels.compiled import QEMU, compiled, compiled_for_arm
 
 pytestmark = [pytest.mark.full, pytest.mark.skipif(sys.platform != "linux", reason="the kernels are built on Linux")]
-HERE = Path(__file__).parent
-KERNELS = HERE.parents[1] / "kernels" / "cpu"
-FLAGS = ["-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", f"-I{KERNELS / 'include'}"]
 SANITIZERS = ["-g1", "-fsanitize=address,undefined", "-fno-sanitize=null,object-size", "-fno-sanitize-recover=all"]
 OUTLINED = "--param=asan-instrumentation-with-call-threshold=0"
-ARM_COMPILER = "aarch64-linux-gnu-gcc"
-QEMU = "qemu-aarch64"
-
-
-def built(compiler, target, *flags):
-    """The driver as an executable file; a compiler that is missing skips the test."""
-    if not shutil.which(compiler):
-        pytest.skip(f"{compiler} is not installed")
-    sources = [HERE / "kernel_driver.c", *sorted(KERNELS.glob("isa_*.c"))]
-    subprocess.run([compiler, "-O1", *FLAGS, *flags, *sources, "-lm", "-o", target], check=True, timeout=900)
-    return target
 
 
 def digests(*command):
@@ -42,7 +26,7 @@ def digests(*command):
 @pytest.fixture(scope="module")
 def native(tmp_path_factory):
     """The driver for this machine under AddressSanitizer and UndefinedBehaviorSanitizer."""
-    return built("gcc", tmp_path_factory.mktemp("native") / "driver", *SANITIZERS, OUTLINED)
+    return compiled("kernel_driver", tmp_path_factory.mktemp("native") / "driver", *SANITIZERS, OUTLINED)
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +37,8 @@ def expected(native):
 
 @pytest.fixture(scope="module")
 def arm(tmp_path_factory):
-    """The driver for 64-bit Arm; it needs nothing of that system."""
-    if not shutil.which(QEMU):
-        pytest.skip(f"{QEMU} is not installed")
-    return built(ARM_COMPILER, tmp_path_factory.mktemp("arm") / "driver", "-static")
+    """The driver for 64-bit Arm."""
+    return compiled_for_arm("kernel_driver", tmp_path_factory.mktemp("arm") / "driver")
 
 
 @pytest.mark.parametrize("isa", isa_names())
