@@ -35,6 +35,7 @@ from ollama_zmq.formats.options import Options
 from ollama_zmq.store.models import Store
 from ollama_zmq.version import VERSION
 
+RELAY = Path(__file__).parents[1] / "tests" / "relay.py"
 K = TypeVar("K")
 T = TypeVar("T")
 _request_numbers = count()
@@ -147,6 +148,18 @@ def worker_addresses(rpc: str, n_workers: int, threads: int) -> Iterator[tuple[s
     with Children() as children:
         started = tuple(children.start_worker(threads=threads) for _ in range(n_workers))
         yield parse_servers(rpc) + started
+
+
+@contextmanager
+def relayed(addresses: Sequence[str], delay_ms: float, mbit: float = 0.0) -> Iterator[tuple[str, ...]]:
+    """Where *addresses* are reached over a cable: *delay_ms* one way and *mbit* Mbit/s (0: no limit) either way."""
+    if not addresses or not (delay_ms or mbit):
+        yield tuple(addresses)
+        return
+    command = [sys.executable, str(RELAY), "--delay-ms", str(delay_ms), "--mbit", str(mbit), *addresses]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as relay:
+        assert relay.stdout is not None
+        yield tuple(relay.stdout.readline().strip() for _ in addresses)
 
 
 @contextmanager
