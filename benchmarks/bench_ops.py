@@ -14,13 +14,14 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 
 import numpy as np
 
 from ollama_zmq.devices.base import Budget, Step
-from ollama_zmq.formats.quants import QuantType
+from ollama_zmq.formats.quants import QuantType, row_nbytes
 from ollama_zmq.kernels.cpu.device import CpuDevice
 from ollama_zmq.kernels.cpu.executor import Memory
 from ollama_zmq.kernels.cpu.weights import FORMATS
@@ -62,10 +63,24 @@ class Bench:
         seconds = min(_seconds(lambda: self.device.pool.read(self.memory)) for _ in range(self.repeats))
         return STREAMED_NBYTES / seconds / 1e9
 
-    def time(self, ops: Builder, out: Value, x: np.ndarray, step: Step, *, kv_pages: int = 0) -> float:
-        """Return the best seconds of one run of a program whose weights have no meaning."""
+    def time(
+        self,
+        ops: Builder,
+        out: Value,
+        x: np.ndarray,
+        step: Step,
+        *,
+        kv_pages: int = 0,
+        given: Mapping[str, np.ndarray] = MappingProxyType({}),
+    ) -> float:
+        """Return the best seconds of one run of a program whose weights, but for those *given*, have no meaning."""
         verified = verify(ops.program("out", out))
-        weights = {spec.name: self.device.blank_weight(spec) for spec in verified.program.weights}
+        weights = {
+            spec.name: self.device.load_weight(spec, memoryview(given[spec.name]).cast("B"))
+            if spec.name in given
+            else self.device.blank_weight(spec)
+            for spec in verified.program.weights
+        }
         executable = self.device.compile(verified, weights, kv_pages=kv_pages, max_tokens=len(x))
         try:
             return min(_seconds(lambda: executable.run(x, step)) for _ in range(self.repeats))
@@ -115,6 +130,26 @@ class Bench:
         rate = touched * 4 * T * D / seconds / 1e9
         return Case(op, T, f"D={D}", seconds * 1e6, rate, "GB/s", rate / self.read_gb_s)
 
+    def experts(self, kind: str, T: int, X: int = 8, J: int = 2) -> Case:
+        """Tokens that use *J* of *X* experts each: bytes of one token's, which no cache holds, else multiply-adds."""
+        K = 4096
+        N = STREAMED_NBYTES // J // row_nbytes(QuantType[kind], K) if T == 1 else 4096
+        rng = np.random.default_rng(0)
+        router, x = (rng.normal(size=(rows, K)).astype(np.float32) for rows in (X, T))
+        ops = Builder("experts")
+        token = ops.input("x", ("T", K))
+        routing = ops.route(ops.linear(token, ops.weight(WeightSpec("r", 0, (X, K)))), n_used=J, softmax_over="chosen")
+        spec = WeightSpec("w", QuantType[kind].id, (X, N, K))
+        out = ops.expert_linear(token, routing, ops.weight(spec), n_used=J)
+        limit = self.read_limit()
+        seconds = self.time(ops, out, x, Step.of([T], [0]), given={"r": router})
+        name, sizes = f"experts {kind}", f"X={X} J={J} N={N}"
+        if T == 1:
+            rate = self.device.weight_nbytes(spec) * J / X / seconds / 1e9
+            return Case(name, T, sizes, seconds * 1e6, rate, "GB/s", rate / max(limit, self.read_limit()))
+        rate = 2 * J * N * K * T / seconds / 1e9
+        return Case(name, T, sizes, seconds * 1e6, rate, "GFLOP/s", rate / self.gflop_s)
+
     def attention(self, T: int, context: int, H: int, G: int, E: int) -> Case:
         """The last T tokens of a sequence of *context*: bytes of the cache when decoding, else multiply-adds."""
         ops = Builder("attention")
@@ -139,6 +174,7 @@ def cases(bench: Bench, quick: bool) -> Iterator[Case]:
     yield from (bench.decode(kind) for kind in kinds)
     yield from (bench.prefill(kind, T) for kind in kinds for T in ((512,) if quick else (8, 64, 512)))
     yield from (bench.rows(op, T) for op in ("add", "rms_norm", "silu_mul", "rope") for T in (1, 512))
+    yield from (bench.experts(kind, T) for kind in ("Q8_0", "Q4_K") for T in (1, 8, 512))
     for H, G, E in ((9, 3, 64), (32, 8, 128)):
         yield bench.attention(1, 512, H, G, E)
         yield bench.attention(1, 8192, H, G, E)

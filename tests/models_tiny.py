@@ -62,6 +62,7 @@ def write_tiny_llama(
     tied: bool = True,
     biases: bool = False,
     ffn_biases: bool = False,
+    experts: tuple[int, int] = (0, 0),
     chat_template: str | None = CHAT_TEMPLATE,
     name: str = "tiny",
     seed: int = 0,
@@ -74,6 +75,7 @@ def write_tiny_llama(
         hidden_size, head_dim, ffn_size: 64, 16 and 128, or 256, 64 and 512 for the types with blocks of 256.
         rope_freqs: add ``rope_freqs.weight`` float32 [head_dim / 2], as Llama 3.1 has.
         tied: no ``output.weight``; the head is the embedding.
+        experts: how many a layer has and how many of them a token uses; (0, 0) is a dense feed-forward.
         biases, ffn_biases: add biases of the four attention linears, of the three feed-forward ones.
     """
     wide = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][0] == 256
@@ -94,6 +96,9 @@ def write_tiny_llama(
     writer.add_rope_dimension_count(K)
     writer.add_rope_freq_base(rope_theta)
     writer.add_layer_norm_rms_eps(1e-5)
+    if experts[0]:
+        writer.add_expert_count(experts[0])
+        writer.add_expert_used_count(experts[1])
     n_tokens = add_vocabulary(writer, chat_template)
 
     def linear(tensor: str, n_rows: int, n_columns: int, stored_as: str = kind, bias: bool = False) -> None:
@@ -102,6 +107,22 @@ def write_tiny_llama(
         writer.add_tensor(f"{tensor}.weight", values, raw_dtype=None if plain else gguf.GGMLQuantizationType[stored_as])
         if bias:
             writer.add_tensor(f"{tensor}.bias", rng.normal(0, 0.1, size=n_rows).astype(np.float32))
+
+    def stack(tensor: str, n_rows: int, n_columns: int) -> None:
+        values = draw_linear(rng, kind, experts[0] * n_rows, n_columns).reshape(experts[0], n_rows, -1)
+        plain = kind in ("F32", "F16")
+        writer.add_tensor(f"{tensor}.weight", values, raw_dtype=None if plain else gguf.GGMLQuantizationType[kind])
+
+    def feed_forward(i: int) -> None:
+        if not experts[0]:
+            linear(f"blk.{i}.ffn_gate", F, D, bias=ffn_biases)
+            linear(f"blk.{i}.ffn_up", F, D, bias=ffn_biases)
+            linear(f"blk.{i}.ffn_down", D, F, bias=ffn_biases)
+            return
+        linear(f"blk.{i}.ffn_gate_inp", experts[0], D, "F32")
+        stack(f"blk.{i}.ffn_gate_exps", F, D)
+        stack(f"blk.{i}.ffn_up_exps", F, D)
+        stack(f"blk.{i}.ffn_down_exps", D, F)
 
     def norm(tensor: str) -> None:
         writer.add_tensor(f"{tensor}.weight", rng.normal(1, 0.1, size=D).astype(np.float32))
@@ -116,9 +137,7 @@ def write_tiny_llama(
         linear(f"blk.{i}.attn_v", n_kv_heads * K, D, bias=biases)
         linear(f"blk.{i}.attn_output", D, n_heads * K, bias=biases)
         norm(f"blk.{i}.ffn_norm")
-        linear(f"blk.{i}.ffn_gate", F, D, bias=ffn_biases)
-        linear(f"blk.{i}.ffn_up", F, D, bias=ffn_biases)
-        linear(f"blk.{i}.ffn_down", D, F, bias=ffn_biases)
+        feed_forward(i)
     norm("output_norm")
     if not tied:
         linear("output", n_tokens, D, output_kind or kind)

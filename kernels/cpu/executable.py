@@ -117,6 +117,11 @@ class CpuExecutable:
             self._program.add_rows(symbol, [self._row_record(op) for op in ops])
         elif kind is StepKind.LINEAR:
             self._program.add_linear(symbol, [self._linear_part(op) for op in ops])
+        elif kind is StepKind.EXPERTS:
+            self._program.add_experts(symbol, [self._expert_part(op) for op in ops])
+        elif kind is StepKind.GATHER:
+            (op,) = ops
+            self._program.add_gather(symbol, self._address(op.reads[0]), self._address(op.writes), **op.attrs)
         else:
             (op,) = ops
             q, cache = op.reads
@@ -125,9 +130,12 @@ class CpuExecutable:
     def _address(self, value: str) -> int:
         return self._scratch + self._plan.offsets[value]
 
+    def _expert_part(self, op: PlannedOp) -> tuple[int, ...]:
+        return (*self._linear_part(op), self._address(op.reads[1]), op.attrs["n_experts"], op.attrs["n_used"])
+
     def _linear_part(self, op: PlannedOp) -> tuple[int, ...]:
         weight = self._weights[op.weight]
-        N, K = weight.spec.shape
+        N, K = weight.spec.shape[-2:]
         return (
             weight.address,
             self._address(op.reads[0]),
@@ -152,6 +160,12 @@ class CpuExecutable:
                 record["format"] = FORMATS[self._weights[op.weight].spec.type].index
             case "pack":
                 record["activation"] = op.attrs["activation"]
+            case "pack_slots":
+                record |= op.attrs | {"slots": self._address(op.reads[1])}
+            case "route":
+                record |= {"n_used": op.attrs["n_used"], "shared": op.attrs["softmax_over"] == "all"}
+            case "expert_sum":
+                record |= op.attrs | {"slots": self._address(op.reads[2])}
             case "rms_norm":
                 record["eps"] = op.attrs["eps"]
             case "rope":
@@ -164,6 +178,8 @@ class CpuExecutable:
     def _width(self, op: PlannedOp) -> int:
         if op.op in ("rope", "angles"):
             return int(op.attrs["rotary_dim"])
+        if op.op == "pack_slots":
+            return int(op.attrs["width"])
         if op.op in ("pack", "store_kv"):
             return int(self.verified.shapes[op.reads[0]][1])
         return int(self.verified.shapes[op.writes][1])

@@ -30,7 +30,8 @@ cdef extern from "program.h" nogil:
     ctypedef int step_kind_t "enum step_kind"
     cdef enum:
         COPY, EMBED, TAKE_ROWS, ADD, ADD_BIAS, RMS_NORM, SILU_MUL, ANGLES, ROPE, STORE_KV, PACK
-        ROWS_STEP, LINEAR_STEP, ATTENTION_STEP
+        ROUTE, PACK_SLOTS, EXPERT_SUM
+        ROWS_STEP, LINEAR_STEP, ATTENTION_STEP, GATHER_STEP, EXPERTS_STEP
         PAGE_SLOTS
     ctypedef struct c_pool "struct pool":
         int threads
@@ -43,6 +44,7 @@ cdef extern from "program.h" nogil:
     size_t groups_of(size_t N)
     size_t attention_floats "attention_scratch"(size_t head_dim)
     size_t page_count(size_t head_dim)
+    size_t slots_size "slots_nbytes"(size_t T, size_t n_experts, size_t n_used)
     ctypedef struct row_op "struct row_op":
         row_kind_t kind
         const float *a
@@ -56,6 +58,10 @@ cdef extern from "program.h" nogil:
         size_t head_dim
         int halves
         float eps
+        size_t n_experts
+        size_t n_used
+        void *slots
+        int shared
     ctypedef struct linear_part "struct linear_part":
         const void *weight
         const void *x
@@ -64,6 +70,17 @@ cdef extern from "program.h" nogil:
         size_t N
         size_t K
         size_t groups
+    ctypedef struct expert_part "struct expert_part":
+        const void *weight
+        const void *x
+        float *out
+        format_t format
+        size_t N
+        size_t K
+        size_t groups
+        void *slots
+        size_t n_experts
+        size_t n_used
     ctypedef struct attention_op "struct attention_op":
         const float *q
         float *out
@@ -72,13 +89,20 @@ cdef extern from "program.h" nogil:
         size_t n_kv_heads
         size_t head_dim
         float scale
+    ctypedef struct gather_op "struct gather_op":
+        const float *routing
+        void *slots
+        size_t n_experts
+        size_t n_used
     ctypedef struct c_step "struct step":
         step_kind_t kind
         int counts_rows
         int count
         row_op *rows
         linear_part *parts
+        expert_part *experts
         attention_op attention
+        gather_op gather
     ctypedef struct c_pass "struct pass":
         size_t T
         size_t R
@@ -102,6 +126,7 @@ cdef extern from "program.h" nogil:
 ROW_KINDS = {
     "copy": COPY, "embed": EMBED, "take_rows": TAKE_ROWS, "add": ADD, "add_bias": ADD_BIAS, "rms_norm": RMS_NORM,
     "silu_mul": SILU_MUL, "angles": ANGLES, "rope": ROPE, "store_kv": STORE_KV, "pack": PACK,
+    "route": ROUTE, "pack_slots": PACK_SLOTS, "expert_sum": EXPERT_SUM,
 }
 
 
@@ -113,6 +138,11 @@ def attention_scratch_nbytes(size_t head_dim):
 def page_nbytes(size_t head_dim):
     """Return the bytes of one page of one kv head, keys and values."""
     return 2 * page_count(head_dim)
+
+
+def slots_nbytes(size_t T, size_t n_experts, size_t n_used):
+    """Return the bytes that the slots of T rows take, sorted by expert."""
+    return slots_size(T, n_experts, n_used)
 
 
 cdef class Memory:
@@ -298,6 +328,7 @@ cdef class Program:
             for i in range(self.program.count):
                 free(self.program.steps[i].rows)
                 free(self.program.steps[i].parts)
+                free(self.program.steps[i].experts)
         free(self.program.steps)
         free(self.numbers)
         free(<void *>self.tables)
@@ -333,6 +364,10 @@ cdef class Program:
             record.head_dim = op.get("head_dim", 0)
             record.halves = op.get("halves", 0)
             record.eps = op.get("eps", 0)
+            record.n_experts = op.get("n_experts", 0)
+            record.n_used = op.get("n_used", 0)
+            record.slots = <void *><uintptr_t>op.get("slots", 0)
+            record.shared = op.get("shared", 0)
             step.count += 1
 
     def add_linear(self, str symbol, list parts):
@@ -351,6 +386,32 @@ cdef class Program:
             record.N = N
             record.K = K
             record.groups = groups_of(N)
+            step.count += 1
+
+    def add_gather(self, str symbol, uintptr_t routing, uintptr_t slots, size_t n_experts, size_t n_used):
+        """Add the sorting of slots by expert."""
+        cdef c_step *step = self._new_step(<step_kind_t>GATHER_STEP, symbol, 1)
+        step.gather = gather_op(<const float *>routing, <void *>slots, n_experts, n_used)
+
+    def add_experts(self, str symbol, list parts):
+        """Add linears over stacks of experts: (weight, x, out, format, N, K, slots, n_experts, n_used) each."""
+        cdef c_step *step = self._new_step(<step_kind_t>EXPERTS_STEP, symbol, 0)
+        cdef expert_part *record
+        step.experts = <expert_part *>calloc(len(parts), sizeof(expert_part))
+        if step.experts == NULL:
+            raise MemoryError("no memory for a step")
+        for weight, x, out, format, N, K, slots, n_experts, n_used in parts:
+            record = &step.experts[step.count]
+            record.weight = <const void *><uintptr_t>weight
+            record.x = <const void *><uintptr_t>x
+            record.out = <float *><uintptr_t>out
+            record.format = <format_t><int>format
+            record.N = N
+            record.K = K
+            record.groups = groups_of(N)
+            record.slots = <void *><uintptr_t>slots
+            record.n_experts = n_experts
+            record.n_used = n_used
             step.count += 1
 
     def add_attention(self, uintptr_t q, uintptr_t out, uintptr_t cache, attrs):

@@ -5,6 +5,8 @@ Calls are laid into the earliest step that may hold them:
     rows         a chain of ops that look at one row at a time (embed, norms, rope, quantizing ...): no barrier inside
     linear       every weight whose input is ready: q, k and v, gate and up
     attention    one
+    gather       the slots of a routing sorted by expert, once per routing (experts.h)
+    experts      like linear, over stacks of experts
 
 Where a linear reads a value, the value is first packed into the panels its format wants (``activations.h``), once per
 value and kind. The angles of RoPE are made once per step for all layers. An op on rows writes over its input where
@@ -19,6 +21,7 @@ from enum import Enum
 from typing import Any
 
 from ollama_zmq.errors import UnsupportedOp
+from ollama_zmq.kernels.cpu.executor import slots_nbytes
 from ollama_zmq.kernels.cpu.simd import activation_nbytes
 from ollama_zmq.kernels.cpu.weights import format_of
 from ollama_zmq.ops.program import Call, Verified
@@ -33,6 +36,8 @@ class StepKind(Enum):
     ROWS = "rows"
     LINEAR = "linear"
     ATTENTION = "attention"
+    GATHER = "gather"
+    EXPERTS = "experts"
 
 
 @dataclass(slots=True)
@@ -100,6 +105,7 @@ class _Planner:
         self.steps: list[PlannedStep] = []
         self.ready: dict[str, int] = {}  # value -> step that makes it, cache -> last step that touched it
         self.row_nbytes: dict[str, tuple[str, int]] = {}  # value -> what its rows count, bytes of one
+        self.fixed_nbytes: dict[str, int] = {}  # value -> bytes besides those of its rows
         self.made: dict[tuple[Any, ...], str] = {}  # panels and angles by what they are of
 
     def copy_input(self) -> None:
@@ -119,8 +125,12 @@ class _Planner:
             case "store_kv":
                 op = PlannedOp("store_kv", (call.args["k"], call.args["v"]), call.args["cache"], attrs=call.attrs)
                 self._row_op(op, "T", 0, after=self.ready.get(call.args["cache"], -1) + 1)
-            case "embed" | "take_rows" | "add" | "add_bias" | "rms_norm" | "silu_mul":
+            case "embed" | "take_rows" | "add" | "add_bias" | "rms_norm" | "silu_mul" | "route":
                 self._plain(call)
+            case "expert_linear":
+                self._expert_linear(call)
+            case "expert_sum":
+                self._expert_sum(call)
             case _:
                 raise UnsupportedOp(f"op {call.op!r} has no kernel on the CPU", op=call.op)
 
@@ -149,7 +159,7 @@ class _Planner:
             self.row_nbytes[op.writes] = symbol, nbytes
 
     def _step(self, kind: StepKind, symbol: str, after: int) -> int:
-        if kind is not StepKind.ATTENTION:
+        if kind not in (StepKind.ATTENTION, StepKind.GATHER):
             for at in range(after, len(self.steps)):
                 if self.steps[at].kind is kind and self.steps[at].symbol == symbol:
                     return at
@@ -168,6 +178,44 @@ class _Planner:
         panels = self.made[key]
         step = self._step(StepKind.LINEAR, str(symbol), self.ready[panels] + 1)
         self.steps[step].ops.append(PlannedOp("linear", (panels,), out, weight))
+        self.ready[out] = step
+        self.row_nbytes[out] = str(symbol), 4 * int(self.shapes[out][1])
+
+    def _routed(self, call: Call) -> dict[str, Any]:
+        return {"n_experts": int(self.shapes[call.args["routing"]][1]), "n_used": int(call.attrs["n_used"])}
+
+    def _slots(self, call: Call) -> str:
+        """Return the value that holds the routing's slots, sorted by expert."""
+        routing, attrs = call.args["routing"], self._routed(call)
+        key = ("slots", routing, attrs["n_used"])
+        if key not in self.made:
+            self.made[key] = value = self._new_name(f"{routing} slots {attrs['n_used']}")
+            symbol = str(self.shapes[routing][0])
+            step = self._step(StepKind.GATHER, symbol, self.ready[routing] + 1)
+            self.steps[step].ops.append(PlannedOp("gather", (routing,), value, attrs=attrs))
+            self.ready[value] = step
+            self.fixed_nbytes[value] = slots_nbytes(0, **attrs)
+            self.row_nbytes[value] = symbol, slots_nbytes(1, **attrs) - self.fixed_nbytes[value]
+        return self.made[key]
+
+    def _expert_sum(self, call: Call) -> None:
+        reads = (call.args["x"], call.args["routing"], self._slots(call))
+        symbol, width = self.shapes[call.args["out"]]
+        self._row_op(PlannedOp(call.op, reads, call.args["out"], attrs=self._routed(call)), str(symbol), 4 * int(width))
+
+    def _expert_linear(self, call: Call) -> None:
+        x, weight, out = call.args["x"], call.args["weight"], call.args["out"]
+        slots, K, (symbol, W) = self._slots(call), self.weights[weight].shape[2], self.shapes[x]
+        activation = format_of(self.weights[weight]).activation
+        key = ("pack", x, activation, slots)
+        if key not in self.made:
+            self.made[key] = self._new_name(f"{x} packed {activation} by {slots}")
+            attrs = self._routed(call) | {"activation": activation, "width": K, "shared": int(W) == K}
+            op = PlannedOp("pack_slots", (x, slots), self.made[key], attrs=attrs)
+            self._row_op(op, str(symbol), attrs["n_used"] * activation_nbytes(activation, K))
+        panels = self.made[key]
+        step = self._step(StepKind.EXPERTS, str(symbol), self.ready[panels] + 1)
+        self.steps[step].ops.append(PlannedOp("expert_linear", (panels, slots), out, weight, self._routed(call)))
         self.ready[out] = step
         self.row_nbytes[out] = str(symbol), 4 * int(self.shapes[out][1])
 
@@ -197,7 +245,10 @@ class _Planner:
 
     def finish(self, most: dict[str, int]) -> Plan:
         lives = _lifetimes(self.steps, self.verified.output.name)
-        sizes = {value: _aligned(nbytes * most[symbol]) for value, (symbol, nbytes) in self.row_nbytes.items()}
+        sizes = {
+            value: _aligned(nbytes * most[symbol] + self.fixed_nbytes.get(value, 0))
+            for value, (symbol, nbytes) in self.row_nbytes.items()
+        }
         offsets, nbytes = _place(lives, sizes, _overwrites(self.steps, lives, sizes))
         return Plan(self.steps, offsets, nbytes)
 

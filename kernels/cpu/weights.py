@@ -1,8 +1,8 @@
 """Weights in memory: which types are packed and how, and the memory they stand in.
 
-A matrix is packed into groups of 16 rows (``formats.h``) in the type of the file, or the one that :mod:`recode` names;
-a vector (a norm's weight, a bias, RoPE's factors) becomes float32. Small weights share pieces of 64 MB, so that all of
-them stand on huge pages.
+A matrix, or each of a stack of experts [X, N, K], is packed into groups of 16 rows (``formats.h``) in the type of the
+file, or the one that :mod:`recode` names; a vector (a norm's weight, a bias, RoPE's factors) becomes float32. Small
+weights share pieces of 64 MB, so that all of them stand on huge pages.
 """
 
 from __future__ import annotations
@@ -64,8 +64,9 @@ def format_of(spec: WeightSpec) -> Format:
             f"{spec.name}: type {_type_name(spec.type)} has no CPU kernel, only {names}", type=spec.type
         )
     block_size = type_of_id(spec.type).block_size
-    if len(spec.shape) != 2 or spec.shape[1] % block_size:
-        raise ShapeError(f"{spec.name}: shape {list(spec.shape)}, expected [N, K] with K in blocks of {block_size}")
+    if len(spec.shape) not in (2, 3) or spec.shape[-1] % block_size:
+        expected = f"[N, K] or [X, N, K] with K in blocks of {block_size}"
+        raise ShapeError(f"{spec.name}: shape {list(spec.shape)}, expected {expected}")
     return found
 
 
@@ -84,9 +85,14 @@ def weight_nbytes(spec: WeightSpec) -> int:
                 f"{spec.name}: a vector of type {_type_name(spec.type)} has no CPU kernel", type=spec.type
             )
         return _aligned(4 * spec.shape[0])
+    return _aligned(prod(spec.shape[:-2]) * matrix_nbytes(spec))
+
+
+def matrix_nbytes(spec: WeightSpec) -> int:
+    """Return the packed bytes of a matrix, or of one of a stack; rows are padded to whole groups."""
     found = format_of(spec)
-    N, K = spec.shape
-    return _aligned(-(-N // GROUP_ROWS) * GROUP_ROWS * (K // found.block_size * found.block_nbytes))
+    N, K = spec.shape[-2:]
+    return -(-N // GROUP_ROWS) * GROUP_ROWS * (K // found.block_size * found.block_nbytes)
 
 
 def _aligned(nbytes: int) -> int:
@@ -123,20 +129,22 @@ class CpuWeight:
             self.values = self._floats()
             self.values[:] = dequantize(type_of_id(self.spec.type), data, self.spec.shape)
         else:
-            self._pack(np.frombuffer(data, np.uint8), pool)
+            matrices = np.frombuffer(data, np.uint8).reshape(prod(self.spec.shape[:-2]), -1)
+            for i, matrix in enumerate(matrices):
+                self._pack(matrix, self.address + i * matrix_nbytes(self.spec), pool)
 
-    def _pack(self, file: Bytes, pool: Pool) -> None:
-        N, K = self.spec.shape
+    def _pack(self, file: Bytes, address: int, pool: Pool) -> None:
+        N, K = self.spec.shape[-2:]
         packed, recoding = FORMATS[self.spec.type], RECODED.get(self.spec.type)
         if recoding is None:
-            pool.pack(packed.index, file, N, K, self.address)
+            pool.pack(packed.index, file, N, K, address)
             return
         kind, row_nbytes = type_of_id(self.spec.type), K // packed.block_size * packed.block_nbytes
         step = max(RECODED_AT_ONCE // K // GROUP_ROWS, 1) * GROUP_ROWS
         for first in range(0, N, step):
             rows = file.reshape(N, -1)[first : first + step]
             recoded = recoding.blocks(rows.reshape(-1, kind.block_nbytes)).reshape(-1)
-            pool.pack(packed.index, recoded, len(rows), K, self.address + first * row_nbytes)
+            pool.pack(packed.index, recoded, len(rows), K, address + first * row_nbytes)
 
     def touch(self) -> None:
         """Fill it, with no subnormal numbers, so that the system has given it memory: a weight to measure with."""

@@ -2,7 +2,7 @@
 
 Stages are contiguous runs of layers, in the order the workers were named. A stage's time for one decoded token is
 
-    s = bytes of its layers / bytes per second of its worker + round trip to it
+    s = bytes that it reads of its layers / bytes per second of its worker + round trip to it
 
 ``THROUGHPUT`` (workers that were named are used) minimises the slowest stage, then the sum; each worker gets at least
 one layer while there are as many layers as workers. ``FASTEST`` minimises the sum, which is what one stream waits for,
@@ -59,12 +59,14 @@ class Demand:
         kv_nbytes: of one layer at the requested context, all sequences.
         scratch_nbytes: activations of one pass, once per stage.
         head_nbytes: embedding and output head, which stay on the local device.
+        streamed_nbytes: weight bytes of each layer that one token needs, if not all: not the experts it does not use.
     """
 
     layer_nbytes: tuple[int, ...]
     kv_nbytes: int
     scratch_nbytes: int
     head_nbytes: int
+    streamed_nbytes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +164,7 @@ def _stage_s(demand: Demand, site: Site, start: int, stop: int) -> float:
     weights = _total(demand, start, stop)
     if _need(demand, weights, stop - start) > site.budget:
         return _INFINITE
-    return weights / site.decode_bytes_per_s + site.rtt_s
+    return sum((demand.streamed_nbytes or demand.layer_nbytes)[start:stop]) / site.decode_bytes_per_s + site.rtt_s
 
 
 def _total(demand: Demand, start: int, stop: int) -> int:

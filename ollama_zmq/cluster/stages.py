@@ -10,11 +10,12 @@ local device. Without workers everything is one program.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 from ollama_zmq.cluster.placement import Demand, Placement, Policy
 from ollama_zmq.cluster.state import StageState
 from ollama_zmq.models.base import Network
-from ollama_zmq.ops.program import PAGE_SLOTS, Program, program_id, row_floats, verify
+from ollama_zmq.ops.program import PAGE_SLOTS, Program, program_id, row_floats, streamed_shares, verify
 from ollama_zmq.wire.messages import Define, WeightSource
 
 LOCAL = "local"
@@ -89,6 +90,7 @@ def demand_of(order: LoadOrder) -> Demand:
         kv_nbytes=network.kv_nbytes(order.kv_pages * PAGE_SLOTS),
         scratch_nbytes=4 * order.max_tokens * row_floats(one_layer),
         head_nbytes=network.head_nbytes(),
+        streamed_nbytes=tuple(network.streamed_nbytes(i) for i in range(network.n_layers)),
     )
 
 
@@ -112,15 +114,14 @@ def _stage(order: LoadOrder, address: str, part: str, layers: range, program: Pr
     code = program.to_bytes()
     kv_pages = order.kv_pages if program.caches else 0
     define = Define(program_id(code), code, sources, kv_pages, order.max_tokens, order.max_rows)
-    matrices = [spec for spec in program.weights if len(spec.shape) == 2]
-    streamed = [spec for spec in matrices if not _only_embedded(order, spec.name)]
+    shares = {name: s for name, s in streamed_shares(program).items() if not _only_embedded(order, name)}
     return Stage(
         address,
         part,
         layers,
         define,
-        nbytes=sum(tensors[spec.name].nbytes for spec in streamed),
-        macs=sum(spec.shape[0] * spec.shape[1] for spec in streamed),
+        nbytes=int(sum(tensors[name].nbytes * share for name, share in shares.items())),
+        macs=int(sum(prod(tensors[name].shape) * share for name, share in shares.items())),
     )
 
 

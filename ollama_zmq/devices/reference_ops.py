@@ -87,6 +87,36 @@ def rope(
     return turned.reshape(x.shape)
 
 
+def route(logits: Array, *, n_used: int, softmax_over: str) -> Float64:
+    shares = np.exp(_float64(logits) - logits.max(axis=1, keepdims=True))
+    chosen = np.zeros(logits.shape, bool)
+    np.put_along_axis(chosen, np.argsort(-logits, axis=1, kind="stable")[:, :n_used], True, axis=1)
+    summed = shares if softmax_over == "all" else np.where(chosen, shares, 0)
+    routed: Float64 = np.where(chosen, shares / summed.sum(axis=1, keepdims=True), 0)
+    return routed
+
+
+def expert_linear(x: Array, routing: Array, weight: Array, *, n_used: int) -> Float64:
+    K = weight.shape[2]
+    inputs = np.broadcast_to(_float64(x).reshape(len(x), x.shape[1] // K, K), (len(x), n_used, K))
+    products = [
+        [_float64(weight[expert]) @ inputs[t, j] for j, expert in enumerate(slots)]
+        for t, slots in enumerate(_slots(routing, n_used))
+    ]
+    return np.array(products, np.float64).reshape(len(x), n_used * weight.shape[1])
+
+
+def expert_sum(x: Array, routing: Array, *, n_used: int, width: int) -> Float64:
+    shares = np.take_along_axis(routing, _slots(routing, n_used), axis=1)
+    summed: Float64 = np.einsum("tj,tjd->td", _float64(shares), _float64(x).reshape(len(x), n_used, width))
+    return summed
+
+
+def _slots(routing: Array, n_used: int) -> Array:
+    """Return the experts of each row [T, n_used]: those that count, lowest first, then the lowest others."""
+    return np.argsort(routing == 0, axis=1, kind="stable")[:, :n_used]
+
+
 def take_rows(x: Array, rows: Array) -> Float64:
     return _float64(x[rows])
 
@@ -132,10 +162,13 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "add_bias": add_bias,
     "attention": attention,
     "embed": embed,
+    "expert_linear": expert_linear,
+    "expert_sum": expert_sum,
     "linear": linear,
     "rms_norm": rms_norm,
     "rope": rope,
     "rope_factors": rope,
+    "route": route,
     "silu_mul": silu_mul,
     "store_kv": store_kv,
     "take_rows": take_rows,

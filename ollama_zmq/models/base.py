@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from ollama_zmq.errors import ModelFileError, OpError
 from ollama_zmq.formats.gguf import GgufFile
 from ollama_zmq.ops.builder import Builder, Ops, Value
-from ollama_zmq.ops.program import PAGE_SLOTS, CacheSpec, Program, WeightSpec
+from ollama_zmq.ops.program import PAGE_SLOTS, CacheSpec, Program, WeightSpec, streamed_shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,10 @@ class Model(Protocol):
     context_length: int
     norm_eps: float
 
+    @property
+    def layer_weights(self) -> Mapping[str, bool]:
+        """Name within a layer -> whether every file must have it."""
+
     def layer(self, ops: Ops, i: int, hidden_state: Value, given: LayerValues) -> Value:
         """Hidden state [T, D] -> hidden state [T, D] after layer *i*."""
 
@@ -55,8 +59,6 @@ class Model(Protocol):
 
 class Architecture(Protocol):
     """One supported value of ``general.architecture``."""
-
-    layer_weights: Mapping[str, bool]  # name within a layer -> whether every file must have it
 
     def from_metadata(self, metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Model:
         """Read the header's keys. Raises ModelFileError naming a missing or impossible one."""
@@ -115,6 +117,12 @@ class Network:
         """Return the bytes of layer *i*'s weights in the file."""
         return sum(self.gguf.tensors[spec.name].nbytes for spec in self.layers[i].values())
 
+    def streamed_nbytes(self, i: int) -> int:
+        """Return how many of them one token needs: of experts, those it uses."""
+        program = self.layers_program(range(i, i + 1))
+        shares = streamed_shares(program)
+        return int(sum(self.gguf.tensors[spec.name].nbytes * shares.get(spec.name, 1.0) for spec in program.weights))
+
     def head_nbytes(self) -> int:
         """Return the bytes of the embedding and the output head in the file; a tied weight counts once."""
         return sum(self.gguf.tensors[name].nbytes for name in {self.embedding.name, self.output.name})
@@ -172,7 +180,7 @@ class Network:
 
     def _layer_weights(self, i: int) -> dict[str, WeightSpec]:
         found = {}
-        for name, required in self.architecture.layer_weights.items():
+        for name, required in self.model.layer_weights.items():
             full_name = f"blk.{i}.{name}" if name.endswith(".bias") else f"blk.{i}.{name}.weight"
             if required or full_name in self.gguf.tensors:
                 found[name] = self._weight(full_name)

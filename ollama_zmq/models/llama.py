@@ -2,7 +2,9 @@
 
 Source: Touvron et al. 2023, "LLaMA" and "Llama 2"; Grattafiori et al. 2024, "The Llama 3 Herd of Models" (frequency
 factors of the rotary embedding, stored in ``rope_freqs.weight``). SmolLM, Mistral and TinyLlama files have the same
-architecture name. Query and key rows are stored so that rotary pairs are neighbours (2i, 2i + 1).
+architecture name, and so have Mixtral's, whose feed-forward has experts (Jiang et al. 2024, "Mixtral of Experts"):
+each token goes through the ``expert_used_count`` best, whose shares are a softmax over those. Query and key rows are
+stored so that rotary pairs are neighbours (2i, 2i + 1).
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from ollama_zmq.models.base import LayerValues
 from ollama_zmq.models.keys import Keys, rope_scale
 from ollama_zmq.ops.builder import Ops, Value
 
-LAYER_WEIGHTS = {
+ATTENTION_WEIGHTS = {
     "attn_norm": True,  # D
     "attn_q": True,  # H*E D
     "attn_q.bias": False,  # H*E
@@ -27,12 +29,20 @@ LAYER_WEIGHTS = {
     "attn_output": True,  # D H*E
     "attn_output.bias": False,  # D
     "ffn_norm": True,  # D
+}
+DENSE_WEIGHTS = {
     "ffn_gate": True,  # F D
     "ffn_gate.bias": False,  # F
     "ffn_up": True,  # F D
     "ffn_up.bias": False,  # F
     "ffn_down": True,  # D F
     "ffn_down.bias": False,  # D
+}
+EXPERT_WEIGHTS = {
+    "ffn_gate_inp": True,  # X D
+    "ffn_gate_exps": True,  # X F D
+    "ffn_up_exps": True,  # X F D
+    "ffn_down_exps": True,  # X D F
 }
 
 
@@ -50,6 +60,13 @@ class Llama:
     norm_eps: float
     rope_theta: float
     rope_scale: float
+    n_experts: int = 0  # X; 0 where the feed-forward is dense
+    n_used: int = 0  # experts of one token
+
+    @property
+    def layer_weights(self) -> Mapping[str, bool]:
+        """Name within a layer -> whether every file must have it."""
+        return ATTENTION_WEIGHTS | (EXPERT_WEIGHTS if self.n_experts else DENSE_WEIGHTS)
 
     def embed(self, ops: Ops, token_ids: Value, weight: Value) -> Value:
         return ops.embed(token_ids, weight)
@@ -73,10 +90,19 @@ class Llama:
         h = ops.add(h, ops.linear(a, w["attn_output"], w.get("attn_output.bias")))
 
         x = ops.rms_norm(h, w["ffn_norm"], eps=self.norm_eps)
+        return ops.add(h, self._experts(ops, x, w) if self.n_experts else self._dense(ops, x, w))
+
+    def _dense(self, ops: Ops, x: Value, w: Mapping[str, Value]) -> Value:
         gate = ops.linear(x, w["ffn_gate"], w.get("ffn_gate.bias"))
         up = ops.linear(x, w["ffn_up"], w.get("ffn_up.bias"))
-        x = ops.silu_mul(gate, up)
-        return ops.add(h, ops.linear(x, w["ffn_down"], w.get("ffn_down.bias")))
+        return ops.linear(ops.silu_mul(gate, up), w["ffn_down"], w.get("ffn_down.bias"))
+
+    def _experts(self, ops: Ops, x: Value, w: Mapping[str, Value]) -> Value:
+        routing = ops.route(ops.linear(x, w["ffn_gate_inp"]), n_used=self.n_used, softmax_over="chosen")
+        gate = ops.expert_linear(x, routing, w["ffn_gate_exps"], n_used=self.n_used)
+        up = ops.expert_linear(x, routing, w["ffn_up_exps"], n_used=self.n_used)
+        down = ops.expert_linear(ops.silu_mul(gate, up), routing, w["ffn_down_exps"], n_used=self.n_used)
+        return ops.expert_sum(down, routing, n_used=self.n_used, width=self.hidden_size)
 
     def head(self, ops: Ops, hidden_state: Value, norm: Value, output: Value) -> Value:
         return ops.linear(ops.rms_norm(hidden_state, norm, eps=self.norm_eps), output)
@@ -97,17 +123,17 @@ class Llama:
 class LlamaArchitecture:
     """``general.architecture = llama``."""
 
-    layer_weights = LAYER_WEIGHTS
-
     def from_metadata(self, metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Llama:
         """Read the ``llama.*`` keys of a GGUF header.
 
         Raises:
-            ModelFileError: a key is missing or impossible, or the file asks for experts or a rotary scaling we lack.
+            ModelFileError: a key is missing or impossible, or the file asks for a rotary scaling we lack.
         """
         keys = Keys(metadata, "llama")
-        if keys.integer("expert_count", 0, least=0):
-            raise ModelFileError("llama.expert_count is not 0: mixture-of-experts models are not supported")
+        n_experts = keys.integer("expert_count", 0, least=0)
+        n_used = keys.integer("expert_used_count", 0, least=0)
+        if bool(n_experts) != bool(n_used) or n_used > n_experts:
+            raise ModelFileError(f"llama.expert_used_count = {n_used}, of llama.expert_count = {n_experts}")
         n_heads = keys.integer("attention.head_count")
         n_kv_heads = keys.integer("attention.head_count_kv", n_heads)
         hidden_size = keys.integer("embedding_length")
@@ -129,6 +155,8 @@ class LlamaArchitecture:
             norm_eps=keys.number("attention.layer_norm_rms_epsilon"),
             rope_theta=keys.number("rope.freq_base", 10000.0),
             rope_scale=rope_scale(keys),
+            n_experts=n_experts,
+            n_used=n_used,
         )
 
 

@@ -90,6 +90,16 @@ class Ops(ABC):
         }
         return self.apply("attention", {"q": q, "cache": cache}, attrs)
 
+    def route(self, logits: Value, *, n_used: int, softmax_over: str) -> Value:
+        return self.apply("route", {"logits": logits}, {"n_used": n_used, "softmax_over": softmax_over})
+
+    def expert_linear(self, x: Value, routing: Value, weight: Value, *, n_used: int) -> Value:
+        """``x @ weight[expert].T`` for each expert that a row is routed to, one behind the other."""
+        return self.apply("expert_linear", {"x": x, "routing": routing, "weight": weight}, {"n_used": n_used})
+
+    def expert_sum(self, x: Value, routing: Value, *, n_used: int, width: int) -> Value:
+        return self.apply("expert_sum", {"x": x, "routing": routing}, {"n_used": n_used, "width": width})
+
     def take_rows(self, x: Value, rows: Value) -> Value:
         return self.apply("take_rows", {"x": x, "rows": rows}, {})
 

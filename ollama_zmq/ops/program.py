@@ -224,6 +224,16 @@ def row_floats(verified: Verified) -> int:
     return total
 
 
+def streamed_shares(program: Program) -> dict[str, float]:
+    """Return which share of each matrix one token multiplies with: of a stack of experts, those it uses."""
+    stacks = {call.args["weight"]: call.attrs["n_used"] for call in program.calls if call.op == "expert_linear"}
+    return {
+        spec.name: float(stacks.get(spec.name, 1)) / (spec.shape[0] if spec.name in stacks else 1)
+        for spec in program.weights
+        if len(spec.shape) > 1
+    }
+
+
 def check_inputs(verified: Verified, array: Any, T: int) -> None:
     """Check the one input of a step against the declaration, with ``T`` now known.
 

@@ -9,9 +9,12 @@ from ollama_zmq.ops.add import ADD
 from ollama_zmq.ops.add_bias import ADD_BIAS
 from ollama_zmq.ops.attention import ATTENTION
 from ollama_zmq.ops.embed import EMBED
+from ollama_zmq.ops.expert_linear import EXPERT_LINEAR
+from ollama_zmq.ops.expert_sum import EXPERT_SUM
 from ollama_zmq.ops.linear import LINEAR
 from ollama_zmq.ops.rms_norm import RMS_NORM
 from ollama_zmq.ops.rope import ROPE, ROPE_FACTORS
+from ollama_zmq.ops.route import ROUTE
 from ollama_zmq.ops.silu_mul import SILU_MUL
 from ollama_zmq.ops.spec import Op
 from ollama_zmq.ops.store_kv import STORE_KV
@@ -24,10 +27,13 @@ OPS: dict[str, Op] = {
         ADD_BIAS,
         ATTENTION,
         EMBED,
+        EXPERT_LINEAR,
+        EXPERT_SUM,
         LINEAR,
         RMS_NORM,
         ROPE,
         ROPE_FACTORS,
+        ROUTE,
         SILU_MUL,
         STORE_KV,
         TAKE_ROWS,

@@ -95,3 +95,11 @@ def test_no_cut_has_a_faster_slowest_stage(sizes, speeds):
 def test_every_layer_is_placed_once_and_in_order(sizes, n):
     placement = place(Demand(tuple(sizes), 0, 0, 0), [worker(f"w{i}") for i in range(n)], LOCAL)
     assert [i for _, layers in placement.stages for i in layers] == list(range(len(sizes)))
+
+
+def test_experts_that_a_token_does_not_use_take_memory_and_no_time():
+    model = Demand((100,) * 4, 0, 0, 0, streamed_nbytes=(100, 25, 25, 25))
+    fast = place(model, [worker("a"), worker("b")], LOCAL)
+    assert [len(layers) for _, layers in fast.stages] == [1, 3]
+    small = place(model, [worker("a"), worker("b", budget=220)], LOCAL)
+    assert [len(layers) for _, layers in small.stages] == [2, 2]

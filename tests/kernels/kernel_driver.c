@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "angles.h"
+#include "experts.h"
 #include "isa.h"
 #include "page.h"
 #include "unpack.h"
@@ -127,6 +128,21 @@ static void run_rows(size_t D)
     free(x), free(y), free(out);
 }
 
+static void run_experts(size_t n_experts, size_t n_used, size_t D)
+{
+    float *logits = floats(n_experts), *x = floats(n_used * D), *routing = buffer(n_experts * sizeof *routing);
+    float *out = buffer(D * sizeof *out);
+    int32_t *experts = buffer(n_used * sizeof *experts);
+    for (int over_all = 0; over_all < 2; over_all++) {
+        k->route(logits, routing, n_experts, n_used, over_all);
+        report("route", n_experts, n_used, (size_t)over_all, digest_of(routing, n_experts));
+        slots_of_row(routing, n_experts, n_used, experts);
+        k->expert_sum(x, routing, experts, out, n_used, D);
+        report("expert_sum", n_experts, n_used, D, digest_of(out, D));
+    }
+    free(logits), free(x), free(routing), free(out), free(experts);
+}
+
 static void run_rope(size_t head_dim, size_t rotary_dim, int32_t position)
 {
     size_t n_heads = 3, values = n_heads * head_dim, pairs = rotary_dim / 2;
@@ -183,6 +199,7 @@ int main(int count, char **arguments)
     state = 88172645463325252u;
     for (int format = 0; format < FORMATS; format++) run_format((enum format)format);
     for (size_t i = 0; i < sizeof widths / sizeof *widths; i++) run_rows(widths[i]);
+    run_experts(8, 2, 64), run_experts(1, 1, 15), run_experts(61, 7, 97);
     run_rope(64, 64, 1000), run_rope(80, 32, 131071), run_rope(6, 2, 1);
     for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) run_attention(3, heads[i], 0, 5), run_attention(5, heads[i], 130, 7);
     return 0;

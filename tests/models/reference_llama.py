@@ -1,7 +1,8 @@
 """Llama's forward pass in float64 NumPy, written from the papers; shares no code with the package's ops or devices.
 
 RMSNorm: Zhang & Sennrich 2019. Rotary embedding: Su et al. 2021. Grouped queries: Ainslie et al. 2023. SwiGLU: Shazeer
-2020. Keys and values are rounded to float16, as a KV cache of that type does; ``kv_dtype`` can turn that off.
+2020. Experts: Jiang et al. 2024, all of them computed, those that are not among the best with a share of 0. Keys and
+values are rounded to float16, as a KV cache of that type does; ``kv_dtype`` can turn that off.
 """
 
 from __future__ import annotations
@@ -60,5 +61,18 @@ class ReferenceLlama:
         return np.stack([turned.real, turned.imag], axis=-1).reshape(x.shape)
 
     def _feed_forward(self, i, x):
-        gate = self._linear(x, f"blk.{i}.ffn_gate")
-        return self._linear(gate / (1 + np.exp(-gate)) * self._linear(x, f"blk.{i}.ffn_up"), f"blk.{i}.ffn_down")
+        if not self.keys.get("expert_count", 0):
+            return self._gated(x, *(self._matrix(f"blk.{i}.ffn_{part}") for part in ("gate", "up", "down")))
+        shares = np.exp(self._linear(x, f"blk.{i}.ffn_gate_inp"))
+        shares /= shares.sum(axis=1, keepdims=True)
+        shares = np.where(shares >= np.sort(shares, axis=1)[:, -self.keys["expert_used_count"], None], shares, 0)
+        stacks = [self.tensors[f"blk.{i}.ffn_{part}_exps.weight"] for part in ("gate", "up", "down")]
+        each = [self._gated(x, *((matrix[e], 0.0) for matrix in stacks)) for e in range(self.keys["expert_count"])]
+        return np.einsum("te,etd->td", shares / shares.sum(axis=1, keepdims=True), each)
+
+    def _matrix(self, name):
+        return self.tensors[f"{name}.weight"], self.tensors.get(f"{name}.bias", 0.0)
+
+    def _gated(self, x, gate, up, down):
+        g, u = x @ gate[0].T + gate[1], x @ up[0].T + up[1]
+        return (g / (1 + np.exp(-g)) * u) @ down[0].T + down[1]

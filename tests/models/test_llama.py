@@ -22,6 +22,9 @@ VARIANTS = {
     "rope factors": {"rope_freqs": True, "rope_theta": 5e5},
     "biases": {"biases": True, "ffn_biases": True},
     "separate output": {"tied": False, "output_kind": "F32"},
+    "experts": {"experts": (6, 2)},
+    "one expert of many": {"experts": (20, 1), "n_layers": 2},
+    "every expert": {"experts": (3, 3), "kind": "Q8_0"},
     "Q8_0": {"kind": "Q8_0"},
     "Q4_1": {"kind": "Q4_1"},
     "Q4_K": {"kind": "Q4_K", "n_layers": 2},
@@ -50,6 +53,17 @@ def test_agrees_with_an_independent_forward_pass(device, tmp_path, variant):
     out, expected = logits_of(device, path), ReferenceLlama(path).logits(TOKENS)
     assert nmse(out, expected) < 1e-8
     assert_allclose(out, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_one_token_streams_the_experts_it_uses(tmp_path):
+    with open_gguf(write_tiny_llama(tmp_path / "tiny.gguf", experts=(8, 3))) as file:
+        network = Network(file)
+        stacks = sum(
+            tensor.nbytes for name, tensor in file.tensors.items() if name.startswith("blk.0") and "_exps" in name
+        )
+        assert network.streamed_nbytes(0) == network.layer_nbytes(0) - stacks * 5 // 8
+    with open_gguf(write_tiny_llama(tmp_path / "dense.gguf")) as file:
+        assert Network(file).streamed_nbytes(0) == Network(file).layer_nbytes(0)
 
 
 @pytest.mark.parametrize("part", ["blk.1.attn_q.bias", "blk.2.ffn_down.bias", "rope_freqs.weight", "output.weight"])
@@ -110,7 +124,8 @@ def test_a_tensor_of_another_shape_is_named(tmp_path, name, shape):
         ({"llama.attention.head_count_kv": 3}, "head_count 4 is not a multiple of head_count_kv 3"),
         ({"llama.attention.layer_norm_rms_epsilon": float("nan")}, "layer_norm_rms_epsilon = nan"),
         ({"llama.attention.value_length": 8}, "llama.attention.value_length differs from key_length"),
-        ({"llama.expert_count": 8}, "llama.expert_count is not 0"),
+        ({"llama.expert_count": 8}, "llama.expert_used_count = 0, of llama.expert_count = 8"),
+        ({"llama.expert_count": 2, "llama.expert_used_count": 3}, "llama.expert_used_count = 3"),
         ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type = 'yarn' is not supported"),
         ({"llama.rope.scaling.factor": -2.0}, "llama.rope.scaling.factor = -2.0"),
     ],

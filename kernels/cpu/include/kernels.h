@@ -14,6 +14,7 @@ struct linear_job {
     const void *x;          /* panels of T columns, of the kind the format takes */
     float *out;             /* [T, N] */
     size_t K, N, T;
+    const int32_t *rows;    /* [T], which row of out is token t's; NULL: its own */
 };
 
 typedef void linear_kernel(const struct linear_job *job, size_t first_group, size_t end_group);
@@ -40,6 +41,8 @@ struct kernels {
     void (*pack_activation)(enum activation kind, const float *x, size_t K, struct column column, void *panels);
     void (*rms_norm)(const float *x, const float *weight, float *out, size_t D, float eps);
     void (*silu_mul)(const float *gate, const float *up, float *out, size_t F);
+    void (*route)(const float *logits, float *routing, size_t n_experts, size_t n_used, int over_all);
+    void (*expert_sum)(const float *x, const float *routing, const int32_t *experts, float *out, size_t n_used, size_t D);
     void (*rope)(const float *x, const float *cos_sin, float *out, size_t n_heads, size_t head_dim, size_t rotary_dim, int halves);
     void (*store_keys)(const float *k, uint16_t *keys, size_t slot, size_t head_dim);
     void (*store_values)(const float *v, uint16_t *values, size_t slot, size_t head_dim);

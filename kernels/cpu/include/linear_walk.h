@@ -6,20 +6,27 @@
 
 typedef void tile_body(const int C, const struct tile *t, f32 *total);
 
-ALWAYS_INLINE void run_tile(const int C, const struct tile *t, float *out, size_t N, size_t rows, tile_body *body)
+/* Where column t of the job goes. */
+ALWAYS_INLINE float *out_row(const struct linear_job *job, size_t t)
 {
+    return job->out + (job->rows ? (size_t)job->rows[t] : t) * job->N;
+}
+
+ALWAYS_INLINE void run_tile(const int C, const struct tile *t, const struct linear_job *job, size_t first, size_t g, tile_body *body)
+{
+    size_t n = g * GROUP_ROWS, rows = job->N - n;
     f32 total[TILE_COLUMNS];
     EACH_COLUMN(c) total[c] = f32_zero();
     body(C, t, total);
     if (rows >= GROUP_ROWS) {
-        EACH_COLUMN(c) f32_store(out + c * N, total[c]);
+        EACH_COLUMN(c) f32_store(out_row(job, first + c) + n, total[c]);
     } else {
-        EACH_COLUMN(c) f32_store_first(out + c * N, total[c], (int)rows);
+        EACH_COLUMN(c) f32_store_first(out_row(job, first + c) + n, total[c], (int)rows);
     }
 }
 
 /* Columns of one panel by the largest tiles that fit. */
-#define TILE_CASE(size) case size: run_tile(size, &t, out, job->N, rows, body); break;
+#define TILE_CASE(size) case size: run_tile(size, &t, job, first + done, g, body); break;
 #define LARGEST(size) if (size <= left) n = size;
 
 ALWAYS_INLINE void run_panel(const struct linear_job *job, enum format format, size_t g, size_t first, tile_body *body)
@@ -27,7 +34,6 @@ ALWAYS_INLINE void run_panel(const struct linear_job *job, enum format format, s
     enum activation kind = format_infos[format].x;
     struct column column = column_of(first, job->T, TILE_COLUMNS);
     size_t step = kind == X_FLOAT ? sizeof(float) : kind == X_32 ? sizeof(struct x32) : sizeof(struct x256);
-    size_t rows = job->N - g * GROUP_ROWS;
     struct tile t = {
         .weight = (const char *)job->weight + g * GROUP_ROWS * row_nbytes(format, job->K),
         .columns = column.columns,
@@ -35,7 +41,6 @@ ALWAYS_INLINE void run_panel(const struct linear_job *job, enum format format, s
     };
     for (size_t done = 0; done < column.columns;) {
         size_t left = column.columns - done, n = 1;
-        float *out = job->out + (first + done) * job->N + g * GROUP_ROWS;
         t.x = (const char *)job->x + first * activation_nbytes(kind, job->K) + done * step;
         TILE_SIZES(LARGEST)
         switch (n) { TILE_SIZES(TILE_CASE) }

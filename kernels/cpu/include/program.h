@@ -3,6 +3,8 @@
  *   rows         a chain of ops on one row at a time; a thread takes rows and runs the whole chain on each
  *   linear       one or more weights at once, in chunks of 16-row groups
  *   attention    tiles of query columns
+ *   gather       which slots go to which expert (experts.h), on one thread
+ *   experts      like linear, over the experts in use
  *
  * Every address stands in the steps; only what changes from run to run is in a pass.
  */
@@ -10,12 +12,12 @@
 #define OLLAMA_PROGRAM_H
 
 #include "angles.h"
-#include "kernels.h"
+#include "experts.h"
 #include "page.h"
 #include "pool.h"
 #include "unpack.h"
 
-enum row_kind { COPY, EMBED, TAKE_ROWS, ADD, ADD_BIAS, RMS_NORM, SILU_MUL, ANGLES, ROPE, STORE_KV, PACK };
+enum row_kind { COPY, EMBED, TAKE_ROWS, ADD, ADD_BIAS, RMS_NORM, SILU_MUL, ANGLES, ROPE, STORE_KV, PACK, ROUTE, PACK_SLOTS, EXPERT_SUM };
 
 /* One op of a chain. Which members count depends on the kind; a and b are read, out is written, width is values per row. */
 struct row_op {
@@ -29,6 +31,9 @@ struct row_op {
     size_t n_heads, head_dim;       /* ROPE, STORE_KV */
     int halves;                     /* ROPE: which values make a pair */
     float eps;                      /* RMS_NORM */
+    size_t n_experts, n_used;       /* ROUTE, PACK_SLOTS, EXPERT_SUM */
+    void *slots;                    /* PACK_SLOTS, EXPERT_SUM: struct slots */
+    int shared;                     /* ROUTE: the softmax is over all; PACK_SLOTS: a row's slots have one x */
 };
 
 struct linear_part { const void *weight, *x; float *out; enum format format; size_t N, K, groups; };
@@ -41,7 +46,7 @@ struct attention_op {
     float scale;
 };
 
-enum step_kind { ROWS_STEP, LINEAR_STEP, ATTENTION_STEP };
+enum step_kind { ROWS_STEP, LINEAR_STEP, ATTENTION_STEP, GATHER_STEP, EXPERTS_STEP };
 
 struct step {
     enum step_kind kind;
@@ -49,7 +54,9 @@ struct step {
     int count;
     struct row_op *rows;            /* [count] */
     struct linear_part *parts;      /* [count] */
+    struct expert_part *experts;    /* [count] */
     struct attention_op attention;
+    struct gather_op gather;
 };
 
 /* What one run brings. */
@@ -88,6 +95,18 @@ static void store_kv(const struct program *p, const struct row_op *op, size_t t)
     }
 }
 
+/* A row's slots into the panels of their experts. */
+static void pack_slots(const struct program *p, const struct row_op *op, size_t t, size_t T)
+{
+    struct slots s = slots_at(op->slots, T, op->n_experts, op->n_used);
+    size_t K = op->width, before;
+    for (size_t j = 0, i = t * op->n_used; j < op->n_used; j++, i++) {
+        struct column column = column_of_slot(&s, i, p->kernels->panel_columns, &before);
+        char *panels = (char *)op->out + before * activation_nbytes(op->activation, K);
+        p->kernels->pack_activation(op->activation, op->a + (op->shared ? t : i) * K, K, column, panels);
+    }
+}
+
 static void run_row(const struct program *p, const struct row_op *op, size_t t, size_t count)
 {
     const struct kernels *k = p->kernels;
@@ -116,6 +135,13 @@ static void run_row(const struct program *p, const struct row_op *op, size_t t, 
     }
     case STORE_KV: store_kv(p, op, t); break;
     case PACK: k->pack_activation(op->activation, a, width, column_of(t, count, k->panel_columns), op->out); break;
+    case ROUTE: k->route(a, out, width, op->n_used, op->shared); break;
+    case PACK_SLOTS: pack_slots(p, op, t, count); break;
+    case EXPERT_SUM: {
+        const int32_t *experts = slots_at(op->slots, count, op->n_experts, op->n_used).expert + t * op->n_used;
+        k->expert_sum(op->a + t * op->n_used * width, op->b + t * op->n_experts, experts, out, op->n_used, width);
+        break;
+    }
     }
 }
 
@@ -153,6 +179,32 @@ static void run_linear(const struct program *p, const struct step *step, int thr
     for (int i = 0; i < step->count; i++) groups += (long)step->parts[i].groups;
     long chunk = groups / (p->pool->threads * 4);
     while ((n = pool_take(p->pool, thread, groups, chunk < 1 ? 1 : chunk, &first))) run_groups(p, step, (size_t)first, (size_t)n);
+}
+
+static void run_gather(const struct program *p, const struct step *step, int thread)
+{
+    const struct gather_op *op = &step->gather;
+    if (thread == 0) gather_slots(op->routing, rows_of(p, step), op->n_experts, op->n_used, op->slots);
+}
+
+static void run_experts(const struct program *p, const struct step *step, int thread)
+{
+    size_t T = rows_of(p, step);
+    long units = 0, taken, n, own;
+    if (!T) return;
+    for (const struct expert_part *part = step->experts; part < step->experts + step->count; part++)
+        units += (long)part->groups * *slots_at(part->slots, T, part->n_experts, part->n_used).used_count;
+    long chunk = units / (p->pool->threads * 8);
+    while ((n = pool_take(p->pool, thread, units, chunk < 1 ? 1 : chunk, &taken)))
+        for (const struct expert_part *part = step->experts; n; taken -= own, part++) {
+            struct slots s = slots_at(part->slots, T, part->n_experts, part->n_used);
+            own = (long)part->groups * *s.used_count;
+            if (taken >= own) continue;
+            long here = own - taken < n ? own - taken : n;
+            run_expert_groups(p->kernels, part, &s, (size_t)taken, (size_t)here);
+            taken += here;
+            n -= here;
+        }
 }
 
 static size_t tiles_of(const struct program *p, const struct attention_op *op, size_t b)
@@ -209,8 +261,12 @@ static void run_steps(void *context, int thread)
             run_rows(p, step, thread);
         else if (step->kind == LINEAR_STEP)
             run_linear(p, step, thread);
-        else
+        else if (step->kind == ATTENTION_STEP)
             run_attention(p, step, thread);
+        else if (step->kind == GATHER_STEP)
+            run_gather(p, step, thread);
+        else
+            run_experts(p, step, thread);
     }
 }
 

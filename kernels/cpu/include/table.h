@@ -3,6 +3,7 @@
     {                                                                                                                       \
         .name = isa, .panel_columns = TILE_COLUMNS, .pack_activation = pack_activation, .rms_norm = rms_norm,               \
         .silu_mul = silu_mul, .rope = rope, .store_keys = store_keys, .store_values = store_values, .attention = attention, \
+        .route = route, .expert_sum = expert_sum,                                                                           \
         .linear = {                                                                                                         \
             [F32] = linear_f32, [F16] = linear_f16, [BF16] = linear_bf16, [Q4_0] = linear_q4_0, [Q4_1] = linear_q4_1,       \
             [Q5_0] = linear_q5_0, [Q5_1] = linear_q5_1, [Q8_0] = linear_q8_0, [Q4_K] = linear_q4_k, [Q5_K] = linear_q5_k,   \
