@@ -57,6 +57,7 @@ class LoadRequest:
         num_ctx: slots of one sequence; at most the context the model was trained for is used.
         num_batch: the most tokens of one pass; num_parallel: sequences at once.
         num_thread: of the request; the local device keeps the threads it was opened with.
+        max_in_flight: microbatches in the stages at once; 0 leaves it to the cost model.
     """
 
     name: str
@@ -67,6 +68,7 @@ class LoadRequest:
     num_batch: int = 512
     num_parallel: int = 1
     num_thread: int = 0
+    max_in_flight: int = 0
     policy: Policy = Policy.THROUGHPUT
 
 
@@ -312,6 +314,8 @@ class Broker:
             max_tokens=load.order.max_tokens,
             max_rows=load.order.max_rows,
             max_sequences=load.order.num_parallel,
+            stages=loaded.costs,
+            max_in_flight=load.request.max_in_flight,
         )
         self._loop.embedding = None if self._loop.coordinator.is_whole else load.embedding
         self.loaded = LoadedModel(

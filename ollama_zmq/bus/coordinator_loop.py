@@ -223,8 +223,8 @@ class CoordinatorLoop:
                 self._connect(address, epoch)
             case Disconnect(address, epoch):
                 self._disconnect(address)
-            case Computed(microbatch, logits) if self.engine is not None:
-                outputs = self.engine.complete(microbatch, logits, time.monotonic())
+            case Computed(microbatch, logits, times) if self.engine is not None:
+                outputs = self.engine.complete(microbatch, logits, time.monotonic(), times)
                 self.pump()  # the next step is computed while somebody reads what the last one said
                 self.deliver(outputs)
             case StepFailed(_, error) if self.engine is not None:

@@ -23,7 +23,7 @@ answered is a mistake in the list and fails the load, naming it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
 import numpy as np
@@ -53,6 +53,8 @@ from ollama_zmq.cluster.stages import LOCAL, LoadOrder, Stage, demand_of, stages
 from ollama_zmq.cluster.state import ClusterState, StageState, WorkerState
 from ollama_zmq.cluster.uploads import Upload
 from ollama_zmq.devices.base import Array
+from ollama_zmq.engine.costs import Line
+from ollama_zmq.engine.pacing import StageCost, StageTime
 from ollama_zmq.engine.requests import Microbatch
 from ollama_zmq.errors import (
     OllamaZmqError,
@@ -82,12 +84,18 @@ class Phase(Enum):
 
 @dataclass(slots=True)
 class Flight:
-    """A microbatch on its way: at which stage, since when, until when."""
+    """A microbatch on its way: at which stage, since when, until when, and what the stages before took.
+
+    Attributes:
+        alone: no other microbatch was at that worker when it was sent there.
+    """
 
     microbatch: Microbatch
     stage: int
     sent_at: float
     deadline: float
+    alone: bool = True
+    times: list[StageTime] = field(default_factory=list)
 
 
 class Coordinator:
@@ -331,14 +339,17 @@ class Coordinator:
         link = self.links[stage.address]
         limit_s = self._limit_s(stage, link, len(microbatch.token_ids)) if link.remote else float("inf")
         flight.sent_at, flight.deadline = now, now + limit_s
+        flight.alone = all(self.stages[other.stage].address != stage.address for other in self.flights.values())
         self.flights[number] = flight
+        R = len(microbatch.rows)
+        head = stage.part == "head"  # it is given the rows that are wanted, and nothing else
         message = Run(
             program=stage.program,
             microbatch=number,
-            lengths=microbatch.lengths,
-            positions=microbatch.positions,
+            lengths=(1,) * R if head else microbatch.lengths,
+            positions=(0,) * R if head else microbatch.positions,
             pages=microbatch.pages if stage.define.kv_pages else (),
-            rows=microbatch.rows if stage.part in ("head", "whole") else (),
+            rows=tuple(range(R)) if head else microbatch.rows if stage.gives_rows else (),
             deadline_ms=int(min(limit_s, 86400.0) * 1000),
         )
         return [link.send(message, {"input": tensor})]
@@ -357,19 +368,41 @@ class Coordinator:
         decoding = len(flight.microbatch.lengths) == len(flight.microbatch.token_ids)
         if decoding and flight.microbatch is not WARM_UP:
             self._latency[flight.stage].add((now - flight.sent_at) * 1e6, message.compute_us, message.queue_us)
-        flight.stage += 1
-        if flight.stage < len(self.stages):
-            return self._fly(message.microbatch, flight, output, now)
+        flight.times.append(self._time(flight, message, now))
         del self.flights[message.microbatch]
+        flight.stage += 1
+        if flight.stage < len(self.stages) and (flight.microbatch.rows or self.stages[flight.stage].part != "head"):
+            return self._fly(message.microbatch, flight, output, now)
         if flight.microbatch is WARM_UP:
             return self._loaded()
-        return [Computed(flight.microbatch.id, output)]
+        if flight.stage < len(self.stages):  # no logits are wanted, so there is nothing for the head to do
+            assert self.order is not None
+            flight.times.append(StageTime(0, 0.0, None))
+            output = np.zeros((0, self.order.network.vocab_size), np.float32)
+        return [Computed(flight.microbatch.id, output, tuple(flight.times))]
+
+    def _time(self, flight: Flight, ran: Ran, now: float) -> StageTime:
+        work_s, microbatch = ran.compute_us / 1e6, flight.microbatch
+        rows = len(microbatch.rows if self.stages[flight.stage].part == "head" else microbatch.token_ids)
+        way_s = max(now - flight.sent_at - work_s, 0.0) if flight.alone else None
+        return StageTime(rows, work_s, way_s)
 
     def _loaded(self) -> list[Effect]:
         assert self.order is not None
         self.phase = Phase.LOADED
         resident = {stage.address: self.links[stage.address].resident_bytes for stage in self.stages}
-        return [Loaded(tuple(stage.state for stage in self.stages), resident, self.order.kv_pages)]
+        states = tuple(stage.state for stage in self.stages)
+        costs = tuple(self._cost(stage, self.links[stage.address]) for stage in self.stages)
+        return [Loaded(states, resident, self.order.kv_pages, costs)]
+
+    def _cost(self, stage: Stage, link: Link) -> StageCost:
+        """What *stage* will cost by what its worker and the link to it were measured at."""
+        assert link.welcome is not None
+        assert self.order is not None
+        fixed_s = stage.nbytes / max(link.welcome.decode_bytes_per_s, 1e6)
+        row_s = stage.macs / max(link.welcome.prefill_macs_per_s, 1e6)
+        moved_s = 8.0 * self.order.network.hidden_size / max(link.bandwidth_bytes_per_s, 1e5) if link.remote else 0.0
+        return StageCost(stage.address, Line(fixed_s, row_s), Line(link.rtt_s, moved_s), stage.part == "head")
 
     def _on_failed(self, address: str, message: Failed, now: float) -> list[Effect]:
         where = "" if address == LOCAL else f"worker {address}: "

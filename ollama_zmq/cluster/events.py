@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ollama_zmq.cluster.state import StageState
+from ollama_zmq.engine.pacing import StageCost, StageTime
 from ollama_zmq.errors import OllamaZmqError
 from ollama_zmq.wire.frames import Envelope
 from ollama_zmq.wire.messages import WeightSource
@@ -109,6 +110,7 @@ class Loaded:
     stages: tuple[StageState, ...]
     resident_bytes: dict[str, int]
     kv_pages: int
+    costs: tuple[StageCost, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +127,11 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """A microbatch went through all stages."""
+    """A microbatch went through all stages; ``times`` is what each took."""
 
     microbatch: int
     logits: npt.NDArray[np.float32] = field(repr=False)
+    times: tuple[StageTime, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

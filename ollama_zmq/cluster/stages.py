@@ -59,12 +59,14 @@ class Stage:
 
     Attributes:
         part: "layers", "head" or "whole".
+        is_last: it has the model's last layer.
         nbytes: weight bytes it streams for one token; macs: multiply-adds of one token.
     """
 
     address: str
     part: str
     layers: range
+    is_last: bool
     define: Define
     nbytes: int
     macs: int
@@ -73,6 +75,11 @@ class Stage:
     def program(self) -> bytes:
         """The id of its program."""
         return self.define.program
+
+    @property
+    def gives_rows(self) -> bool:
+        """Whether its output is the rows that are wanted: nothing behind the last layer needs the others."""
+        return self.part != "layers" or self.is_last
 
     @property
     def state(self) -> StageState:
@@ -119,6 +126,7 @@ def _stage(order: LoadOrder, address: str, part: str, layers: range, program: Pr
         address,
         part,
         layers,
+        layers.stop == order.network.n_layers,
         define,
         nbytes=int(sum(tensors[name].nbytes * share for name, share in shares.items())),
         macs=int(sum(prod(tensors[name].shape) * share for name, share in shares.items())),

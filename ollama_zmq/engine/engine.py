@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ollama_zmq.engine.intake import open_generation, open_scoring
+from ollama_zmq.engine.pacing import Pacing, StageCost, StageTime
 from ollama_zmq.engine.pages import PagePool, pages_for
 from ollama_zmq.engine.requests import Broken, GenerationRequest, Microbatch, Output, Request
 from ollama_zmq.engine.scheduler import Scheduler, Slice
@@ -39,7 +40,8 @@ class Engine:
         kv_pages: pages of every stage, at least one context's.
         max_tokens: T of the largest microbatch; max_rows: R of it, as many as tokens if None.
         max_sequences: how many may hold pages at once; the others wait.
-        max_in_flight: microbatches that may be on their way at once.
+        stages: what the stages are expected to cost; with none, one microbatch is in flight.
+        max_in_flight: microbatches that may be on their way at once; 0 leaves it to the cost model.
         random_seed: draws the seed of a request that has none.
 
     Raises:
@@ -56,15 +58,16 @@ class Engine:
         max_tokens: int,
         max_rows: int | None = None,
         max_sequences: int = 1,
-        max_in_flight: int = 1,
+        stages: tuple[StageCost, ...] = (),
+        max_in_flight: int = 0,
         random_seed: Callable[[], int] = lambda: secrets.randbits(63),
     ) -> None:
         if num_ctx < 2 or kv_pages < pages_for(num_ctx):
             raise OpError(
                 f"kv_pages={kv_pages}: a context of {num_ctx} needs {pages_for(max(num_ctx, 2))}, at least 2 slots"
             )
-        if min(vocab_size, max_tokens, max_sequences, max_in_flight) < 1:
-            raise OpError(f"{vocab_size=}, {max_tokens=}, {max_sequences=}, {max_in_flight=}: all start at 1")
+        if min(vocab_size, max_tokens, max_sequences) < 1:
+            raise OpError(f"{vocab_size=}, {max_tokens=}, {max_sequences=}: all start at 1")
         rows = max_tokens if max_rows is None else max_rows
         if rows < min(max_sequences, max_tokens):
             raise OpError(f"{max_rows=} is less than {max_sequences=}, which want a row each")
@@ -73,12 +76,9 @@ class Engine:
         self.num_ctx = num_ctx
         self._random_seed = random_seed
         self._pool = PagePool(kv_pages)
+        self._pacing = Pacing(stages, max_tokens=max_tokens, fixed=max_in_flight)
         self._scheduler = Scheduler(
-            self._pool,
-            max_tokens=max_tokens,
-            max_rows=rows,
-            max_sequences=max_sequences,
-            max_in_flight=max_in_flight,
+            self._pool, self._pacing, max_tokens=max_tokens, max_rows=rows, max_sequences=max_sequences
         )
         self._sequences: dict[str, Sequence] = {}
         self._microbatches = 0
@@ -136,8 +136,17 @@ class Engine:
         self._microbatches += 1
         return microbatch
 
-    def complete(self, microbatch_id: int, logits: npt.NDArray[np.float32], now: float) -> list[Output]:
+    def complete(
+        self,
+        microbatch_id: int,
+        logits: npt.NDArray[np.float32],
+        now: float,
+        times: tuple[StageTime, ...] = (),
+    ) -> list[Output]:
         """Take the logits, float32 [R, V], of a microbatch's rows. One that was forgotten is ignored.
+
+        Args:
+            times: what each stage took for it; empty when that is not known.
 
         Raises:
             ShapeError: logits of another shape or dtype; the microbatch is still in flight then.
@@ -149,6 +158,8 @@ class Engine:
             raise ShapeError(
                 f"logits: {logits.dtype} {logits.shape}, expected float32 ({R}, {self.vocab_size})", arg="logits"
             )
+        if times:
+            self._pacing.observe(times)
         outputs: list[Output] = []
         slices, row = self._scheduler.landed(microbatch_id), 0
         for piece in slices:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -94,19 +94,18 @@ class PagePool:
         The last token is left out, because somebody will want its logits.
         """
         table, end = PageTable(), len(token_ids) - 1
-        parent = ROOT
-        for start in range(0, end - PAGE_SLOTS + 1, PAGE_SLOTS):
-            digest = digest_of(parent, token_ids[start : start + PAGE_SLOTS])
-            page = self._full.get(digest)
-            if page is None:
-                break
+        for page, digest in self._known(token_ids):
             self._hold(page)
             table.pages.append(page)
             table.digests.append(digest)
-            table.cached += PAGE_SLOTS
-            parent = digest
+        table.cached = len(table.pages) * PAGE_SLOTS
+        parent = table.digests[-1] if table.digests else ROOT
         self._take_over_tail(table, parent, tuple(token_ids[table.cached : min(end, table.cached + PAGE_SLOTS)]))
         return table
+
+    def held(self, token_ids: Sequence[int]) -> int:
+        """How many of the pages that :meth:`reuse` would give are held by others, so that none is taken for them."""
+        return sum(self.holders[page] > 0 for page, _ in self._known(token_ids))
 
     def grow(self, table: PageTable, tokens: int) -> bool:
         """Give *table* the pages that *tokens* tokens need; when there are not enough, nothing changes."""
@@ -141,6 +140,16 @@ class PagePool:
                 else:
                     self._blank.append(page)
         table.pages, table.digests, table.cached = [], [], 0
+
+    def _known(self, token_ids: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+        """(page, digest) of every full page at the beginning of *token_ids*, the last token left out."""
+        digest = ROOT
+        for start in range(0, len(token_ids) - PAGE_SLOTS, PAGE_SLOTS):
+            digest = digest_of(digest, token_ids[start : start + PAGE_SLOTS])
+            page = self._full.get(digest)
+            if page is None:
+                return
+            yield page, digest
 
     def _hold(self, page: int) -> None:
         self.holders[page] += 1

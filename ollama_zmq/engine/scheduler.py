@@ -1,12 +1,16 @@
-"""Which tokens go into the next microbatch. First come, first served; nobody starves.
+"""Which tokens go into the next microbatch. First come, first admitted; nobody starves.
 
     waiting --admit--> running --plan--> in flight --landed--> running
        ^                  |
        +----preempt-------+   its pages are needed by one that was admitted earlier
 
-* A sequence is in at most one microbatch in flight, and takes ceil(running / max_in_flight) of the places in each, so
-  that ``max_in_flight`` groups can follow each other through the stages. Those that waited longest go first.
-* Sequences that decode take one token each; prefills share what is left of ``max_tokens``, at least one token.
+* How many microbatches follow each other through the stages, and how much of a prompt goes into one, is decided by
+  :class:`~ollama_zmq.engine.pacing.Pacing`.
+* Sequences that decode take one token each, and a group of them travels together: their number over the number of
+  groups, those that waited longest first. What they leave of the chunk goes to prompts, at least one token.
+* Prompts take turns, a chunk each. Chunks of one prompt may follow each other through the stages, because every stage
+  takes microbatches in the order in which they were sent. A prompt that begins like an older one that is being
+  prefilled waits for it and shares its pages.
 * Pages are taken as tokens need them. When there are none, the youngest sequence that is not in flight goes back to
   wait at its old place; its tokens are prefilled again later, which changes nothing about the text. The oldest always
   gets its pages, because the pool holds at least one whole context.
@@ -18,8 +22,10 @@ from bisect import insort
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ollama_zmq.engine.pages import PagePool, pages_for
+from ollama_zmq.engine.pacing import Pacing
+from ollama_zmq.engine.pages import PagePool, common_prefix, pages_for
 from ollama_zmq.engine.sequence import Scoring, Sequence
+from ollama_zmq.ops.program import PAGE_SLOTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +46,12 @@ class Scheduler:
         running: in order of arrival; these hold pages.
     """
 
-    def __init__(
-        self, pool: PagePool, *, max_tokens: int, max_rows: int, max_sequences: int, max_in_flight: int
-    ) -> None:
+    def __init__(self, pool: PagePool, pacing: Pacing, *, max_tokens: int, max_rows: int, max_sequences: int) -> None:
         self.pool = pool
+        self.pacing = pacing
         self.max_tokens = max_tokens
         self.max_rows = max_rows
         self.max_sequences = max_sequences
-        self.max_in_flight = max_in_flight
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.in_flight: dict[int, list[Slice]] = {}
@@ -70,14 +74,21 @@ class Scheduler:
 
     def plan(self, microbatch: int, now: float) -> list[Slice]:
         """The slices of the next microbatch, which is in flight from here on; none when nothing can be done."""
-        if len(self.in_flight) >= self.max_in_flight:
-            return []
         self._admit(now)
         turns = self._next_turns()
-        places = -(-len(self.running) // self.max_in_flight)
-        slices = self._fill(turns[:places]) or self._fill(turns[places:])  # the first may all lack pages
+        decodes = [sequence for sequence in turns if sequence.decodes]
+        prompts = [sequence for sequence in turns if not sequence.decodes and not self._follows(sequence)]
+        decoding = sum(sequence.decodes for sequence in self.running)
+        pace = self.pacing.plan(decoding, sum(sequence.pending for sequence in prompts))
+        if len(self.in_flight) >= (pace.depth if prompts else pace.groups):
+            return []
+        places = -(-decoding // pace.groups)
+        # the first may all lack pages
+        slices = self._fill(decodes[:places], prompts, pace.chunk) or self._fill(decodes[places:], [], 0)
         for piece in slices:
-            piece.sequence.in_flight, piece.sequence.turn = True, self._turns_given
+            piece.sequence.sent += piece.length
+            piece.sequence.in_flight += 1
+            piece.sequence.turn = self._turns_given
             self._turns_given += 1
         if slices:
             self.in_flight[microbatch] = slices
@@ -88,21 +99,22 @@ class Scheduler:
         slices = self.in_flight.pop(microbatch, [])
         for piece in slices:
             sequence = piece.sequence
-            sequence.in_flight = False
+            sequence.in_flight -= 1
+            assert piece.start == sequence.table.cached  # stages keep the order
             self.pool.written(sequence.table, sequence.tokens, piece.start + piece.length)
         return slices
 
     def settle(self, sequences: Iterable[Sequence]) -> None:
         """Free the pages of those that have ended."""
         for sequence in sequences:
-            if sequence.ended and sequence in self.running:
+            if sequence.ended and not sequence.in_flight and sequence in self.running:
                 self._retire(sequence)
 
     def refit(self, sequence: Sequence, tokens: list[int]) -> None:
         """Give *sequence* other tokens, keeping the pages of the beginning they share with the ones it had."""
         self.pool.release(sequence.table, sequence.tokens)
         sequence.tokens = tokens
-        sequence.table = self.pool.reuse(tokens)
+        self._reuse(sequence)
 
     def forget_pages(self) -> None:
         """Nothing is in the pages any more and nothing in flight lands: all that runs waits to start again."""
@@ -110,7 +122,7 @@ class Scheduler:
         self.pool.forget()
         for sequence in self.running:
             sequence.table.pages, sequence.table.digests, sequence.table.cached = [], [], 0
-            sequence.in_flight = False
+            sequence.in_flight = 0
         self.waiting = [sequence for sequence in (*self.running, *self.waiting) if not sequence.ended]
         self.running = []
 
@@ -121,32 +133,63 @@ class Scheduler:
     def _admit(self, now: float) -> None:
         while self.waiting and len(self.running) < self.max_sequences:
             sequence = self.waiting[0]
-            promised = sum(pages_for(len(other.tokens)) - len(other.table.pages) for other in self.running)
-            if self.running and self.pool.available - promised < pages_for(len(sequence.tokens) + 1):
+            promised = sum(_missing_pages(other) for other in self.running)
+            need = pages_for(len(sequence.tokens) + 1) - self.pool.held(sequence.tokens)
+            if self.running and self.pool.available - promised < need:
                 return
             del self.waiting[0]
+            sequence.sent = 0
             if not isinstance(sequence, Scoring):  # it needs the logits of every token, cached or not
-                sequence.table = self.pool.reuse(sequence.tokens)
+                self._reuse(sequence)
+                self._find_leader(sequence)
             if sequence.admitted_at is None:
                 sequence.admitted_at = now
             insort(self.running, sequence, key=lambda other: other.order)
 
+    def _reuse(self, sequence: Sequence) -> None:
+        """Give *sequence*, which holds no pages, those that already have the beginning of its tokens."""
+        sequence.table = self.pool.reuse(sequence.tokens)
+        sequence.sent = sequence.table.cached
+
+    def _find_leader(self, sequence: Sequence) -> None:
+        """Let *sequence* wait for the older prompt that will bring most of its beginning, by whole pages."""
+        sequence.leader, sequence.shared = None, sequence.table.cached
+        for other in self.running:
+            if other.order < sequence.order and not other.decodes and not other.ended:
+                common = min(common_prefix(other.tokens, sequence.tokens), len(sequence.tokens) - 1)
+                whole = common // PAGE_SLOTS * PAGE_SLOTS
+                if whole > sequence.shared:
+                    sequence.leader, sequence.shared = other, whole
+
+    def _follows(self, sequence: Sequence) -> bool:
+        """Whether *sequence* still waits for its leader; when it does not, it takes what pages there are."""
+        leader = sequence.leader
+        if leader is None:
+            return False
+        if leader.table.cached < sequence.shared and not leader.ended and leader in self.running:
+            return True
+        sequence.leader = None
+        self.pool.release(sequence.table, sequence.tokens)
+        self._reuse(sequence)
+        return False
+
     def _next_turns(self) -> list[Sequence]:
         """Who may go now, those that waited longest first."""
-        ready = [sequence for sequence in self.running if not sequence.in_flight and not sequence.ended]
+        ready = [sequence for sequence in self.running if sequence.pending and not sequence.ended]
         return sorted(ready, key=lambda sequence: sequence.turn)
 
-    def _fill(self, turns: list[Sequence]) -> list[Slice]:
-        budget, rows, slices = self.max_tokens, self.max_rows, list[Slice]()
-        prefills = any(sequence.pending > 1 for sequence in turns)
-        for sequence in sorted(turns, key=lambda sequence: sequence.pending > 1):
-            left = budget - (1 if prefills and sequence.pending == 1 else 0)
-            length = min(sequence.chunk, left)
+    def _fill(self, decodes: list[Sequence], prompts: list[Sequence], chunk: int) -> list[Slice]:
+        room, rows, slices = self.max_tokens, self.max_rows, list[Slice]()
+        for sequence in decodes[: room - bool(prompts)]:
+            if self._has_pages(sequence, 1, slices):
+                slices.append(Slice(sequence, sequence.sent, 1, sequence.rows(1)))
+        room, rows = min(room - len(slices), chunk), rows - len(slices)
+        for sequence in prompts:
+            length = min(sequence.chunk, room)
             length -= max(0, len(sequence.rows(length)) - rows)
             if length > 0 and self._has_pages(sequence, length, slices):
-                start = sequence.table.cached
-                slices.append(Slice(sequence, start, length, sequence.rows(length)))
-                budget -= length
+                slices.append(Slice(sequence, sequence.sent, length, sequence.rows(length)))
+                room -= length
                 rows -= len(slices[-1].rows)
         return slices
 
@@ -155,7 +198,7 @@ class Scheduler:
         if sequence not in self.running:  # preempted a moment ago
             return False
         planned = [piece.sequence for piece in slices]
-        while not self.pool.grow(sequence.table, sequence.table.cached + length):
+        while not self.pool.grow(sequence.table, sequence.sent + length):
             younger = self.running[self.running.index(sequence) + 1 :]
             victims = [other for other in younger if not other.in_flight and other not in planned]
             if not victims:
@@ -167,3 +210,9 @@ class Scheduler:
         self.running.remove(sequence)
         self.pool.release(sequence.table, sequence.tokens)
         insort(self.waiting, sequence, key=lambda other: other.order)
+
+
+def _missing_pages(sequence: Sequence) -> int:
+    """Pages that its tokens will need besides those it holds or will share."""
+    coming = sequence.shared // PAGE_SLOTS if sequence.leader else 0
+    return max(pages_for(len(sequence.tokens)) - max(len(sequence.table.pages), coming), 0)

@@ -41,7 +41,9 @@ class Sequence:
         table: its pages; ``table.cached`` of the tokens are in them.
         order: counts admissions; the lower one came first.
         turn: when it was last given a place in a microbatch, -1 before the first time.
-        in_flight: that microbatch is on its way.
+        sent: tokens that are in the pages or on their way there.
+        in_flight: microbatches on their way that it is in; more than one only while its prompt is prefilled.
+        leader: a sequence whose prefill will bring the first ``shared`` tokens of this one, too.
         ended: nothing may come of it any more.
     """
 
@@ -50,14 +52,22 @@ class Sequence:
     table: PageTable = field(default_factory=PageTable)
     order: int = 0
     turn: int = -1
-    in_flight: bool = False
+    sent: int = 0
+    in_flight: int = 0
+    leader: Sequence | None = None
+    shared: int = 0
     ended: bool = False
     admitted_at: float | None = None
 
     @property
     def pending(self) -> int:
-        """Tokens that are not in the pages."""
-        return len(self.tokens) - self.table.cached
+        """Tokens that have not been sent."""
+        return len(self.tokens) - self.sent
+
+    @property
+    def decodes(self) -> bool:
+        """Whether all tokens but its last are in the pages."""
+        return len(self.tokens) - self.table.cached == 1
 
     @property
     def chunk(self) -> int:
@@ -175,7 +185,7 @@ class Scoring(Sequence):
         return min(self.request.chunk, self.pending)
 
     def rows(self, length: int) -> range:
-        return range(max(self.received - self.table.cached, 0), length)
+        return range(min(max(self.received - self.sent, 0), length), length)
 
     def receive(self, logits: Logits, now: float) -> list[Output]:
         self.logits[self.received : self.received + len(logits)] = logits

@@ -143,10 +143,12 @@ class Network:
         return ops.program("hidden_state", self.model.embed(ops, token_ids, ops.weight(self.embedding)))
 
     def layers_program(self, layers: range) -> Program:
-        """Hidden state [T, D] -> hidden state [T, D] after *layers*."""
+        """Hidden state [T, D] -> hidden state [T, D] after *layers*; [R, D], the rows asked for, after the last one."""
         ops = Builder(f"layers {layers.start}..{layers.stop - 1}")
-        hidden_state = ops.input("hidden_state", ("T", self.hidden_size))
-        return ops.program("hidden_state", self._run_layers(ops, hidden_state, layers))
+        hidden_state = self._run_layers(ops, ops.input("hidden_state", ("T", self.hidden_size)), layers)
+        if layers.stop == self.n_layers:
+            hidden_state = ops.take_rows(hidden_state, ops.rows)
+        return ops.program("hidden_state", hidden_state)
 
     def head_program(self) -> Program:
         """Hidden state [T, D] -> logits [R, V] of the rows asked for."""

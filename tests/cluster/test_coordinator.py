@@ -109,13 +109,34 @@ def test_a_step_passes_every_stage_in_order_with_two_messages_each(workers, netw
     assert np.all(computed.logits == 7 + 3)  # each stage added one
 
 
-def test_pages_go_to_layers_and_rows_to_the_head(workers, network):
-    load(workers, order(network, A))
+def test_pages_go_to_layers_and_rows_to_the_last_of_them_and_the_head(workers, network):
+    load(workers, order(network, A, B))
     workers.seen.clear()
     workers.carry_out(run(workers, decode_step()))
+    first, last, head = (message for _, message in workers.sent(Run))
+    assert (first.pages, last.pages, head.pages) == (((0,),), ((0,),), ())
+    assert (first.rows, last.rows, head.rows) == ((), (0,), (0,))
+
+
+def test_the_head_is_given_the_rows_that_are_wanted_and_no_others(workers, network):
+    load(workers, order(network, A))
+    workers.seen.clear()
+    microbatch = Microbatch(1, np.arange(5, dtype=np.int32), (3, 2), (0, 7), ((0,), (1,)), rows=(2, 4))
+    tensor = np.zeros((5, network.hidden_size), np.float32)
+    (computed,) = workers.carry_out(workers.coordinator.run(microbatch, tensor, workers.now))
     layers, head = (message for _, message in workers.sent(Run))
-    assert (layers.pages, head.pages) == (((0,),), ())
-    assert (layers.rows, head.rows) == ((), (0,))
+    assert (layers.rows, head.lengths, head.rows) == ((2, 4), (1, 1), (0, 1))
+    assert [time.rows for time in computed.times] == [5, 2]
+
+
+def test_a_microbatch_of_which_no_logits_are_wanted_does_not_go_to_the_head(workers, network):
+    load(workers, order(network, A))
+    workers.seen.clear()
+    microbatch = Microbatch(1, np.arange(3, dtype=np.int32), (3,), (0,), ((0,),), rows=())
+    tensor = np.zeros((3, network.hidden_size), np.float32)
+    (computed,) = workers.carry_out(workers.coordinator.run(microbatch, tensor, workers.now))
+    assert [address for address, _ in workers.sent(Run)] == [A]
+    assert computed.logits.shape == (0, network.vocab_size)
 
 
 def test_workers_on_one_host_are_greeted_one_after_another(workers, network):

@@ -17,7 +17,7 @@ from tests.models_tiny import write_tiny_llama
 @pytest.fixture(scope="module")
 def layers(tmp_path_factory):
     """The verified layers of a tiny model whose linears are Q8_0."""
-    path = write_tiny_llama(tmp_path_factory.mktemp("plan") / "tiny.gguf", kind="Q8_0", n_layers=3)
+    path = write_tiny_llama(tmp_path_factory.mktemp("plan") / "tiny.gguf", kind="Q8_0", n_layers=4)
     with open_gguf(path) as gguf:
         yield verify(Network(gguf).layers_program(range(3)))
 

@@ -289,9 +289,7 @@ def test_a_sequence_is_in_one_microbatch_at_a_time():
 
 
 def test_groups_follow_each_other_through_the_stages():
-    driver = Driver(max_sequences=4, max_in_flight=2)
-    for name in "abcd":
-        driver.submit(generation(name, prompt=(1, 2)))
+    driver = decoding("abcd", max_sequences=4, max_in_flight=2)
     assert [len(driver.send().step.lengths), len(driver.send().step.lengths)] == [2, 2]
 
 
@@ -487,9 +485,7 @@ def test_a_whole_context_can_be_scored():
 # ---- sizes
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"kv_pages": 3}, {"num_ctx": 1}, {"max_tokens": 0}, {"max_sequences": 0}, {"max_in_flight": 0}]
-)
+@pytest.mark.parametrize("wrong", [{"kv_pages": 3}, {"num_ctx": 1}, {"max_tokens": 0}, {"max_sequences": 0}])
 def test_sizes_with_which_nothing_runs_are_refused(wrong):
     sizes = {"vocab_size": V, "num_ctx": 256, "kv_pages": 4, "max_tokens": 8} | wrong
     with pytest.raises(OpError):

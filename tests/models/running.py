@@ -31,7 +31,10 @@ class Stages:
         return np.array(self.run_step(value, step))
 
     def run_step(self, value, step):
+        wanted = len(step.rows)
         for executable in self.executables:
+            if executable.verified.program.name == "head":
+                step = Step.of([1] * wanted, [0] * wanted, (), range(wanted))
             value = np.array(executable.run(value, step))
         return value
 

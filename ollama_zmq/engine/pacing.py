@@ -1,0 +1,183 @@
+"""How many microbatches may be in flight, and how large they are: a cost model of the stages that run them.
+
+A stage takes s(rows) = f + k * rows (:mod:`costs`), the way to it and back l(rows). n sequences that decode are cut
+into G groups of g = n / G that follow each other through the P stages:
+
+    T_loop(g) = sum of s_i(g) + l_i(g)             until a group is back
+    pace(g)   = max of s_i(g), l_i(g) / 2          between two groups at the slowest place
+    tokens/s  = n * min(1 / T_loop(g), 1 / (G * pace(g)))
+
+More groups keep more stages busy until the slowest never waits, and then only repeat f. G is the one with the most
+tokens per second, and a larger one only when it gains ``WORTH``: a message costs something too.
+
+A prompt of T tokens in chunks of c takes T_loop(c) + (T / c - 1) * pace(c), least near c = sqrt(T * f / ((P - 1) * k)).
+T_loop / pace chunks in flight keep the slowest place busy. No chunk takes a place longer than ``MAX_STEP_S`` (three
+single tokens' time where those are slow), and while sequences decode, c is small enough that they wait at most
+``MAX_STRETCH`` times as long for their next token as without it. A head is only asked for the rows whose logits are
+wanted, and a chunk wants one at its end at most.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ollama_zmq.engine.costs import CostCurve, Line
+
+WORTH = 1.02
+MAX_STEP_S = 0.5
+MAX_STRETCH = 2.0
+MAX_IN_FLIGHT = 32
+REFIT_EVERY = 16  # microbatches; the first ones are believed at once
+
+
+@dataclass(frozen=True, slots=True)
+class StageCost:
+    """What a stage is expected to cost before it was measured.
+
+    Attributes:
+        place: the worker it runs on; stages of one place wait for each other.
+        work, way: seconds by rows of computing, and of the way to the worker and back.
+        wanted_only: it computes the rows whose logits are wanted, not all tokens.
+    """
+
+    place: str
+    work: Line
+    way: Line
+    wanted_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StageTime:
+    """What a stage took for one microbatch. ``way_s`` is None when the worker was busy, which hides the way."""
+
+    rows: int
+    work_s: float
+    way_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How to go on.
+
+    Attributes:
+        groups: microbatches with decoding sequences in flight at most.
+        depth: microbatches in flight at most while there is a prompt to prefill.
+        chunk: tokens of prompts in one microbatch at most.
+    """
+
+    groups: int
+    depth: int
+    chunk: int
+
+
+class Pacing:
+    """The cost model of one loaded model's stages.
+
+    Args:
+        fixed: microbatches in flight, whatever the model would say; 0 lets it decide.
+    """
+
+    def __init__(self, stages: Sequence[StageCost], *, max_tokens: int, fixed: int = 0) -> None:
+        self.max_tokens = max_tokens
+        self.fixed = fixed
+        self._stages = stages
+        self._work = [CostCurve(stage.work) for stage in stages]
+        self._way = [CostCurve(stage.way) for stage in stages]
+        self._plans: dict[tuple[int, int], Plan] = {}
+        self._groups: dict[int, int] = {}  # what was chosen last for so many sequences
+        self._observed = 0
+
+    def observe(self, times: Sequence[StageTime]) -> None:
+        """Take what the stages took for one microbatch."""
+        for time, work, way in zip(times, self._work, self._way, strict=True):
+            if time.rows:
+                work.observe(time.rows, time.work_s)
+                if time.way_s is not None:
+                    way.observe(time.rows, time.way_s)
+        self._observed += 1
+        if self._observed < REFIT_EVERY or self._observed % REFIT_EVERY == 0:
+            for curve in (*self._work, *self._way):
+                curve.fit()
+            self._plans.clear()
+
+    def plan(self, decoding: int, prompt: int) -> Plan:
+        """The plan for so many sequences that decode and so many tokens of prompts."""
+        if self.fixed or not self._stages:
+            in_flight = max(self.fixed, 1)
+            return Plan(in_flight, in_flight, self.max_tokens)
+        key = decoding, prompt and 1 << prompt.bit_length()
+        if key not in self._plans:
+            self._plans[key] = self._planned(*key)
+        return self._plans[key]
+
+    def round_s(self, decoding: int, groups: int) -> float:
+        """Seconds in which each of *decoding* sequences, in *groups* groups, gets a token."""
+        size = math.ceil(decoding / groups)
+        return max(self.loop_s(size, size), groups * self.pace_s(decoding / groups, decoding / groups))
+
+    def loop_s(self, tokens: float, wanted: float) -> float:
+        """Seconds that a microbatch is in flight when no other is."""
+        rows = self._rows(tokens, wanted)
+        return sum(self._work_s(i, r) + self._way[i].seconds(r) for i, r in enumerate(rows) if r)
+
+    def pace_s(self, tokens: float, wanted: float) -> float:
+        """Seconds between two microbatches at the slowest place."""
+        places: dict[str, float] = {}
+        longest = 0.0
+        for i, rows in enumerate(self._rows(tokens, wanted)):
+            place = self._stages[i].place
+            places[place] = places.get(place, 0.0) + self._work_s(i, rows)
+            longest = max(longest, self._way[i].line.row_s * rows / 2)
+        return max(longest, *places.values())
+
+    def _work_s(self, i: int, rows: float) -> float:
+        return self._work[i].seconds(rows) if rows else 0.0
+
+    def _rows(self, tokens: float, wanted: float) -> list[float]:
+        return [wanted if stage.wanted_only else tokens for stage in self._stages]
+
+    def _planned(self, decoding: int, prompt: int) -> Plan:
+        groups = self._best_groups(decoding) if decoding else 1
+        if not prompt:
+            return Plan(groups, groups, self.max_tokens)
+        wanted = decoding / groups
+        longest_s = max(MAX_STEP_S, 3 * self.pace_s(1, 1))
+        allowed_s = MAX_STRETCH * self.round_s(decoding, groups) if decoding else math.inf
+        best, best_s = 1, math.inf
+        for chunk in _sizes(self.max_tokens):
+            pace_s = self.pace_s(wanted + chunk, wanted)
+            if chunk > 1 and (pace_s > longest_s or self._gap_s(chunk, wanted, groups) > allowed_s):
+                break
+            prefill_s = self.loop_s(wanted + chunk, wanted) + (prompt / chunk - 1) * pace_s
+            if prefill_s < best_s:
+                best, best_s = chunk, prefill_s
+        return Plan(groups, self._depth(best, wanted, groups), best)
+
+    def _gap_s(self, chunk: int, wanted: float, groups: int) -> float:
+        """Seconds between two tokens of a sequence when every microbatch carries *chunk* tokens of a prompt."""
+        depth = self._depth(chunk, wanted, groups)
+        return max(self.loop_s(wanted + chunk, wanted), depth * self.pace_s(wanted + chunk, wanted))
+
+    def _depth(self, chunk: int, wanted: float, groups: int) -> int:
+        """Microbatches that keep the slowest place busy; one more when nobody waits for a token."""
+        full = self.loop_s(wanted + chunk, wanted) / self.pace_s(wanted + chunk, wanted)
+        return min(max(round(full) if wanted else math.ceil(full) + 1, groups), MAX_IN_FLIGHT)
+
+    def _best_groups(self, decoding: int) -> int:
+        """The fewest groups with about the shortest round; those chosen last unless that is worth a change."""
+        sizes = {math.ceil(decoding / groups) for groups in range(1, min(decoding, MAX_IN_FLIGHT) + 1)}
+        rounds = {groups: self.round_s(decoding, groups) for groups in (math.ceil(decoding / size) for size in sizes)}
+        best_s = min(rounds.values())
+        chosen = self._groups.get(decoding, 1)
+        if chosen not in rounds or rounds[chosen] > WORTH * best_s:
+            chosen = min(groups for groups, round_s in rounds.items() if round_s <= (WORTH + 1) / 2 * best_s)
+        self._groups[decoding] = chosen
+        return chosen
+
+
+def _sizes(max_tokens: int) -> list[int]:
+    """Sizes of chunks that are worth comparing: 1, 2, 3, 4, 6, 8, 12, ... and the largest."""
+    sizes = {size for power in range(max_tokens.bit_length()) for size in (1 << power, 3 << power >> 1)}
+    return sorted(size for size in sizes | {max_tokens} if 0 < size <= max_tokens)
