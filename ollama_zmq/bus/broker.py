@@ -2,7 +2,7 @@
 
     main thread          asyncio, HTTP; calls the broker
     broker thread        CoordinatorLoop: ROUTER, coordinator, engine, sampler
-    local worker thread  WorkerLoop over inproc://: the machine's own device
+    local worker thread  LocalWorker: the machine's own device
     loader thread        opens a model file and resolves names, once per load
 
 Benchmarks use it directly.
@@ -25,7 +25,7 @@ import structlog
 import zmq
 
 from ollama_zmq.bus.coordinator_loop import CoordinatorLoop
-from ollama_zmq.bus.worker_loop import WorkerLoop
+from ollama_zmq.bus.local_worker import LocalWorker
 from ollama_zmq.cluster.events import Effect, Joined, Loaded, LoadFailed, ModelLost, Progressed, Replacing
 from ollama_zmq.cluster.placement import Policy
 from ollama_zmq.cluster.stages import LOCAL, LoadOrder
@@ -44,7 +44,6 @@ log = structlog.get_logger()
 
 OnOutput = Callable[[Output], None]
 OnProgress = Callable[[str, int, int], None]
-LOCAL_ENDPOINT = "inproc://local-worker"
 DEFAULT_RPC_PORT = 50052
 
 
@@ -129,11 +128,10 @@ class Broker:
         self._joins: list[Future[ClusterState]] = []
         self._context: zmq.Context[Any] = zmq.Context()
         self._device = open_device("cpu", threads=threads, budget=Budget(memory_limit or default_budget()))
-        self._worker = WorkerLoop(
-            self._context, LOCAL_ENDPOINT, self._device, name=LOCAL, find_blob=self._find_blob, zap=False
+        self._worker = LocalWorker(self._device, name=LOCAL, find_blob=self._find_blob)
+        self._loop = CoordinatorLoop(
+            self._context, secrets.token_hex(8), self._worker, self._on_effect, self._on_output
         )
-        self._loop = CoordinatorLoop(self._context, secrets.token_hex(8), self._on_effect, self._on_output)
-        self._loop.endpoints[LOCAL] = LOCAL_ENDPOINT
         self._threads = [
             threading.Thread(target=self._worker.run, name="local-worker", daemon=True),
             threading.Thread(target=self._loop.run, name="broker", daemon=True),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import queue
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -19,6 +18,8 @@ import structlog
 import zmq
 
 from ollama_zmq.bus import sockets
+from ollama_zmq.bus.local_worker import LocalWorker
+from ollama_zmq.bus.wakeup import Wakeup
 from ollama_zmq.cluster.coordinator import Coordinator
 from ollama_zmq.cluster.events import (
     Attached,
@@ -41,17 +42,19 @@ from ollama_zmq.cluster.events import (
     StepFailed,
     Tick,
 )
+from ollama_zmq.cluster.stages import LOCAL
 from ollama_zmq.engine.embedding import Embedding
 from ollama_zmq.engine.engine import Engine
 from ollama_zmq.engine.requests import Output
 from ollama_zmq.errors import OllamaZmqError, OpError, RemoteProtocolError, Unreachable
 from ollama_zmq.formats.gguf import GgufFile
 from ollama_zmq.wire import frames
-from ollama_zmq.wire.messages import Put
+from ollama_zmq.wire.messages import Put, Run
 
 log = structlog.get_logger()
 
 TICK_S = 0.1
+SHORT_STEP = 16  # tokens that take hardly longer than one: nobody else need be served meanwhile
 
 
 class CoordinatorLoop:
@@ -69,6 +72,7 @@ class CoordinatorLoop:
         self,
         context: zmq.Context[Any],
         broker: str,
+        local: LocalWorker,
         on_effect: Callable[[Effect], None],
         on_output: Callable[[Output], None],
     ) -> None:
@@ -82,11 +86,10 @@ class CoordinatorLoop:
         self._context = context
         self._broker = broker
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._wake_lock = threading.Lock()
-        self._wake_in: zmq.Socket[bytes] = context.socket(zmq.PAIR)
-        self._wake_out: zmq.Socket[bytes] = context.socket(zmq.PAIR)
-        self._wake_in.bind(f"inproc://wake-{broker}")
-        self._wake_out.connect(f"inproc://wake-{broker}")
+        self._wakeup = Wakeup()
+        self._local = local
+        self._local.on_reply = lambda envelope: self.call(lambda: self.handle(Got(LOCAL, envelope)))
+        self._local_step: frames.Envelope | None = None  # the only one in flight; it runs when this turn is over
         self._running = True
         self._ticked_at = 0.0
         self._arrived: deque[list[zmq.Frame]] = deque()  # read, not handled yet
@@ -95,9 +98,7 @@ class CoordinatorLoop:
     def call(self, function: Callable[[], None]) -> None:
         """Run *function* in the loop's thread, soon. May be called from any thread."""
         self._calls.put(function)
-        with self._wake_lock:
-            if not self._wake_out.closed:
-                self._wake_out.send(b"")
+        self._wakeup.wake()
 
     def stop(self) -> None:
         """End :meth:`run`; leases are given back first."""
@@ -113,8 +114,8 @@ class CoordinatorLoop:
         self._router = sockets.broker_socket(self._context, self._broker)
         self._monitor = sockets.Monitor(self._router)
         poller = zmq.Poller()
-        for socket in (self._router, self._monitor.socket, self._wake_in):
-            poller.register(socket, zmq.POLLIN)
+        for source in (self._router, self._monitor.socket, self._wakeup.fileno()):
+            poller.register(source, zmq.POLLIN)
         try:
             while self._running:
                 try:
@@ -149,8 +150,9 @@ class CoordinatorLoop:
     def _serve_once(self, poller: zmq.Poller) -> None:
         now = time.monotonic()
         wait_s = min(self.coordinator.next_deadline(now) - now, TICK_S if self.coordinator.flights else 1.0)
-        ready = dict(poller.poll(0 if self._arrived else max(int(wait_s * 1000), 0) + 1))
-        if self._wake_in in ready:
+        has_work = self._arrived or self._local_step is not None
+        ready = dict(poller.poll(0 if has_work else max(int(wait_s * 1000), 0) + 1))
+        if self._wakeup.fileno() in ready:
             self._run_calls()
         if self._monitor.socket in ready:
             for happened in self._monitor.events():
@@ -162,11 +164,13 @@ class CoordinatorLoop:
             self._ticked_at = now
             self.handle(Tick())
         self.pump()
+        self._run_local_step()
 
     def _start_over(self) -> None:
         """After a fault of our own: whoever waits is told, nothing is loaded, and the next load may succeed."""
         error = OpError("internal error in the broker, see its log")
         self._arrived.clear()
+        self._local_step = None
         self.apply([*self.coordinator.unload(), LoadFailed(error), ModelLost(error)])
 
     def handle(self, event: Event) -> None:
@@ -174,8 +178,7 @@ class CoordinatorLoop:
         self.apply(self.coordinator.handle(event, time.monotonic()))
 
     def _run_calls(self) -> None:
-        while self._wake_in.poll(0):
-            self._wake_in.recv()
+        self._wakeup.clear()
         while not self._calls.empty():
             self._calls.get()()
 
@@ -240,13 +243,36 @@ class CoordinatorLoop:
 
     def _send(self, address: str, envelope: frames.Envelope) -> None:
         """Send to a worker. A full or vanished peer shows as the error that it is, never as silence."""
+        if address == LOCAL:
+            self._send_local(envelope)
+            return
         routing_id = _routing_id(address, envelope.epoch)
         try:
-            parts = [routing_id, *frames.encode(envelope)]
-            large = any(tensor.nbytes >= zmq.COPY_THRESHOLD for tensor in envelope.tensors.values())
-            self._router.send_multipart(parts, zmq.NOBLOCK, copy=not large)
+            self._router.send_multipart([routing_id, *frames.encode(envelope)], zmq.NOBLOCK, copy=True)
         except zmq.ZMQError as error:
             self.handle(Detached(address, f"worker {address} takes no more messages: {error.strerror}"))
+
+    def _send_local(self, envelope: frames.Envelope) -> None:
+        """Hand *envelope* to the local device, in order. A short step that flies alone is kept for this thread."""
+        if self._local_step is not None:
+            self._local.post(self._local_step)
+            self._local_step = None
+        message, alone = envelope.message, len(self.coordinator.flights) == 1
+        if alone and isinstance(message, Run) and sum(message.lengths) <= SHORT_STEP:
+            self._local_step = envelope
+        else:
+            self._local.post(envelope)
+
+    def _run_local_step(self) -> None:
+        step, self._local_step = self._local_step, None
+        if step is None:
+            return
+        replies = self._local.serve_here(step)
+        if replies is None:
+            self._local.post(step)
+            return
+        for reply in replies:
+            self.handle(Got(LOCAL, reply))
 
     def _send_chunk(self, effect: SendChunk) -> None:
         """Read one chunk from the model file and send it. The digest of the whole weight goes with the last one."""
@@ -264,26 +290,24 @@ class CoordinatorLoop:
         self._send(effect.address, link.envelope(put, {"chunk": chunk}))
 
     def _connect(self, address: str, epoch: int) -> None:
-        endpoint = self.endpoints[address]
+        if address == LOCAL:
+            self.handle(Attached(address))
+            return
         try:
-            sockets.connect(self._router, endpoint, _routing_id(address, epoch))
+            sockets.connect(self._router, self.endpoints[address], _routing_id(address, epoch))
         except Unreachable as error:
             self.handle(Detached(address, str(error)))
-            return
-        if endpoint.startswith("inproc://"):
-            self.handle(Attached(address))
 
     def _disconnect(self, address: str) -> None:
         """Forget a connection; what was queued on it goes with it."""
-        self._arrived += sockets.disconnect(self._router, self.endpoints[address])
+        if address != LOCAL:
+            self._arrived += sockets.disconnect(self._router, self.endpoints[address])
 
     def _close(self) -> None:
         self._router.disable_monitor()
         self._monitor.close()
         self._router.close(0)
-        with self._wake_lock:
-            self._wake_out.close(0)
-        self._wake_in.close(0)
+        self._wakeup.close()
 
 
 def _routing_id(address: str, epoch: int) -> bytes:

@@ -8,60 +8,35 @@ mistaken for a silent broker.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from functools import partial
 from time import monotonic
 from typing import Any
 
 import structlog
 import zmq
 
-from ollama_zmq.bus.introduction import Introduction
-from ollama_zmq.bus.runner import Reply, Runner
+from ollama_zmq.bus.runner import Reply
 from ollama_zmq.bus.security import Door
+from ollama_zmq.bus.service import Service
 from ollama_zmq.bus.sockets import bind, check_frame_sizes, read_all, rebind, worker_socket
 from ollama_zmq.bus.wakeup import Wakeup
 from ollama_zmq.bus.weights import FindBlob
-from ollama_zmq.cluster.worker import (
-    NO_MICROBATCH,
-    SILENCE_LIMIT_S,
-    Answered,
-    Broke,
-    Compute,
-    DropPeer,
-    Event,
-    Forget,
-    Gone,
-    Got,
-    Introduce,
-    Keep,
-    Rejected,
-    ReleaseAll,
-    Send,
-    State,
-    Tick,
-    Verify,
-    Worker,
-)
+from ollama_zmq.cluster.worker import SILENCE_LIMIT_S, Compute, Gone, Got, Rejected, Tick
 from ollama_zmq.devices.base import Device
-from ollama_zmq.errors import OllamaZmqError, OpError, RemoteProtocolError
+from ollama_zmq.errors import RemoteProtocolError
 from ollama_zmq.wire import frames
 from ollama_zmq.wire.frames import Envelope
 
 IDLE_TURN_S = 1.0
 
-Work = Callable[[], list[Reply]]
-
 log = structlog.get_logger()
 
 
-class WorkerLoop:
-    """Feeds one :class:`Worker` and carries out its effects until :meth:`stop`.
+class WorkerLoop(Service):
+    """A :class:`Service` behind a socket, until :meth:`stop`.
 
     Args:
         context: None for one of its own.
-        endpoint: "tcp://host:port", port "*" for any; or "inproc://name" within one process, where a broker cannot
-            vanish alone and so is never silent.
+        endpoint: "tcp://host:port", port "*" for any.
         name: "host:port" of this worker, for messages to people.
         find_blob: finds a blob in this machine's own store.
         zap: let one broker in at a time. Needs a context without another ZAP handler.
@@ -83,19 +58,16 @@ class WorkerLoop:
         find_blob: FindBlob,
         zap: bool,
     ) -> None:
+        super().__init__(device, name=name, find_blob=find_blob, silence_limit_s=SILENCE_LIMIT_S)
         self._owns_context = context is None
         self._context: zmq.Context[Any] = context or zmq.Context()
-        self._remote = not endpoint.startswith("inproc://")
-        self._worker = Worker(name, silence_limit_s=SILENCE_LIMIT_S if self._remote else float("inf"))
-        self._runner = Runner(device, find_blob)
-        self._introduction = Introduction(device)
         self._inbox: deque[tuple[float, list[zmq.Frame]]] = deque()
         self._wakeup = Wakeup()
         self._stopping = self._left = False
-        self._dealer = worker_socket(self._context, endpoint, zap=zap and self._remote)
+        self._dealer = worker_socket(self._context, endpoint, zap=zap)
         self._door: Door | None = None
         try:
-            if zap and self._remote:
+            if zap:
                 self._door = Door(self._context, self._on_left)
                 self._door.watch(self._dealer)
             self.bound_endpoint = bind(self._dealer, endpoint)
@@ -121,7 +93,7 @@ class WorkerLoop:
 
     def close(self) -> None:
         """Forget every program and close the sockets; for a loop that is never run."""
-        self._runner.release_all()
+        self.runner.release_all()
         if self._door is not None:
             self._door.close()
         self._dealer.close(0)
@@ -135,10 +107,10 @@ class WorkerLoop:
         if self._inbox:
             arrived, parts = self._inbox.popleft()
             self._on_frames(parts, arrived)
-        elif self._runner.busy:
-            self._carry_out(self._runner.load_next, self._runner.next_program)
+        elif self.runner.busy:
+            self.load_next()
         else:
-            self._apply(Tick(monotonic()))
+            self.apply(Tick(monotonic()))
             self._drop_silent_peer()
             self._wait()
 
@@ -146,10 +118,10 @@ class WorkerLoop:
         self._inbox += [(monotonic(), parts) for parts in read_all(self._dealer)]
         if self._left:
             self._left = False
-            self._apply(Gone(monotonic()))
+            self.apply(Gone(monotonic()))
 
     def _wait(self) -> None:
-        timeout_s = min(self._worker.next_deadline() - monotonic(), IDLE_TURN_S)
+        timeout_s = min(self.worker.next_deadline() - monotonic(), IDLE_TURN_S)
         ready = self._poller.poll(max(0, int(timeout_s * 1000) + 1))
         if any(source == self._wakeup.fileno() for source, _ in ready):
             self._wakeup.clear()
@@ -165,72 +137,17 @@ class WorkerLoop:
         try:
             envelope = frames.decode(parts)
         except RemoteProtocolError as error:
-            log.warning("message.rejected", peer=self._worker.broker, error=str(error))
-            self._apply(Rejected(monotonic(), error))
+            log.warning("message.rejected", peer=self.worker.broker, error=str(error))
+            self.apply(Rejected(monotonic(), error))
             return
-        self._apply(Got(arrived, envelope))
+        self.apply(Got(arrived, envelope))
 
     @staticmethod
     def _is_from_outside(door: Door, part: zmq.Frame) -> bool:
         """Whether a message was sent by somebody who has left by now."""
         return not door.recognise(int(part.get("User-Id")), int(part.get(zmq.SRCFD)))
 
-    def _apply(self, event: Event) -> None:
-        before = self._worker.state
-        effects = self._worker.handle(event)
-        if self._worker.state is not before:
-            self._on_lease(self._worker.state is State.LEASED)
-        for effect in effects:
-            match effect:
-                case Send(envelope):
-                    self._send(envelope)
-                case Introduce():
-                    self._carry_out(self._introduce)
-                case Verify(define):
-                    self._carry_out(partial(self._runner.define, define), define.program)
-                case Keep(put, chunk):
-                    self._carry_out(partial(self._runner.put, put, chunk), put.program)
-                case Compute(run=run):
-                    self._carry_out(partial(self._compute, effect), run.program, run.microbatch)
-                case Forget(program):
-                    self._runner.release(program)
-                case ReleaseAll(broker, reason):
-                    log.info("broker.lost", broker=broker, reason=reason)
-                    self._runner.release_all()
-                case DropPeer():
-                    rebind(self._dealer, self.bound_endpoint)
-
-    def _on_lease(self, held: bool) -> None:
-        if held:
-            log.info("broker.leased", broker=self._worker.broker)
-        if self._door is not None:
-            self._door.lease(held, monotonic())
-
-    def _carry_out(self, work: Work, program: bytes = b"", microbatch: int = NO_MICROBATCH) -> None:
-        """Do *work* and hand its replies, or what went wrong, to the worker."""
-        try:
-            replies = work()
-        except OllamaZmqError as error:
-            self._apply(Broke(monotonic(), error, program, microbatch))
-        except Exception as error:
-            log.exception("work.failed", program=program.hex(), microbatch=microbatch)
-            internal = OpError(f"internal error ({type(error).__name__})")
-            self._apply(Broke(monotonic(), internal, program, microbatch))
-        else:
-            for reply in replies:
-                self._apply(Answered(monotonic(), reply.message, reply.tensors))
-
-    def _introduce(self) -> list[Reply]:
-        return [Reply(self._introduction.welcome())]
-
-    def _compute(self, effect: Compute) -> list[Reply]:
-        queued_us = int((monotonic() - effect.arrived) * 1e6)
-        replies = self._runner.run(effect.run, effect.input, queued_us)
-        if self._remote:
-            check_frame_sizes([output for reply in replies for output in reply.tensors.values()])
-        return replies
-
-    def _send(self, envelope: Envelope) -> None:
+    def send(self, envelope: Envelope) -> None:
         """Send without waiting: when nobody is there or nobody reads, the message is dropped and ``seq`` shows it.
 
         A copy is sent: the device writes its next output over this one, and libzmq reads a shared buffer whenever it
@@ -239,7 +156,20 @@ class WorkerLoop:
         try:
             self._dealer.send_multipart(frames.encode(envelope), zmq.NOBLOCK, copy=True)
         except zmq.Again:
-            log.warning("message.dropped", peer=self._worker.broker)
+            log.warning("message.dropped", peer=self.worker.broker)
+
+    def drop_peer(self) -> None:
+        rebind(self._dealer, self.bound_endpoint)
+
+    def on_lease(self, held: bool) -> None:
+        super().on_lease(held)
+        if self._door is not None:
+            self._door.lease(held, monotonic())
+
+    def compute(self, effect: Compute) -> list[Reply]:
+        replies = super().compute(effect)
+        check_frame_sizes([output for reply in replies for output in reply.tensors.values()])
+        return replies
 
     def _drop_silent_peer(self) -> None:
         if self._door is not None and self._door.overstays(monotonic()):

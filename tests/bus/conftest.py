@@ -16,8 +16,6 @@ from ollama_zmq.devices.base import Budget, Device
 from ollama_zmq.devices.reference import ReferenceDevice
 from tests.bus.peer import DEADLINE_S, Peer
 
-ENDPOINTS = ["tcp://127.0.0.1:*", "inproc://worker"]
-
 
 def _open_sockets() -> set[zmq.Socket]:
     return {

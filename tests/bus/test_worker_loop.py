@@ -34,7 +34,6 @@ from ollama_zmq.wire.messages import (
     Stored,
     Welcome,
 )
-from tests.bus.conftest import ENDPOINTS
 from tests.bus.peer import DEADLINE_S, chunks_of, define_of, linear_program, random_weight, run_of
 
 PROGRAM = linear_program()
@@ -73,9 +72,8 @@ def make_ready(peer, program=PROGRAM, weight=WEIGHT):
     assert isinstance(peer.receive().message, Ready)
 
 
-@pytest.mark.parametrize("endpoint", ENDPOINTS)
-def test_a_conversation_from_hello_to_bye(serve, connect, device, endpoint):
-    peer = connect(serve(device, endpoint))
+def test_a_conversation_from_hello_to_bye(serve, connect, device):
+    peer = connect(serve(device))
     welcome = peer.greet()
     assert isinstance(welcome, Welcome)
     assert (welcome.package, welcome.protocol, welcome.ops) == (VERSION, PROTOCOL, ops_hash())
@@ -94,9 +92,8 @@ def test_a_conversation_from_hello_to_bye(serve, connect, device, endpoint):
     assert device.budget.used == 0
 
 
-@pytest.mark.parametrize("endpoint", ENDPOINTS)
-def test_rubbish_is_answered_and_the_conversation_goes_on(serve, connect, device, endpoint):
-    peer = connect(serve(device, endpoint))
+def test_rubbish_is_answered_and_the_conversation_goes_on(serve, connect, device):
+    peer = connect(serve(device))
     peer.greet()
     make_ready(peer)
     for parts in ([b"junk"], [b"OZ\x01", b"\xc1"], [b"OZ\x01", b"\x80", b""], [b""] * 40, [b"OZ\x09", b"\x80"]):

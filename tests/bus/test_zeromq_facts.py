@@ -34,10 +34,10 @@ from ollama_zmq.bus.sockets import (
     disconnect,
     worker_socket,
 )
-from tests.bus.conftest import ENDPOINTS
 from tests.bus.peer import DEADLINE_S
 
 WAIT_MS = int(DEADLINE_S * 1000)
+ENDPOINTS = ["tcp://127.0.0.1:*", "inproc://worker"]
 
 
 @pytest.fixture
