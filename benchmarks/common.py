@@ -30,7 +30,7 @@ from ollama_zmq.bus.broker import Broker, LoadedModel, LoadRequest, parse_server
 from ollama_zmq.cli.children import Children
 from ollama_zmq.config import Config
 from ollama_zmq.engine.requests import Broken, Finished, GenerationRequest, Output, Piece, Scored, ScoreRequest
-from ollama_zmq.errors import OllamaZmqError
+from ollama_zmq.errors import OllamaZmqError, RequestError
 from ollama_zmq.formats.options import Options
 from ollama_zmq.store.models import Store
 from ollama_zmq.version import VERSION
@@ -63,6 +63,14 @@ def run_main(main: Callable[[], None]) -> None:
         sys.exit(f"Error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def check_matplotlib() -> None:
+    """Raise RequestError, before anything is measured, if there is nothing to draw with."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise RequestError("--plot needs matplotlib: pip install 'ollama-zmq[plot]'") from None
 
 
 def environment() -> dict[str, Any]:
@@ -207,9 +215,9 @@ def ask(broker: Broker, request: GenerationRequest | ScoreRequest) -> tuple[Fini
     return last.result(), token_ids
 
 
-def generate(broker: Broker, token_ids: Sequence[int], n_tokens: int) -> Finished:
-    """Continue *token_ids* greedily by at most *n_tokens* tokens."""
-    options = Options(temperature=0.0, num_predict=n_tokens, seed=0)
+def generate(broker: Broker, token_ids: Sequence[int], n_tokens: int, **sampling: Any) -> Finished:
+    """Continue *token_ids* by at most *n_tokens* tokens, greedily unless *sampling* options say otherwise."""
+    options = Options(**{"temperature": 0.0, "seed": 0, "num_predict": n_tokens, **sampling})
     request = GenerationRequest(_request_id(), tuple(token_ids), options, truncate=False)
     last, _ = ask(broker, request)
     assert isinstance(last, Finished)

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from common import (
+    check_matplotlib,
     generate,
     loaded_broker,
     parser,
@@ -38,7 +39,6 @@ from ollama_zmq.bus.broker import Broker
 from ollama_zmq.cluster.state import StageState
 from ollama_zmq.devices.base import Budget, Device, DeviceWeight, Executable, Step
 from ollama_zmq.devices.registry import default_budget, open_device
-from ollama_zmq.errors import RequestError
 from ollama_zmq.formats.gguf import GgufFile, open_gguf
 from ollama_zmq.models.base import Network
 from ollama_zmq.ops.program import PAGE_SLOTS, verify
@@ -69,14 +69,6 @@ def arguments() -> argparse.Namespace:
     if given.plot:
         check_matplotlib()
     return given
-
-
-def check_matplotlib() -> None:
-    """Raise RequestError, before anything is measured, if there is nothing to draw with."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise RequestError("--plot needs matplotlib: pip install 'ollama-zmq[plot]'") from None
 
 
 def measure_stages(given: argparse.Namespace) -> tuple[StageState, ...]:

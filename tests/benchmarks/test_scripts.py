@@ -59,6 +59,14 @@ def test_a_plot_needs_matplotlib_and_says_so(run: Run, tiny_gguf: Path, tmp_path
     assert done.stderr == "Error: --plot needs matplotlib: pip install 'ollama-zmq[plot]'\n"
 
 
+def test_clients_of_a_server_are_served_to_the_end(records: Records, tiny_gguf: Path) -> None:
+    sizes = ("--prompt", "8", "--decode", "4", "--chat", "--turns", "2", "--threads", "1")
+    (found,) = records("bench_serve.py", "--model", str(tiny_gguf), "--clients", "2", *sizes)
+    assert found.keys() >= ABOUT
+    assert (found["clients"], found["answers"], found["errors"]) == (2, 4, {})
+    assert all(found[figure] > 0 for figure in ("tokens", "tokens_per_s", "ttft1_p50_ms", "rss_peak_bytes"))
+
+
 def test_perplexity_is_measured_over_chunks(records: Records, tiny_gguf: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("the other hello and " * 100)
