@@ -50,7 +50,8 @@ def extension(name: str, *sources: str, headers: list[str]) -> Extension:
     )
 
 
-GLUE = {f"kernels/cpu/include/{name}.h" for name in ("angles", "arena", "pool", "program", "unpack")}
+GLUE_NAMES = ("angles", "arena", "pack", "pack_low", "pack_rows", "pool", "program", "unpack")
+GLUE = {f"kernels/cpu/include/{name}.h" for name in GLUE_NAMES}
 HEADERS = set(glob("kernels/cpu/include/*.h"))
 
 setup(

@@ -5,6 +5,7 @@
 #ifndef OLLAMA_UNPACK_H
 #define OLLAMA_UNPACK_H
 
+#include "half.h"
 #include "pack.h"
 #include "tables.h"
 
@@ -13,6 +14,10 @@ static inline int byte_of(const uint32_t *vector, int r, int t)
 {
     return ((const uint8_t *)vector)[4 * r + t];
 }
+
+/* Where scale and minimum of sub-block j, row r, stand among those of Q2_K, Q4_K and Q5_K. */
+static inline int scale_at(int j, int r) { return 16 * (j % 4) + r; }
+static inline int minimum_at(int j, int r) { return 32 * (j % 4 / 2) + 2 * r + j % 2; }
 
 static inline int nibble_32(const uint32_t (*q)[16], int k, int r)
 {
@@ -47,6 +52,14 @@ static void unpack_block_32(enum format format, const void *block, int r, float 
             out[k] = float_of_half(b->d[r]) * (float)(byte_of(b->q[k / 4], r, k % 4) - 128);
         }
     }
+}
+
+/* The 6-bit scale and minimum of sub-block j of Q4_K and Q5_K. */
+static inline void unpack_scale(const uint8_t (*scales)[64], int j, int r, int *scale, int *minimum)
+{
+    int high = j < 4 ? 0 : 4;
+    *scale = (scales[j / 4][scale_at(j, r)] & 15) | (scales[2][scale_at(j, r)] >> high & 3) << 4;
+    *minimum = scales[j / 4][minimum_at(j, r)] >> 4 | (scales[2][minimum_at(j, r)] >> (2 + high) & 3) << 4;
 }
 
 static void unpack_block_256(enum format format, const void *block, int r, float *out)
