@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common import (
+    Session,
     generate,
     interleaved,
     loaded_broker,
@@ -36,7 +37,6 @@ from common import (
     write_json,
 )
 
-from ollama_zmq.bus.broker import Broker
 from ollama_zmq.cli.children import Children, free_port, is_listening
 from ollama_zmq.errors import OllamaZmqError
 
@@ -64,9 +64,9 @@ def main() -> None:
         cases: dict[Case, Callable[[], Speeds]] = {}
         for case in [Case("ours", len(workers)), *([Case("ours", 0)] if given.alone and workers else [])]:
             used = workers[: case.workers]
-            broker, model = stack.enter_context(loaded_broker(given.model, used, threads=threads, num_ctx=context))
-            vocab_size = model.network.vocab_size
-            cases[case] = our_case(broker, vocab_size, given.prompt, given.decode)
+            session = stack.enter_context(loaded_broker(given.model, used, threads=threads, num_ctx=context))
+            vocab_size = session.model.network.vocab_size
+            cases[case] = our_case(session, vocab_size, given.prompt, given.decode)
         if given.peer:
             ask_peer = stack.enter_context(peer(given, threads, context))
             cases[Case("llama.cpp", given.workers)] = peer_case(ask_peer, vocab_size, given.prompt, given.decode)
@@ -106,20 +106,20 @@ def arguments() -> argparse.Namespace:
     return given
 
 
-def our_case(broker: Broker, vocab_size: int, n_prompt: int, n_decode: int) -> Callable[[], Speeds]:
+def our_case(session: Session, vocab_size: int, n_prompt: int, n_decode: int) -> Callable[[], Speeds]:
     """One measurement of ours per call."""
     seeds = count()
-    lasting = lasting_prompt(broker, vocab_size, n_decode)
+    lasting = lasting_prompt(session, vocab_size, n_decode)
 
     def measure() -> Speeds:
-        prefilled = generate(broker, random_prompt(n_prompt, vocab_size, next(seeds)), 1)
-        decoded = generate(broker, lasting, n_decode + 1)
+        prefilled = generate(session, random_prompt(n_prompt, vocab_size, next(seeds)), 1)
+        decoded = generate(session, lasting, n_decode + 1)
         return {"ours": (n_prompt / prefilled.prefill_s, (decoded.output_tokens - 1) / decoded.decode_s)}
 
     return measure
 
 
-def lasting_prompt(broker: Broker, vocab_size: int, n_decode: int) -> list[int]:
+def lasting_prompt(session: Session, vocab_size: int, n_decode: int) -> list[int]:
     """A short prompt whose continuation does not end before *n_decode* tokens.
 
     Raises:
@@ -127,7 +127,7 @@ def lasting_prompt(broker: Broker, vocab_size: int, n_decode: int) -> list[int]:
     """
     for seed in range(1000, 1032):
         prompt = random_prompt(SHORT_PROMPT, vocab_size, seed)
-        if generate(broker, prompt, n_decode + 1).output_tokens == n_decode + 1:
+        if generate(session, prompt, n_decode + 1).output_tokens == n_decode + 1:
             return prompt
     raise OllamaZmqError(f"this model ends every text before {n_decode} tokens: use a smaller --decode")
 

@@ -212,13 +212,14 @@ def against_broker(given: argparse.Namespace, load: Load) -> dict[str, Any]:
     brokers: list[float] = []
     with (
         worker_addresses(given.rpc, given.workers, given.threads) as workers,
-        loaded_broker(given.model, workers, threads=given.threads, num_ctx=given.num_ctx) as (broker, model),
+        loaded_broker(given.model, workers, threads=given.threads, num_ctx=given.num_ctx) as session,
     ):
-        assert model.tokenizer is not None
+        tokenizer = session.model.tokenizer
+        assert tokenizer is not None
         for n in range(given.requests + 1):
             (answer,) = closed_loop(load, 1, iter([n]))
-            token_ids = model.tokenizer.encode(load.prompts(n), add_special=True, parse_special=True)
-            finished = generate(broker, token_ids, given.decode, temperature=given.temperature, seed=n)
+            token_ids = tokenizer.encode(load.prompts(n), add_special=True, parse_special=True)
+            finished = generate(session, token_ids, given.decode, temperature=given.temperature, seed=n)
             if n:  # the first one warms up
                 servers.append(answer.tokens_per_s)
                 brokers.append((finished.output_tokens - 1) / finished.decode_s)

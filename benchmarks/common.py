@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
@@ -158,6 +159,14 @@ def worker_addresses(rpc: str, n_workers: int, threads: int) -> Iterator[tuple[s
         yield parse_servers(rpc) + started
 
 
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A model on the broker that has it."""
+
+    broker: Broker
+    model: LoadedModel
+
+
 @contextmanager
 def relayed(addresses: Sequence[str], delay_ms: float, mbit: float = 0.0) -> Iterator[tuple[str, ...]]:
     """Where *addresses* are reached over a cable: *delay_ms* one way and *mbit* Mbit/s (0: no limit) either way."""
@@ -173,8 +182,8 @@ def relayed(addresses: Sequence[str], delay_ms: float, mbit: float = 0.0) -> Ite
 @contextmanager
 def loaded_broker(
     model: str, workers: Sequence[str] = (), *, threads: int = 0, num_ctx: int = 2048, num_batch: int = 512
-) -> Iterator[tuple[Broker, LoadedModel]]:
-    """A broker with *model* spread over *workers*, or on this machine alone when there are none.
+) -> Iterator[Session]:
+    """*model* on a broker of its own, spread over *workers*, or on this machine alone when there are none.
 
     Raises:
         OllamaZmqError: it cannot be loaded.
@@ -190,10 +199,10 @@ def loaded_broker(
         num_thread=threads,
     )
     with Broker(threads=threads or None) as broker:
-        yield broker, broker.load(request).result()
+        yield Session(broker, broker.load(request).result())
 
 
-def ask(broker: Broker, request: GenerationRequest | ScoreRequest) -> tuple[Finished | Scored, list[int]]:
+def ask(session: Session, request: GenerationRequest | ScoreRequest) -> tuple[Finished | Scored, list[int]]:
     """Run *request* to its end and return the last output and the generated token ids.
 
     Raises:
@@ -211,22 +220,22 @@ def ask(broker: Broker, request: GenerationRequest | ScoreRequest) -> tuple[Fini
             case Finished() | Scored():
                 last.set_result(output)
 
-    broker.submit(request, take)
+    session.broker.submit(session.model, request, take)
     return last.result(), token_ids
 
 
-def generate(broker: Broker, token_ids: Sequence[int], n_tokens: int, **sampling: Any) -> Finished:
+def generate(session: Session, token_ids: Sequence[int], n_tokens: int, **sampling: Any) -> Finished:
     """Continue *token_ids* by at most *n_tokens* tokens, greedily unless *sampling* options say otherwise."""
     options = Options(**{"temperature": 0.0, "seed": 0, "num_predict": n_tokens, **sampling})
     request = GenerationRequest(_request_id(), tuple(token_ids), options, truncate=False)
-    last, _ = ask(broker, request)
+    last, _ = ask(session, request)
     assert isinstance(last, Finished)
     return last
 
 
-def score(broker: Broker, token_ids: Sequence[int], chunk: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+def score(session: Session, token_ids: Sequence[int], chunk: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Logits float32 [T, V] of every position of *token_ids*, *chunk* tokens per pass."""
-    last, _ = ask(broker, ScoreRequest(_request_id(), tuple(token_ids), chunk))
+    last, _ = ask(session, ScoreRequest(_request_id(), tuple(token_ids), chunk))
     assert isinstance(last, Scored)
     return last.logits
 

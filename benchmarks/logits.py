@@ -28,9 +28,9 @@ def main() -> None:
         worker_addresses(given.rpc, given.workers, given.threads) as workers,
         loaded_broker(
             given.model, workers, threads=given.threads, num_ctx=max(len(token_ids), 64), num_batch=given.chunk
-        ) as (broker, _),
+        ) as session,
     ):
-        logits = score(broker, token_ids, given.chunk)
+        logits = score(session, token_ids, given.chunk)
     np.save(given.out, logits)
     record = {"model": given.model, "workers": workers, "threads": given.threads, "chunk": given.chunk}
     write_json(given.json, [{**record, "ids": token_ids, "argmax": logits.argmax(axis=1).tolist()}])

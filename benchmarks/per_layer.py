@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from common import (
+    Session,
     check_matplotlib,
     generate,
     loaded_broker,
@@ -35,7 +36,6 @@ from common import (
     write_json,
 )
 
-from ollama_zmq.bus.broker import Broker
 from ollama_zmq.cluster.state import StageState
 from ollama_zmq.devices.base import Budget, Device, DeviceWeight, Executable, Step
 from ollama_zmq.devices.registry import default_budget, open_device
@@ -77,18 +77,19 @@ def measure_stages(given: argparse.Namespace) -> tuple[StageState, ...]:
     with ExitStack() as stack:
         workers = stack.enter_context(worker_addresses(given.rpc, given.workers, given.threads))
         loaded = loaded_broker(given.model, workers, threads=given.threads, num_ctx=context)
-        broker, model = stack.enter_context(loaded)
-        decode_steps(broker, model.network.vocab_size, given.prompt, given.decode)
-        for note in broker.cluster().notes:
+        session = stack.enter_context(loaded)
+        decode_steps(session, session.model.network.vocab_size, given.prompt, given.decode)
+        (state,) = session.broker.cluster().models
+        for note in state.notes:
             print(f"note: {note}")
-        return broker.cluster().stages
+        return state.stages
 
 
-def decode_steps(broker: Broker, vocab_size: int, n_prompt: int, n_steps: int) -> None:
+def decode_steps(session: Session, vocab_size: int, n_prompt: int, n_steps: int) -> None:
     """Decode at least *n_steps* tokens after prompts of *n_prompt*; a text that ends early is followed by another."""
     seed = 0
     while n_steps > 0:
-        finished = generate(broker, random_prompt(n_prompt, vocab_size, seed), n_steps + 1)
+        finished = generate(session, random_prompt(n_prompt, vocab_size, seed), n_steps + 1)
         n_steps -= max(finished.output_tokens - 1, 1)
         seed += 1
 

@@ -30,14 +30,14 @@ def main() -> None:
     text = given.text.read_text(encoding="utf-8")
     with (
         worker_addresses(given.rpc, given.workers, given.threads) as workers,
-        loaded_broker(given.model, workers, threads=given.threads, num_ctx=given.ctx) as (broker, model),
+        loaded_broker(given.model, workers, threads=given.threads, num_ctx=given.ctx) as session,
     ):
         losses: list[float] = []
         rows = []
-        if model.tokenizer is None:
+        if session.model.tokenizer is None:
             raise ModelFileError(f"{given.model}: the file has no vocabulary, so it cannot read a text")
-        for i, chunk in enumerate(cut(model.tokenizer, text, given.ctx, given.chunks)):
-            losses += token_losses(score(broker, chunk, 512), chunk)
+        for i, chunk in enumerate(cut(session.model.tokenizer, text, given.ctx, given.chunks)):
+            losses += token_losses(score(session, chunk, 512), chunk)
             rows.append([i + 1, len(losses), f"{math.exp(np.mean(losses)):.4f}"])
     print_table(["chunk", "tokens", "perplexity"], rows)
     about = {"model": given.model, "workers": workers, "text": given.text.name, "ctx": given.ctx, "chunks": len(rows)}

@@ -1,7 +1,7 @@
 """Everything that ``ollama serve`` has below HTTP, as one object that any thread may use.
 
     main thread          asyncio, HTTP; calls the broker
-    broker thread        CoordinatorLoop: ROUTER, coordinator, engine, sampler
+    broker thread        CoordinatorLoop: ROUTER, coordinator, an engine per model
     local worker thread  LocalWorker: the machine's own device
     loader thread        opens a model file and resolves names, once per load
 
@@ -18,15 +18,16 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import structlog
 import zmq
 
-from ollama_zmq.bus.coordinator_loop import CoordinatorLoop
+from ollama_zmq.bus.coordinator_loop import CoordinatorLoop, Served
 from ollama_zmq.bus.local_worker import LocalWorker
-from ollama_zmq.cluster.events import Effect, Joined, Loaded, LoadFailed, ModelLost, Progressed, Replacing
+from ollama_zmq.cluster.events import Effect, Joined, Loaded, LoadFailed, ModelLost, Progressed, Replaced
 from ollama_zmq.cluster.placement import Policy
 from ollama_zmq.cluster.stages import LOCAL, LoadOrder
 from ollama_zmq.cluster.state import ClusterState
@@ -76,10 +77,12 @@ class LoadedModel:
     """A model that answers.
 
     Attributes:
+        number: which load it was; never used twice by one broker.
         tokenizer: None when the file has none; token ids still work.
         size: bytes in use on all devices for it; size_remote: those of them on workers.
     """
 
+    number: int
     request: LoadRequest
     network: Network
     tokenizer: Tokenizer | None
@@ -90,8 +93,8 @@ class LoadedModel:
 
 
 @dataclass(slots=True)
-class _Load:
-    """A load on its way: what was opened, and who waits for it."""
+class _Model:
+    """A model that is loaded or being loaded: what was opened, and who waits for it."""
 
     request: LoadRequest
     gguf: GgufFile
@@ -102,10 +105,11 @@ class _Load:
     future: Future[LoadedModel]
     on_progress: OnProgress | None
     started: float
+    loaded: LoadedModel | None = None
 
 
 class Broker:
-    """Loads one model at a time over the workers it is given, and answers requests with it.
+    """Loads models over the workers they are given, as many as fit, and answers requests with them.
 
     Args:
         threads: of the local device; None means all CPUs this process may use.
@@ -120,12 +124,11 @@ class Broker:
         memory_limit: int | None = None,
         find_blob: Callable[[str], Path | None] | None = None,
     ) -> None:
-        self.loaded: LoadedModel | None = None
         self._find_in_store = find_blob
-        self._files: dict[str, Path] = {}
-        self._sinks: dict[str, OnOutput] = {}
-        self._load: _Load | None = None
-        self._joins: list[Future[ClusterState]] = []
+        self._models: dict[int, _Model] = {}
+        self._numbers = count(1)
+        self._sinks: dict[str, tuple[int, OnOutput]] = {}
+        self._joins: list[tuple[tuple[str, ...], Future[ClusterState]]] = []
         self._context: zmq.Context[Any] = zmq.Context()
         self._device = open_device("cpu", threads=threads, budget=Budget(memory_limit or default_budget()))
         self._worker = LocalWorker(self._device, name=LOCAL, find_blob=self._find_blob)
@@ -151,7 +154,7 @@ class Broker:
 
     def close(self) -> None:
         """Give back every lease and stop. Requests that still run end with an error."""
-        self._loop.call(lambda: self._fail_all(RequestError("the server is stopping")))
+        self._loop.call(self._stop)
         self._loop.stop()
         self._threads[1].join(timeout=5)
         self._worker.stop()
@@ -159,22 +162,24 @@ class Broker:
         self._device.close()
         self._context.destroy(linger=0)
 
-    def load(self, wanted: LoadRequest, on_progress: OnProgress | None = None) -> Future[LoadedModel]:
-        """Replace whatever is loaded with *wanted*, once its workers have joined.
+    def load(
+        self, wanted: LoadRequest, on_progress: OnProgress | None = None, *, replaces: LoadedModel | None = None
+    ) -> Future[LoadedModel]:
+        """Load *wanted* beside what is loaded, once its workers have joined.
 
         Args:
             on_progress: called with (what, bytes done, bytes in all) from the broker's thread.
+            replaces: this one goes when the new one's plan stands; its memory counts as free.
 
         Returns:
-            A future; it fails with an :class:`OllamaZmqError` that names what is wrong. What was loaded stays when the
-            file or a worker is at fault, and is gone when the new model had begun to load.
+            A future; it fails with an :class:`OllamaZmqError` that names what is wrong.
         """
         future: Future[LoadedModel] = Future()
-        started = time.monotonic()
+        started, number = time.monotonic(), next(self._numbers)
 
         def prepare() -> None:
             try:
-                load = self._open(wanted, future, on_progress, started)
+                model = self._open(wanted, number, replaces, future, on_progress, started)
                 endpoints = {address: resolve(address) for address in wanted.rpc_servers}
             except OllamaZmqError as error:
                 future.set_exception(error)
@@ -182,34 +187,38 @@ class Broker:
             except OSError as error:
                 future.set_exception(RequestError(f"cannot open {wanted.path}: {error.strerror or error}"))
                 return
-            self._loop.call(lambda: self._begin(load, endpoints))
+            self._loop.call(lambda: self._begin(model, endpoints))
 
         threading.Thread(target=prepare, name="loader", daemon=True).start()
         return future
 
-    def unload(self) -> Future[None]:
-        """Forget the loaded model, here and on every worker."""
+    def holds(self, model: LoadedModel) -> bool:
+        """Whether *model* still answers: it was neither unloaded nor lost. From any thread."""
+        return model.number in self._models
+
+    def unload(self, model: LoadedModel) -> Future[None]:
+        """Forget a model, here and on every worker."""
         future: Future[None] = Future()
 
         def forget() -> None:
-            self._forget(RequestError("the model was unloaded"))
-            self._fail_load(RequestError("the model was unloaded while it was being loaded"))
-            self._loop.apply(self._loop.coordinator.unload())
+            self._loop.apply(self._loop.coordinator.unload(model.number))
+            self._forget(model.number, RequestError("the model was unloaded"))
             future.set_result(None)
 
         self._loop.call(forget)
         return future
 
-    def submit(self, request: Request, on_output: OnOutput) -> None:
+    def submit(self, model: LoadedModel, request: Request, on_output: OnOutput) -> None:
         """Begin *request*; its outputs come from the broker's thread and end with Finished, Scored or Broken."""
 
         def begin() -> None:
-            self._sinks[request.request_id] = on_output
-            engine = self._loop.engine
-            if engine is None:
-                self._on_output(Broken(request.request_id, RequestError("no model is loaded")))
+            self._sinks[request.request_id] = (model.number, on_output)
+            served = self._loop.models.get(model.number)
+            if served is None or served.engine is None:
+                unloaded = RequestError(f"model {model.request.name!r} is not loaded any more")
+                self._on_output(Broken(request.request_id, unloaded))
                 return
-            self._loop.deliver(engine.submit(request, time.monotonic()))
+            self._loop.deliver(served.engine.submit(request, time.monotonic()))
 
         self._loop.call(begin)
 
@@ -217,8 +226,10 @@ class Broker:
         """End a request; what it holds is free again."""
 
         def end() -> None:
-            if self._loop.engine is not None and request_id in self._sinks:
-                self._loop.deliver(self._loop.engine.cancel(request_id))
+            number, _ = self._sinks.get(request_id, (0, None))
+            served = self._loop.models.get(number)
+            if served is not None and served.engine is not None:
+                self._loop.deliver(served.engine.cancel(request_id))
 
         self._loop.call(end)
 
@@ -241,7 +252,7 @@ class Broker:
             self._loop.call(lambda: join(endpoints))
 
         def join(endpoints: dict[str, str]) -> None:
-            self._joins.append(future)
+            self._joins.append((addresses, future))
             self._loop.endpoints.update(endpoints)
             self._loop.apply(self._loop.coordinator.join(addresses, time.monotonic()))
 
@@ -251,8 +262,14 @@ class Broker:
     # In the loader's thread
 
     def _open(
-        self, wanted: LoadRequest, future: Future[LoadedModel], on_progress: OnProgress | None, started: float
-    ) -> _Load:
+        self,
+        wanted: LoadRequest,
+        number: int,
+        replaces: LoadedModel | None,
+        future: Future[LoadedModel],
+        on_progress: OnProgress | None,
+        started: float,
+    ) -> _Model:
         gguf = open_gguf(wanted.path)
         try:
             network = Network(gguf)
@@ -262,6 +279,7 @@ class Broker:
             gguf.close()
             raise
         order = LoadOrder(
+            model=number,
             name=wanted.name,
             network=network,
             blob=wanted.blob or _file_identity(wanted.path),
@@ -270,87 +288,87 @@ class Broker:
             num_parallel=wanted.num_parallel,
             max_tokens=wanted.num_batch,
             policy=wanted.policy,
+            replaces=replaces.number if replaces is not None else 0,
         )
-        return _Load(wanted, gguf, network, tokenizer, embedding, order, future, on_progress, started)
+        return _Model(wanted, gguf, network, tokenizer, embedding, order, future, on_progress, started)
 
     # In the broker's thread
 
-    def _begin(self, load: _Load, endpoints: dict[str, str]) -> None:
-        self._fail_load(RequestError("another model is being loaded"))
-        self._load = load
-        self._files = {load.order.blob: load.request.path}
+    def _begin(self, model: _Model, endpoints: dict[str, str]) -> None:
+        number = model.order.model
+        self._models[number], self._loop.models[number] = model, Served(model.gguf)
         self._loop.endpoints.update(endpoints)
-        self._loop.model_file = load.gguf
-        self._loop.apply(self._loop.coordinator.load(load.order, time.monotonic()))
+        self._loop.apply(self._loop.coordinator.load(model.order, time.monotonic()))
 
     def _on_effect(self, effect: Effect) -> None:
         match effect:
-            case Joined():
-                joins, self._joins = self._joins, []
-                for future in joins:
-                    future.set_result(self._loop.coordinator.state())
-            case Replacing():
-                self._forget(RequestError("another model is being loaded"))
-            case Progressed(done, total):
-                if self._load is not None and self._load.on_progress is not None:
-                    self._load.on_progress("sending weights", done, total)
+            case Joined(addresses):
+                self._tell_joined(addresses)
+            case Replaced(number):
+                self._forget(number, RequestError("the model is being loaded again with other options"))
+            case Progressed(number, done, total):
+                if (on_progress := self._models[number].on_progress) is not None:
+                    on_progress("sending weights", done, total)
             case Loaded():
                 self._finish_load(effect)
-            case LoadFailed(error):
-                self._fail_load(error)
-            case ModelLost():
-                self.loaded = None
+            case LoadFailed(number, error) | ModelLost(number, error):
+                self._forget(number, error)
+
+    def _tell_joined(self, addresses: tuple[str, ...]) -> None:
+        told = [future for asked, future in self._joins if asked == addresses]
+        self._joins = [(asked, future) for asked, future in self._joins if asked != addresses]
+        for future in told:
+            future.set_result(self._loop.coordinator.state())
 
     def _finish_load(self, loaded: Loaded) -> None:
-        load, self._load = self._load, None
-        assert load is not None
-        self._loop.engine = Engine(
-            tokenizer=load.tokenizer,
-            vocab_size=load.network.vocab_size,
-            num_ctx=load.order.num_ctx,
+        model, served = self._models[loaded.model], self._loop.models[loaded.model]
+        served.engine = Engine(
+            tokenizer=model.tokenizer,
+            vocab_size=model.network.vocab_size,
+            num_ctx=model.order.num_ctx,
             kv_pages=loaded.kv_pages,
-            max_tokens=load.order.max_tokens,
-            max_rows=load.order.max_rows,
-            max_sequences=load.order.num_parallel,
+            max_tokens=model.order.max_tokens,
+            max_rows=model.order.max_rows,
+            max_sequences=model.order.num_parallel,
             stages=loaded.costs,
-            max_in_flight=load.request.max_in_flight,
+            max_in_flight=model.request.max_in_flight,
         )
-        self._loop.embedding = None if self._loop.coordinator.is_whole else load.embedding
-        self.loaded = LoadedModel(
-            request=load.request,
-            network=load.network,
-            tokenizer=load.tokenizer,
-            num_ctx=load.order.num_ctx,
-            size=sum(loaded.resident_bytes.values()),
-            size_remote=sum(nbytes for address, nbytes in loaded.resident_bytes.items() if address != LOCAL),
-            load_s=time.monotonic() - load.started,
+        served.embedding = None if loaded.is_whole else model.embedding
+        model.loaded = LoadedModel(
+            number=loaded.model,
+            request=model.request,
+            network=model.network,
+            tokenizer=model.tokenizer,
+            num_ctx=model.order.num_ctx,
+            size=sum(loaded.held.values()),
+            size_remote=sum(nbytes for address, nbytes in loaded.held.items() if address != LOCAL),
+            load_s=time.monotonic() - model.started,
         )
-        load.future.set_result(self.loaded)
+        model.future.set_result(model.loaded)
 
     def _on_output(self, output: Output) -> None:
         ended = isinstance(output, Finished | Scored | Broken)
         sink = self._sinks.pop(output.request_id, None) if ended else self._sinks.get(output.request_id)
         if sink is not None:
-            sink(output)
+            sink[1](output)
 
-    def _fail_load(self, error: OllamaZmqError) -> None:
-        load, self._load = self._load, None
-        if load is not None:
-            load.future.set_exception(error)
-
-    def _forget(self, error: OllamaZmqError) -> None:
-        """Drop the engine; whoever still waits for it is told *error*."""
-        self._fail_all(error)
-        self._loop.engine = None
-        self.loaded = None
-
-    def _fail_all(self, error: OllamaZmqError) -> None:
-        for request_id in list(self._sinks):
+    def _forget(self, number: int, error: OllamaZmqError) -> None:
+        """Drop a model; whoever still waits for it or for its answers is told *error*."""
+        model = self._models.pop(number, None)
+        self._loop.models.pop(number, None)
+        if model is not None and model.loaded is None:
+            model.future.set_exception(error)
+        for request_id in [request_id for request_id, (user, _) in self._sinks.items() if user == number]:
             self._on_output(Broken(request_id, error))
 
+    def _stop(self) -> None:
+        for number in list(self._models):
+            self._forget(number, RequestError("the server is stopping"))
+
     def _find_blob(self, blob: str) -> Path | None:
-        """Where the local worker finds a model file: the one being loaded, or a blob of the store."""
-        return self._files.get(blob) or (self._find_in_store(blob) if self._find_in_store else None)
+        """Where the local worker finds a model file: one that is being loaded, or a blob of the store."""
+        paths = (model.request.path for model in list(self._models.values()) if model.order.blob == blob)
+        return next(paths, None) or (self._find_in_store(blob) if self._find_in_store else None)
 
 
 def parse_servers(text: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The broker's thread: one ROUTER, the coordinator and the engine. It knows sockets and clocks and decides nothing.
+"""The broker's thread: one ROUTER, the coordinator, an engine per model. It knows sockets and clocks, decides nothing.
 
 Other threads hand it functions to run (:meth:`call`); everything that changes happens here. A step's path through this
 thread is: engine -> microbatch -> coordinator -> ROUTER -> worker -> ROUTER -> coordinator -> engine -> outputs.
@@ -11,6 +11,7 @@ import queue
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ from ollama_zmq.cluster.events import (
     LoadFailed,
     ModelLost,
     Progressed,
-    Replacing,
+    Replaced,
     Send,
     SendChunk,
     StepFailed,
@@ -57,15 +58,29 @@ TICK_S = 0.1
 SHORT_STEP = 16  # tokens that take hardly longer than one: nobody else need be served meanwhile
 
 
+@dataclass(slots=True)
+class Served:
+    """What the loop has of one model.
+
+    Attributes:
+        gguf: where chunks of its weights are read from.
+        embedding: None when token ids go to its first stage.
+        engine: None while it is being loaded.
+    """
+
+    gguf: GgufFile
+    embedding: Embedding | None = None
+    engine: Engine | None = None
+
+
 class CoordinatorLoop:
-    """Feeds one :class:`Coordinator` and one :class:`Engine` and carries out what they want until :meth:`stop`.
+    """Feeds one :class:`Coordinator` and the engines and carries out what they want until :meth:`stop`.
 
     Attributes:
         endpoints: worker address -> ZeroMQ endpoint; filled by whoever resolves names, before the worker is joined.
-        engine: of the loaded model, or None; embedding: of one whose layers are on workers.
-        model_file: where chunks of weights are read from.
-        on_effect: told of what concerns the load: Joined, Replacing, Progressed, Loaded, LoadFailed, ModelLost.
-        on_output: told of every output of the engine.
+        models: model number -> what is needed to serve it; filled by who asks for the load, before it begins.
+        on_effect: told of what concerns a load: Joined, Replaced, Progressed, Loaded, LoadFailed, ModelLost.
+        on_output: told of every output of the engines.
     """
 
     def __init__(
@@ -77,10 +92,8 @@ class CoordinatorLoop:
         on_output: Callable[[Output], None],
     ) -> None:
         self.coordinator = Coordinator(broker)
-        self.engine: Engine | None = None
-        self.embedding: Embedding | None = None
         self.endpoints: dict[str, str] = {}
-        self.model_file: GgufFile | None = None
+        self.models: dict[int, Served] = {}
         self._on_effect = on_effect
         self._on_output = on_output
         self._context = context
@@ -93,7 +106,7 @@ class CoordinatorLoop:
         self._running = True
         self._ticked_at = 0.0
         self._arrived: deque[list[zmq.Frame]] = deque()  # read, not handled yet
-        self._digests: dict[tuple[str, str], Any] = {}  # (worker, weight) -> sha256 of what was sent so far
+        self._digests: dict[tuple[str, bytes, str], Any] = {}  # of what was sent so far
 
     def call(self, function: Callable[[], None]) -> None:
         """Run *function* in the loop's thread, soon. May be called from any thread."""
@@ -134,13 +147,16 @@ class CoordinatorLoop:
             except OllamaZmqError as error:
                 log.warning("effect.failed", effect=type(effect).__name__, error=str(error))
 
-    def pump(self) -> None:
-        """Send every microbatch that the engine has ready. Only in the loop's thread."""
-        now = time.monotonic()
-        while self.engine is not None and (microbatch := self.engine.next_microbatch(now)) is not None:
+    def pump(self, model: int) -> None:
+        """Send every microbatch that the model's engine has ready. Only in the loop's thread."""
+        now, served = time.monotonic(), self.models.get(model)
+        while served is not None and served.engine is not None:
+            microbatch = served.engine.next_microbatch(now)
+            if microbatch is None:
+                return
             token_ids = microbatch.token_ids
-            tensor = self.embedding.rows(token_ids) if self.embedding is not None else token_ids
-            self.apply(self.coordinator.run(microbatch, tensor, now))
+            tensor = served.embedding.rows(token_ids) if served.embedding is not None else token_ids
+            self.apply(self.coordinator.run(model, microbatch, tensor, now))
 
     def deliver(self, outputs: list[Output]) -> None:
         """Hand *outputs* to whoever asked for them."""
@@ -149,7 +165,7 @@ class CoordinatorLoop:
 
     def _serve_once(self, poller: zmq.Poller) -> None:
         now = time.monotonic()
-        wait_s = min(self.coordinator.next_deadline(now) - now, TICK_S if self.coordinator.flights else 1.0)
+        wait_s = min(self.coordinator.next_deadline(now) - now, TICK_S if self.coordinator.n_in_flight else 1.0)
         has_work = self._arrived or self._local_step is not None
         ready = dict(poller.poll(0 if has_work else max(int(wait_s * 1000), 0) + 1))
         if self._wakeup.fileno() in ready:
@@ -163,7 +179,8 @@ class CoordinatorLoop:
         if now - self._ticked_at >= TICK_S:
             self._ticked_at = now
             self.handle(Tick())
-        self.pump()
+        for model in list(self.models):
+            self.pump(model)
         self._run_local_step()
 
     def _start_over(self) -> None:
@@ -171,7 +188,8 @@ class CoordinatorLoop:
         error = OpError("internal error in the broker, see its log")
         self._arrived.clear()
         self._local_step = None
-        self.apply([*self.coordinator.unload(), LoadFailed(error), ModelLost(error)])
+        for model in list(self.models):
+            self.apply([*self.coordinator.unload(model), LoadFailed(model, error), ModelLost(model, error)])
 
     def handle(self, event: Event) -> None:
         """Give one event to the coordinator and carry out what follows."""
@@ -226,20 +244,28 @@ class CoordinatorLoop:
                 self._connect(address, epoch)
             case Disconnect(address, epoch):
                 self._disconnect(address)
-            case Computed(microbatch, logits, times) if self.engine is not None:
-                outputs = self.engine.complete(microbatch, logits, time.monotonic(), times)
-                self.pump()  # the next step is computed while somebody reads what the last one said
-                self.deliver(outputs)
-            case StepFailed(_, error) if self.engine is not None:
-                self.deliver(self.engine.fail(error, time.monotonic()))
-            case Joined() | Replacing() | Progressed() | Loaded() | LoadFailed():
-                self._on_effect(effect)
-            case ModelLost(error):
+            case Computed(model, microbatch, logits, times):
+                if (engine := self._engine(model)) is not None:
+                    outputs = engine.complete(microbatch, logits, time.monotonic(), times)
+                    self.pump(model)  # the next step is computed while somebody reads what the last one said
+                    self.deliver(outputs)
+            case StepFailed(model, error=error):
+                self._fail(model, error)
+            case ModelLost(model, error):
                 log.warning("model.lost", error=str(error))
-                engine, self.engine = self.engine, None
-                if engine is not None:
-                    self.deliver(engine.fail(error, time.monotonic()))
+                self._fail(model, error)
                 self._on_effect(effect)
+            case Joined() | Replaced() | Progressed() | Loaded() | LoadFailed():
+                self._on_effect(effect)
+
+    def _engine(self, model: int) -> Engine | None:
+        served = self.models.get(model)
+        return served.engine if served is not None else None
+
+    def _fail(self, model: int, error: OllamaZmqError) -> None:
+        """End every request of a model with *error*."""
+        if (engine := self._engine(model)) is not None:
+            self.deliver(engine.fail(error, time.monotonic()))
 
     def _send(self, address: str, envelope: frames.Envelope) -> None:
         """Send to a worker. A full or vanished peer shows as the error that it is, never as silence."""
@@ -257,7 +283,7 @@ class CoordinatorLoop:
         if self._local_step is not None:
             self._local.post(self._local_step)
             self._local_step = None
-        message, alone = envelope.message, len(self.coordinator.flights) == 1
+        message, alone = envelope.message, self.coordinator.n_in_flight == 1
         if alone and isinstance(message, Run) and sum(message.lengths) <= SHORT_STEP:
             self._local_step = envelope
         else:
@@ -276,16 +302,15 @@ class CoordinatorLoop:
 
     def _send_chunk(self, effect: SendChunk) -> None:
         """Read one chunk from the model file and send it. The digest of the whole weight goes with the last one."""
-        assert self.model_file is not None
         link = self.coordinator.links[effect.address]
-        weight = self.model_file.data(effect.source.name)
+        weight = self.models[effect.model].gguf.data(effect.source.name)
         chunk = np.frombuffer(weight, np.uint8, effect.nbytes, effect.offset)
-        key = (effect.address, effect.source.name)
-        if effect.offset == 0:
-            self._digests[key] = hashlib.sha256()
-        digest = self._digests[key]
+        key = (effect.address, effect.program, effect.source.name)
+        digest: Any = hashlib.sha256() if effect.offset == 0 else self._digests.pop(key)
         digest.update(chunk)
         last = effect.offset + effect.nbytes == effect.source.nbytes
+        if not last:
+            self._digests[key] = digest
         put = Put(effect.program, effect.source.name, effect.offset, digest.digest() if last else b"")
         self._send(effect.address, link.envelope(put, {"chunk": chunk}))
 

@@ -244,7 +244,8 @@ class Runner:
         if not self._loading:
             self._weights.close_files()
         resident_bytes = self._device.budget.used
-        ready = Ready(define.program, resident_bytes, (perf_counter() - loading.started) * 1e3)
+        nbytes = executable.nbytes + sum(weight.nbytes for weight in weights.values())
+        ready = Ready(define.program, resident_bytes, (perf_counter() - loading.started) * 1e3, nbytes)
         self._loaded[define.program] = Loaded(define, executable, ready)
         log.info(
             "program.defined",

@@ -31,16 +31,21 @@ def cluster() -> None:
     """Show the server's workers, the layers and memory on each, their speeds, and the latency of each stage."""
     with Client() as client:
         state = client.cluster()
-    click.echo(f"model: {state['model'] or 'none is loaded'}\n")
     click.echo(table(WORKER_COLUMNS, [worker_row(worker) for worker in state["workers"]]))
-    if state["stages"]:
-        click.echo()
-        click.echo(table(STAGE_COLUMNS, [stage_row(stage) for stage in state["stages"]]))
     for worker in state["workers"]:
         if worker["detail"]:
             click.echo(f"\n{worker['address']}: {worker['detail']}")
-    for note in state["notes"]:
-        click.echo(f"\nnote: {note}")
+    for model in state["models"]:
+        click.echo(f"\n{model_line(model)}\n")
+        click.echo(table(STAGE_COLUMNS, [stage_row(stage) for stage in model["stages"]]))
+        for note in model["notes"]:
+            click.echo(f"\nnote: {note}")
+
+
+def model_line(model: dict[str, Any]) -> str:
+    """How far a model is, and what it takes."""
+    sent = f", {human_bytes(model['sent_bytes'])} of {human_bytes(model['bytes_to_send'])} sent"
+    return f"{model['name']}: {model['status']}, {human_bytes(model['nbytes'])}{sent if model['bytes_to_send'] else ''}"
 
 
 def worker_row(worker: dict[str, Any]) -> tuple[str, ...]:
@@ -49,7 +54,7 @@ def worker_row(worker: dict[str, Any]) -> tuple[str, ...]:
         worker["address"],
         worker["status"],
         worker["layers"] or "-",
-        human_bytes(worker["resident_bytes"]),
+        human_bytes(worker["held_bytes"]),
         _known(worker["memory_budget"], human_bytes(worker["memory_budget"])),
         _known(worker["rtt_us"], f"{worker['rtt_us']:.0f} us"),
         _known(worker["bandwidth_bytes_per_s"], f"{human_bytes(round(worker['bandwidth_bytes_per_s']))}/s"),

@@ -119,8 +119,9 @@ def _show_workers(cluster: Json, model: str) -> None:
     """Print which layers sit where, and each worker's memory and speed."""
     click.echo(f"Loaded {model}:\n")
     click.echo(table(WORKER_COLUMNS, [worker_row(worker) for worker in cluster["workers"]]))
-    for note in cluster["notes"]:
-        click.echo(f"note: {note}")
+    for loaded in cluster["models"]:
+        for note in loaded["notes"]:
+            click.echo(f"note: {note}")
 
 
 def _answer(client: Client, name: str, prompt: str) -> Json:
@@ -148,7 +149,8 @@ def _show_speed(last: Json) -> None:
 def _show_latency(cluster: Json) -> None:
     """Print where the time of a decoded token went, in microseconds."""
     click.echo("Latency of a decoded token, in microseconds:\n")
-    click.echo(table(STAGE_COLUMNS, [_stage_row(stage) for stage in cluster["stages"] if stage.get("latency")]))
+    stages = [stage for model in cluster["models"] for stage in model["stages"]]
+    click.echo(table(STAGE_COLUMNS, [_stage_row(stage) for stage in stages if stage.get("latency")]))
 
 
 def _stage_row(stage: Json) -> tuple[str, ...]:

@@ -57,8 +57,8 @@ def worker_lines(cluster: dict[str, Any]) -> list[str]:
     """One line per worker that holds a part of the model: address, layers, bytes."""
     return columns(
         [
-            ("", worker["address"], worker["layers"] or "-", human_bytes(worker["resident_bytes"]))
+            ("", worker["address"], worker["layers"] or "-", human_bytes(worker["held_bytes"]))
             for worker in cluster["workers"]
-            if worker["layers"] or worker["resident_bytes"]
+            if worker["layers"] or worker["held_bytes"]
         ]
     )

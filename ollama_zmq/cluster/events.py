@@ -84,6 +84,7 @@ class SendChunk:
 
     address: str
     epoch: int
+    model: int
     program: bytes
     source: WeightSource
     offset: int
@@ -91,32 +92,46 @@ class SendChunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Replacing:
-    """The workers have joined and the plan stands: what was loaded is dropped now."""
+class Replaced:
+    """The plan of the model that takes this one's place stands: this one is gone from every worker."""
+
+    model: int
 
 
 @dataclass(frozen=True, slots=True)
 class Progressed:
     """So many of the weight bytes that must be sent have arrived."""
 
+    model: int
     done: int
     total: int
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The model is ready: a real token has passed through every stage."""
+    """The model is ready: a real token has passed through every stage.
 
+    Attributes:
+        held: worker address -> bytes it uses for this model.
+    """
+
+    model: int
     stages: tuple[StageState, ...]
-    resident_bytes: dict[str, int]
+    held: dict[str, int]
     kv_pages: int
     costs: tuple[StageCost, ...] = ()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether one program, on the local device, holds all of the model."""
+        return len(self.stages) == 1
 
 
 @dataclass(frozen=True, slots=True)
 class LoadFailed:
-    """The model could not be loaded; nothing of it is left anywhere. Before ``Replacing``, the old one stays."""
+    """The model could not be loaded; nothing of it is left anywhere. One that it was to replace stays."""
 
+    model: int
     error: OllamaZmqError
 
 
@@ -124,11 +139,14 @@ class LoadFailed:
 class Joined:
     """Every worker that was asked to join is ready or has said why not."""
 
+    addresses: tuple[str, ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Computed:
     """A microbatch went through all stages; ``times`` is what each took."""
 
+    model: int
     microbatch: int
     logits: npt.NDArray[np.float32] = field(repr=False)
     times: tuple[StageTime, ...] = ()
@@ -138,6 +156,7 @@ class Computed:
 class StepFailed:
     """A microbatch could not be computed; the stages stand and other microbatches go on."""
 
+    model: int
     microbatch: int
     error: OllamaZmqError
 
@@ -146,6 +165,7 @@ class StepFailed:
 class ModelLost:
     """A stage is gone, and the loaded model with it."""
 
+    model: int
     error: OllamaZmqError
 
 
@@ -154,7 +174,7 @@ Effect = (
     | Disconnect
     | Send
     | SendChunk
-    | Replacing
+    | Replaced
     | Progressed
     | Loaded
     | LoadFailed

@@ -81,7 +81,6 @@ class Link:
     was_ready: bool = False
     rtt_s: float = 0.0
     bandwidth_bytes_per_s: float = 0.0
-    resident_bytes: int = 0
     joined_at: float = 0.0
     pinged_at: float = 0.0
     sequence_out: int = 0
@@ -92,9 +91,14 @@ class Link:
         """Begin a new connection under a new *epoch*."""
         self.status, self.epoch, self.joined_at = Status.CONNECTING, epoch, now
         self.detail, self.welcome = "", None
-        self.sequence_out = self.sequence_in = self.resident_bytes = 0
+        self.sequence_out = self.sequence_in = 0
         self.probes = []
         return [Connect(self.address, epoch)]
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether a load may go on with it: it is ready, or it is a known one that died."""
+        return self.status is Status.READY or (self.status is Status.LOST and self.was_ready)
 
     @property
     def host(self) -> str:

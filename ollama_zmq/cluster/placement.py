@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from itertools import accumulate
 
 from ollama_zmq.errors import OutOfDeviceMemory
 from ollama_zmq.units import human_bytes
@@ -67,6 +66,16 @@ class Demand:
     scratch_nbytes: int
     head_nbytes: int
     streamed_nbytes: tuple[int, ...] = ()
+
+    def need(self, layers: range) -> int:
+        """Bytes of memory that *layers* take as one stage."""
+        weights = sum(self.layer_nbytes[layers.start : layers.stop])
+        return int(weights * WEIGHT_HEADROOM) + self.kv_nbytes * len(layers) + self.scratch_nbytes
+
+    @property
+    def head_need(self) -> int:
+        """Bytes of memory that embedding and output head take."""
+        return int(self.head_nbytes * WEIGHT_HEADROOM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,18 +170,9 @@ def _stage_s(demand: Demand, site: Site, start: int, stop: int) -> float:
     """Time of layers start..stop-1 on *site*; infinite when they do not fit its budget."""
     if start == stop:
         return 0.0
-    weights = _total(demand, start, stop)
-    if _need(demand, weights, stop - start) > site.budget:
+    if demand.need(range(start, stop)) > site.budget:
         return _INFINITE
     return sum((demand.streamed_nbytes or demand.layer_nbytes)[start:stop]) / site.decode_bytes_per_s + site.rtt_s
-
-
-def _total(demand: Demand, start: int, stop: int) -> int:
-    return sum(demand.layer_nbytes[start:stop])
-
-
-def _need(demand: Demand, weights: int, n_layers: int) -> int:
-    return int(weights * WEIGHT_HEADROOM) + demand.kv_nbytes * n_layers + demand.scratch_nbytes
 
 
 def _with_notes(
@@ -196,7 +196,7 @@ def _with_notes(
 
 def _too_large(demand: Demand, sites: Sequence[Site]) -> OutOfDeviceMemory:
     n = len(demand.layer_nbytes)
-    need = _need(demand, list(accumulate(demand.layer_nbytes))[-1], n)
+    need = demand.need(range(n))
     budgets = ", ".join(f"{site.address} {human_bytes(max(site.budget, 0))}" for site in sites)
     return OutOfDeviceMemory(
         f"the model's {n} layers need {human_bytes(need)} with their KV cache, and the budgets are {budgets}: "

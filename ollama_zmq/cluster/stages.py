@@ -5,12 +5,17 @@ one hidden state instead of a vocabulary of logits. The broker itself looks up e
 local device. Without workers everything is one program.
 
     worker layers 0..14 -> worker layers 15..29 -> local head
+
+The number of the model stands in the name of its programs, so that two models with the same ops have programs of their
+own on a worker that holds both.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
+
+import msgspec
 
 from ollama_zmq.cluster.placement import Demand, Placement, Policy
 from ollama_zmq.cluster.state import StageState
@@ -27,12 +32,15 @@ class LoadOrder:
     """What to load, and where it may go.
 
     Attributes:
+        model: number of the loaded model; never used twice by one broker, 0 by none.
+        replaces: number of the model that goes when the plan of this one stands.
         blob: identity of the model file, "sha256-<hex>" for a blob of the store.
         addresses: "host:port" of the workers, in order of preference.
         num_ctx: slots of one sequence; num_parallel: sequences at once.
         max_tokens: the most tokens of one pass.
     """
 
+    model: int
     name: str
     network: Network
     blob: str
@@ -41,6 +49,7 @@ class LoadOrder:
     num_parallel: int
     max_tokens: int
     policy: Policy = Policy.THROUGHPUT
+    replaces: int = 0
 
     @property
     def max_rows(self) -> int:
@@ -60,6 +69,7 @@ class Stage:
     Attributes:
         part: "layers", "head" or "whole".
         is_last: it has the model's last layer.
+        need: memory it takes on its worker, by the plan.
         nbytes: weight bytes it streams for one token; macs: multiply-adds of one token.
     """
 
@@ -68,6 +78,7 @@ class Stage:
     layers: range
     is_last: bool
     define: Define
+    need: int
     nbytes: int
     macs: int
 
@@ -101,24 +112,26 @@ def demand_of(order: LoadOrder) -> Demand:
     )
 
 
-def stages_of(order: LoadOrder, placement: Placement) -> tuple[Stage, ...]:
+def stages_of(order: LoadOrder, demand: Demand, placement: Placement) -> tuple[Stage, ...]:
     """Return the stages of *placement* in pipeline order."""
-    network = order.network
+    network, head = order.network, demand.head_need
     if all(address == LOCAL for address, _ in placement.stages):
-        return (_stage(order, LOCAL, "whole", range(network.n_layers), network.whole_program()),)
+        layers = range(network.n_layers)
+        return (_stage(order, LOCAL, "whole", layers, network.whole_program(), demand.need(layers) + head),)
     stages = [
-        _stage(order, address, "layers", layers, network.layers_program(layers)) for address, layers in placement.stages
+        _stage(order, address, "layers", layers, network.layers_program(layers), demand.need(layers))
+        for address, layers in placement.stages
     ]
-    return (*stages, _stage(order, LOCAL, "head", range(0), network.head_program()))
+    return (*stages, _stage(order, LOCAL, "head", range(0), network.head_program(), head))
 
 
-def _stage(order: LoadOrder, address: str, part: str, layers: range, program: Program) -> Stage:
+def _stage(order: LoadOrder, address: str, part: str, layers: range, program: Program, need: int) -> Stage:
     tensors = order.network.gguf.tensors
     sources = tuple(
         WeightSource(spec.name, order.blob, tensors[spec.name].offset, tensors[spec.name].nbytes)
         for spec in program.weights
     )
-    code = program.to_bytes()
+    code = msgspec.structs.replace(program, name=f"{program.name} of {order.name[:80]} #{order.model}").to_bytes()
     kv_pages = order.kv_pages if program.caches else 0
     define = Define(program_id(code), code, sources, kv_pages, order.max_tokens, order.max_rows)
     shares = {name: s for name, s in streamed_shares(program).items() if not _only_embedded(order, name)}
@@ -128,6 +141,7 @@ def _stage(order: LoadOrder, address: str, part: str, layers: range, program: Pr
         layers,
         layers.stop == order.network.n_layers,
         define,
+        need,
         nbytes=int(sum(tensors[name].nbytes * share for name, share in shares.items())),
         macs=int(sum(prod(tensors[name].shape) * share for name, share in shares.items())),
     )

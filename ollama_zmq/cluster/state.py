@@ -22,7 +22,7 @@ class StageLatency(msgspec.Struct, frozen=True):
 
 
 class StageState(msgspec.Struct, frozen=True):
-    """One stage of the loaded model.
+    """One stage of a model.
 
     Attributes:
         part: "layers", "head" or "whole".
@@ -43,6 +43,8 @@ class WorkerState(msgspec.Struct, frozen=True):
         address: "10.0.0.10:50052", or "local" for the broker's own device.
         status: "connecting", "ready", "lost" or "refused".
         detail: why it is lost or refused, for a person.
+        held_bytes: what the models that are loaded or being loaded take of its budget.
+        layers: that it holds, "0-14"; of several models with their names.
         rtt_us, bandwidth_bytes_per_s: of the link, measured at join; 0 for the local device.
     """
 
@@ -56,7 +58,7 @@ class WorkerState(msgspec.Struct, frozen=True):
     threads: int = 0
     memory_total: int = 0
     memory_budget: int = 0
-    resident_bytes: int = 0
+    held_bytes: int = 0
     decode_bytes_per_s: float = 0.0
     prefill_macs_per_s: float = 0.0
     rtt_us: float = 0.0
@@ -64,16 +66,29 @@ class WorkerState(msgspec.Struct, frozen=True):
     layers: str = ""
 
 
-class ClusterState(msgspec.Struct, frozen=True):
-    """Everything ``/api/cluster`` tells.
+class ModelState(msgspec.Struct, frozen=True):
+    """One model that is loaded or being loaded.
 
     Attributes:
+        status: "joining", "loading", "warming up" or "loaded".
+        nbytes: memory on all workers, by the plan until they have counted it.
+        sent_bytes, bytes_to_send: of its weights, those that workers do not have.
         notes: what the planner has to say, such as that one machine alone would be faster.
     """
 
+    name: str
+    status: str
+    nbytes: int = 0
+    sent_bytes: int = 0
+    bytes_to_send: int = 0
+    stages: tuple[StageState, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class ClusterState(msgspec.Struct, frozen=True):
+    """Everything ``/api/cluster`` tells: every worker, and every model in the order in which they were asked for."""
+
     version: str
     protocol: int
-    model: str
     workers: tuple[WorkerState, ...]
-    stages: tuple[StageState, ...]
-    notes: tuple[str, ...] = ()
+    models: tuple[ModelState, ...] = ()

@@ -9,10 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ollama_zmq.engine.requests import Broken, Finished, GenerationRequest, Output, Piece, Scored
 from ollama_zmq.errors import OllamaZmqError
+
+if TYPE_CHECKING:
+    from ollama_zmq.bus.broker import LoadedModel
 
 BUFFER_PIECES = 256
 
@@ -20,7 +23,7 @@ BUFFER_PIECES = 256
 class Submitter(Protocol):
     """The part of the broker that is needed here."""
 
-    def submit(self, request: GenerationRequest, on_output: OnOutput, /) -> None:
+    def submit(self, model: LoadedModel, request: GenerationRequest, on_output: OnOutput, /) -> None:
         """Begin; outputs come from another thread."""
 
     def cancel(self, request_id: str) -> None:
@@ -90,8 +93,8 @@ class Generations:
         self._running: dict[str, OutputBuffer] = {}
         self._stopped: OllamaZmqError | None = None
 
-    async def outputs(self, request: GenerationRequest) -> AsyncGenerator[Piece | Finished, None]:
-        """Outputs of *request*, ending with Finished. Leaving early cancels it.
+    async def outputs(self, model: LoadedModel, request: GenerationRequest) -> AsyncGenerator[Piece | Finished, None]:
+        """Outputs of *request* on *model*, ending with Finished. Leaving early cancels it.
 
         Raises:
             OllamaZmqError: it broke.
@@ -101,7 +104,7 @@ class Generations:
         buffer = self._running[request.request_id] = OutputBuffer()
         ended = False
         try:
-            self._broker.submit(request, buffer.put)
+            self._broker.submit(model, request, buffer.put)
             while not ended:
                 output = await buffer.get()
                 ended = not isinstance(output, Piece)

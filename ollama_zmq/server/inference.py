@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from ollama_zmq.bus.broker import LoadRequest, parse_servers
+from ollama_zmq.bus.broker import LoadedModel, LoadRequest, parse_servers
 from ollama_zmq.cluster.placement import Policy
 from ollama_zmq.durations import keep_alive_s
 from ollama_zmq.engine.requests import Finished, GenerationRequest, Piece, TokenLogprob
@@ -132,8 +132,10 @@ def encoded(tokenizer: Tokenizer, prompt: str) -> tuple[int, ...]:
     return tuple(token_ids[1:] if twice and tokenizer.add_bos else token_ids)
 
 
-async def outputs(services: Services, call: Call, token_ids: tuple[int, ...]) -> AsyncGenerator[Piece | Finished, None]:
-    """Run *call* on the loaded model. What it took is logged, prompts and answers are not."""
+async def outputs(
+    services: Services, call: Call, loaded: LoadedModel, token_ids: tuple[int, ...]
+) -> AsyncGenerator[Piece | Finished, None]:
+    """Run *call* on the model that was loaded for it. What it took is logged, prompts and answers are not."""
     request = call.request
     request_id = secrets.token_hex(8)
     with structlog.contextvars.bound_contextvars(request_id=request_id, model=request.model):
@@ -147,7 +149,7 @@ async def outputs(services: Services, call: Call, token_ids: tuple[int, ...]) ->
         logprobs=request.logprobs,
         top_logprobs=request.top_logprobs,
     )
-    running = services.generations.outputs(generation)
+    running = services.generations.outputs(loaded, generation)
     try:
         async for output in running:
             if isinstance(output, Finished):

@@ -48,13 +48,14 @@ class Timer(Protocol):
 class Loader(Protocol):
     """The part of the broker that is needed here."""
 
-    loaded: LoadedModel | None
+    def load(self, wanted: LoadRequest, *, replaces: LoadedModel | None = None) -> Future[LoadedModel]:
+        """Load it in the place of *replaces*."""
 
-    def load(self, wanted: LoadRequest) -> Future[LoadedModel]:
-        """Replace whatever is loaded."""
-
-    def unload(self) -> Future[None]:
+    def unload(self, model: LoadedModel) -> Future[None]:
         """Forget it."""
+
+    def holds(self, model: LoadedModel) -> bool:
+        """Whether it is loaded still."""
 
 
 @dataclass(slots=True)
@@ -171,7 +172,7 @@ class Scheduler:
     def _fitting(self, wanted: LoadRequest) -> Resident | None:
         """The resident model if it is what *wanted* asks for, under whatever name."""
         resident = self.resident
-        if resident is None or self._broker.loaded is None:
+        if resident is None or not self._broker.holds(resident.loaded):
             return None
         same = replace(wanted, name=resident.loaded.request.name) == resident.loaded.request
         return resident if same else None
@@ -191,9 +192,9 @@ class Scheduler:
         self._stop_timer()
         before, self.resident = self.resident, None
         try:
-            loaded = await _result(self._broker.load(wanted))
+            loaded = await _result(self._broker.load(wanted, replaces=before.loaded if before else None))
         except OllamaZmqError:
-            if before is not None and self._broker.loaded is before.loaded:  # it failed before the old one was dropped
+            if before is not None and self._broker.holds(before.loaded):  # it failed before the old one was dropped
                 self.resident = before
                 self._start_timer(before)
             raise
@@ -239,7 +240,7 @@ class Scheduler:
                 return
             self._stop_timer()
             self.resident = None
-            await _result(self._broker.unload())
+            await _result(self._broker.unload(resident.loaded))
             log.info("model.unloaded", model=resident.loaded.request.name)
 
 

@@ -184,11 +184,13 @@ class Ready(Message, frozen=True):
     Attributes:
         resident_bytes: memory the worker uses now, all programs together.
         load_ms: from ``Define`` to now.
+        nbytes: memory of this program; weights that it shares with others count for each.
     """
 
     program: bytes
     resident_bytes: int
     load_ms: float
+    nbytes: int = 0
 
 
 class Run(Message, frozen=True):

@@ -6,6 +6,7 @@ import queue
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import zmq
 
-from ollama_zmq.bus.broker import Broker, LoadRequest, parse_servers, resolve
+from ollama_zmq.bus.broker import Broker, LoadedModel, LoadRequest, parse_servers, resolve
 from ollama_zmq.bus.worker_loop import WorkerLoop
 from ollama_zmq.devices.base import Budget
 from ollama_zmq.devices.registry import open_device
@@ -80,17 +81,25 @@ def broker() -> Iterator[Broker]:
         yield running
 
 
-def load(broker: Broker, path: Path, *workers: RunningWorker, **options: Any):
-    request = LoadRequest(
-        "tiny", path, options.pop("num_ctx", 128), rpc_servers=tuple(w.address for w in workers), **options
-    )
-    return broker.load(request).result(WAIT_S)
+@dataclass
+class Loaded:
+    """A model and the broker that has it."""
+
+    broker: Broker
+    model: LoadedModel
 
 
-def outputs_of(broker: Broker, request: Request) -> Iterator[Output]:
+def load(broker: Broker, path: Path, *workers: RunningWorker, before: Loaded | None = None, num_ctx=128) -> Loaded:
+    """Load the model of *path*, in the place of the one *before*."""
+    request = LoadRequest("tiny", path, num_ctx, rpc_servers=tuple(w.address for w in workers))
+    loading = broker.load(request, replaces=before.model if before else None)
+    return Loaded(broker, loading.result(WAIT_S))
+
+
+def outputs_of(loaded: Loaded, request: Request) -> Iterator[Output]:
     """Outputs of *request* until it has ended."""
     arrived: queue.Queue[Output] = queue.Queue()
-    broker.submit(request, arrived.put)
+    loaded.broker.submit(loaded.model, request, arrived.put)
     while True:
         output = arrived.get(timeout=WAIT_S)
         yield output
@@ -98,60 +107,59 @@ def outputs_of(broker: Broker, request: Request) -> Iterator[Output]:
             return
 
 
-def score(broker: Broker, chunk: int = 64) -> np.ndarray:
-    (scored,) = outputs_of(broker, ScoreRequest("score", PROMPT, chunk))
+def score(loaded: Loaded, chunk: int = 64) -> np.ndarray:
+    (scored,) = outputs_of(loaded, ScoreRequest("score", PROMPT, chunk))
     assert isinstance(scored, Scored)
     return scored.logits
 
 
-def generate(broker: Broker, request_id: str = "g") -> tuple[str, Output]:
-    *pieces, last = outputs_of(broker, GenerationRequest(request_id, PROMPT, GREEDY))
+def generate(loaded: Loaded, request_id: str = "g") -> tuple[str, Output]:
+    *pieces, last = outputs_of(loaded, GenerationRequest(request_id, PROMPT, GREEDY))
     return "".join(piece.text for piece in pieces), last
 
 
+def workers_of(broker: Broker) -> set[str]:
+    return {stage.worker for model in broker.cluster().models for stage in model.stages}
+
+
 def test_split_equals_unsplit_whatever_the_cut_and_the_chunk(broker, tiny_gguf, start_worker):
-    load(broker, tiny_gguf)
-    unsplit = score(broker)
+    loaded = load(broker, tiny_gguf)
+    unsplit = score(loaded)
     workers = [start_worker() for _ in range(3)]
     for n in (1, 2, 3):
-        load(broker, tiny_gguf, *workers[:n])
+        loaded = load(broker, tiny_gguf, *workers[:n], before=loaded)
         for chunk in (1, 7, 64):
-            assert np.array_equal(score(broker, chunk), unsplit), (n, chunk)
+            assert np.array_equal(score(loaded, chunk), unsplit), (n, chunk)
 
 
 def test_generation_over_workers_is_what_it_is_here(broker, tiny_gguf, start_worker):
-    load(broker, tiny_gguf)
-    alone = generate(broker)
-    load(broker, tiny_gguf, start_worker(), start_worker())
-    text, last = generate(broker)
+    alone = generate(load(broker, tiny_gguf))
+    text, last = generate(load(broker, tiny_gguf, start_worker(), start_worker()))
     assert isinstance(last, Finished)
     assert (text, last.context) == (alone[0], alone[1].context)
     assert (last.prompt_tokens, last.output_tokens) == (len(PROMPT), 12)
 
 
 def test_sizes_count_what_the_workers_hold(broker, tiny_gguf, start_worker):
-    loaded = load(broker, tiny_gguf, start_worker())
+    loaded = load(broker, tiny_gguf, start_worker()).model
     assert 0 < loaded.size_remote < loaded.size
 
 
 def test_the_state_tells_where_the_layers_are(broker, tiny_gguf, start_worker):
     worker = start_worker()
-    load(broker, tiny_gguf, worker)
-    generate(broker)
+    generate(load(broker, tiny_gguf, worker))
     state = broker.cluster()
-    assert [(s.worker, s.part) for s in state.stages] == [
-        (worker.address, "layers"),
-        ("local", "head"),
-    ]
-    assert state.stages[0].latency is not None
+    (model,) = state.models
+    assert [(s.worker, s.part) for s in model.stages] == [(worker.address, "layers"), ("local", "head")]
+    assert model.stages[0].latency is not None
     assert [w.status for w in state.workers] == ["ready", "ready"]
 
 
 def test_a_worker_that_dies_ends_the_request_and_the_next_runs_on_what_is_left(broker, tiny_gguf, start_worker):
     doomed, other = start_worker(), start_worker()
-    load(broker, tiny_gguf, doomed, other)
-    expected = generate(broker)[0]
-    arrived = outputs_of(broker, GenerationRequest("long", PROMPT, Options(temperature=0.0, num_predict=100_000)))
+    loaded = load(broker, tiny_gguf, doomed, other)
+    expected = generate(loaded)[0]
+    arrived = outputs_of(loaded, GenerationRequest("long", PROMPT, Options(temperature=0.0, num_predict=100_000)))
     next(arrived)
     doomed.stop()
     *_, last = arrived
@@ -159,28 +167,27 @@ def test_a_worker_that_dies_ends_the_request_and_the_next_runs_on_what_is_left(b
     assert isinstance(last.error, StageLost)
     assert doomed.address in str(last.error)
 
-    load(broker, tiny_gguf, doomed, other)
-    assert {s.worker for s in broker.cluster().stages} == {"local", other.address}
-    assert generate(broker)[0] == expected
+    loaded = load(broker, tiny_gguf, doomed, other)
+    assert workers_of(broker) == {"local", other.address}
+    assert generate(loaded)[0] == expected
 
 
 def test_a_worker_that_returns_is_used_again(broker, tiny_gguf, start_worker):
     worker = start_worker()
-    load(broker, tiny_gguf, worker)
-    expected = generate(broker)[0]
+    expected = generate(load(broker, tiny_gguf, worker))[0]
     worker.stop()
     worker.start(worker.address.rpartition(":")[2])
-    load(broker, tiny_gguf, worker)
-    assert {s.worker for s in broker.cluster().stages} == {"local", worker.address}
-    assert generate(broker)[0] == expected
+    loaded = load(broker, tiny_gguf, worker)
+    assert workers_of(broker) == {"local", worker.address}
+    assert generate(loaded)[0] == expected
 
 
 def test_a_second_broker_is_told_that_the_worker_is_leased(broker, tiny_gguf, start_worker):
     worker = start_worker()
-    load(broker, tiny_gguf, worker)
+    loaded = load(broker, tiny_gguf, worker)
     with Broker(threads=1) as second, pytest.raises(Unreachable, match="is leased to another broker"):
         load(second, tiny_gguf, worker)
-    assert isinstance(generate(broker)[1], Finished)
+    assert isinstance(generate(loaded)[1], Finished)
 
 
 def test_a_closed_broker_gives_its_workers_back(tiny_gguf, start_worker):
@@ -222,8 +229,8 @@ def test_a_name_without_an_address_is_said_so(broker, tiny_gguf):
 
 def test_a_worker_that_is_too_small_is_planned_around(broker, tiny_gguf, start_worker):
     loaded = load(broker, tiny_gguf, start_worker(memory=1000))
-    assert loaded.size_remote == 0
-    assert isinstance(generate(broker)[1], Finished)
+    assert loaded.model.size_remote == 0
+    assert isinstance(generate(loaded)[1], Finished)
 
 
 def test_what_fits_nowhere_is_refused_with_the_need(tiny_gguf, start_worker):
@@ -238,47 +245,42 @@ def test_a_file_that_is_no_model_leaves_the_broker_alive(broker, tiny_gguf, tmp_
         load(broker, wrong)
     with pytest.raises(ModelFileError, match="cannot be read: No such file"):
         load(broker, tmp_path / "absent.gguf")
-    load(broker, tiny_gguf)
-    assert isinstance(generate(broker)[1], Finished)
+    assert isinstance(generate(load(broker, tiny_gguf))[1], Finished)
 
 
-def test_a_request_without_a_model_is_refused(broker):
-    (broken,) = outputs_of(broker, ScoreRequest("s", (1,)))
-    assert str(broken.error) == "no model is loaded"
-
-
-def test_unloading_ends_what_runs(broker, tiny_gguf):
-    load(broker, tiny_gguf)
-    arrived = outputs_of(broker, GenerationRequest("long", PROMPT, Options(temperature=0.0, num_predict=100_000)))
+def test_unloading_ends_what_runs_and_what_comes_late_is_refused(broker, tiny_gguf):
+    loaded = load(broker, tiny_gguf)
+    arrived = outputs_of(loaded, GenerationRequest("long", PROMPT, Options(temperature=0.0, num_predict=100_000)))
     next(arrived)
-    broker.unload().result(WAIT_S)
+    broker.unload(loaded.model).result(WAIT_S)
     *_, last = arrived
     assert str(last.error) == "the model was unloaded"
-    assert broker.loaded is None
+    assert not broker.holds(loaded.model)
+    (late,) = outputs_of(loaded, ScoreRequest("late", (1,)))
+    assert str(late.error) == "model 'tiny' is not loaded any more"
 
 
 def test_a_canceled_request_ends_and_the_next_one_runs(broker, tiny_gguf):
-    load(broker, tiny_gguf)
-    arrived = outputs_of(broker, GenerationRequest("long", PROMPT, Options(temperature=0.0, num_predict=100_000)))
+    loaded = load(broker, tiny_gguf)
+    arrived = outputs_of(loaded, GenerationRequest("long", PROMPT, Options(temperature=0.0, num_predict=100_000)))
     next(arrived)
     broker.cancel("long")
     *_, last = arrived
     assert str(last.error) == "request canceled"
-    assert isinstance(generate(broker)[1], Finished)
+    assert isinstance(generate(loaded)[1], Finished)
 
 
 def test_a_fault_of_our_own_ends_the_request_and_not_the_broker(broker, tiny_gguf, monkeypatch):
-    load(broker, tiny_gguf)
+    loaded = load(broker, tiny_gguf)
 
     def fails(*_: object) -> None:
         raise ZeroDivisionError
 
     with monkeypatch.context() as patched:
         patched.setattr(Engine, "complete", fails)
-        assert str(generate(broker)[1].error) == "internal error in the broker, see its log"
-    assert broker.loaded is None
-    load(broker, tiny_gguf)
-    assert isinstance(generate(broker)[1], Finished)
+        assert str(generate(loaded)[1].error) == "internal error in the broker, see its log"
+    assert not broker.holds(loaded.model)
+    assert isinstance(generate(load(broker, tiny_gguf))[1], Finished)
 
 
 def test_workers_can_be_greeted_without_a_model(broker, start_worker):

@@ -158,6 +158,6 @@ def test_stop_unloads(ollama, server, broker):
 def test_cluster_prints_workers_and_stages(ollama, server):
     ollama("run", "tiny", "")
     lines = ollama("cluster").out.splitlines()
-    assert lines[0] == "model: tiny:latest"
-    assert lines[3].split()[:4] == ["local", "ready", "0-3", "1"]
+    assert lines[1].split()[:4] == ["local", "ready", "0-3", "1"]
+    assert lines[3] == "tiny:latest: loaded, 0 B"
     assert lines[6].split()[:5] == ["whole", "0..3", "local", "-", "-"]

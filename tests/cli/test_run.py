@@ -13,7 +13,7 @@ from tests.server.fake_broker import hello
 
 def prompt_of(broker):
     """The text of the last request's prompt."""
-    return broker.loaded.tokenizer.decode(broker.submitted[-1].token_ids, show_control=True)
+    return broker.models[-1].tokenizer.decode(broker.submitted[-1].token_ids, show_control=True)
 
 
 def test_a_prompt_is_answered(ollama, server, broker):

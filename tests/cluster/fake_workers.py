@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ollama_zmq.cluster.coordinator import Coordinator
-from ollama_zmq.cluster.events import Attached, Connect, Effect, Event, Got, Joined, Replacing, Send, SendChunk
+from ollama_zmq.cluster.events import Attached, Connect, Effect, Event, Got, Send, SendChunk
 from ollama_zmq.ops.program import Program
 from ollama_zmq.ops.registry import ops_hash
 from ollama_zmq.version import PROTOCOL, VERSION
@@ -50,11 +50,6 @@ def welcome(**changes: object) -> Welcome:
     return Welcome(**(values | changes))  # type: ignore[arg-type]
 
 
-def without_joining(effects: list[Effect]) -> list[Effect]:
-    """*effects* without the steps on the way to a loaded model."""
-    return [effect for effect in effects if not isinstance(effect, Joined | Replacing)]
-
-
 @dataclass
 class FakeWorkers:
     """Plays every worker of *coordinator*; each round trip takes a millisecond.
@@ -91,9 +86,14 @@ class FakeWorkers:
                 pending += self.coordinator.handle(event, self.now)
         return mine
 
+    def step(self, effects: list[Effect]) -> list[Effect]:
+        """Carry out *effects* and return what the coordinator wants next."""
+        events = [event for effect in effects for event in self._events(effect) or []]
+        return [effect for event in events for effect in self.coordinator.handle(event, self.now)]
+
     def happen(self, event: Event) -> list[Effect]:
         """Let *event* happen and carry out what follows; return what came of it for the model."""
-        return without_joining(self.carry_out(self.coordinator.handle(event, self.now)))
+        return self.carry_out(self.coordinator.handle(event, self.now))
 
     def sent(self, kind: type[AnyMessage]) -> list[tuple[str, AnyMessage]]:
         """Return (address, message) of every message of this *kind* so far."""
@@ -141,7 +141,7 @@ class FakeWorkers:
     def _defined(self, address: str, message: Define) -> list[tuple[AnyMessage, dict[str, np.ndarray]]]:
         self.programs[message.program] = Program.from_bytes(message.code)
         if address not in self.lacking:
-            return [(Defined(message.program, ()), {}), (Ready(message.program, 1000, 1.0), {})]
+            return [(Defined(message.program, ()), {}), (Ready(message.program, 1000, 1.0, 1000), {})]
         self.owed[(address, message.program)] = sum(source.nbytes for source in message.sources)
         return [(Defined(message.program, tuple(source.name for source in message.sources)), {})]
 
@@ -151,7 +151,7 @@ class FakeWorkers:
         stored: list[tuple[AnyMessage, dict[str, np.ndarray]]] = [
             (Stored(chunk.program, chunk.source.name, chunk.nbytes), {})
         ]
-        return stored + ([(Ready(chunk.program, 1000, 1.0), {})] if self.owed[key] == 0 else [])
+        return stored + ([(Ready(chunk.program, 1000, 1.0, 1000), {})] if self.owed[key] == 0 else [])
 
     def _ran(self, message: Run, envelope: Envelope) -> np.ndarray:
         """Hidden states count the stages they have passed: every stage adds one."""

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ollama_zmq.cluster.coordinator import Coordinator, Phase
+from ollama_zmq.cluster.coordinator import Coordinator
 from ollama_zmq.cluster.events import (
     Broke,
     Computed,
@@ -20,12 +21,13 @@ from ollama_zmq.cluster.events import (
     LoadFailed,
     ModelLost,
     Progressed,
-    Replacing,
+    Replaced,
     SendChunk,
     StepFailed,
     Tick,
 )
-from ollama_zmq.cluster.stages import LOCAL, LoadOrder
+from ollama_zmq.cluster.pipeline import Phase, Pipeline
+from ollama_zmq.cluster.stages import LOCAL, LoadOrder, Stage
 from ollama_zmq.cluster.uploads import BUSY_CREDIT_BYTES, IDLE_CREDIT_BYTES, Upload
 from ollama_zmq.engine.requests import Microbatch
 from ollama_zmq.errors import OutOfDeviceMemory, ShapeError, StageLost, Unreachable
@@ -46,7 +48,7 @@ from ollama_zmq.wire.messages import (
     Run,
     WeightSource,
 )
-from tests.cluster.fake_workers import BUDGET, FakeWorkers, welcome, without_joining
+from tests.cluster.fake_workers import BUDGET, FakeWorkers, welcome
 
 A, B = "a:50052", "b:50052"
 
@@ -62,20 +64,25 @@ def workers() -> FakeWorkers:
     return FakeWorkers(Coordinator("f00d"))
 
 
-def order(network: Network, *addresses: str, num_ctx: int = 128) -> LoadOrder:
-    return LoadOrder("tiny", network, "sha256-00", addresses, num_ctx, 1, 16)
+def order(network: Network, *addresses: str, model: int = 1, replaces: int = 0) -> LoadOrder:
+    return LoadOrder(model, "tiny", network, "sha256-00", addresses, 128, 1, 16, replaces=replaces)
 
 
-def load(workers: FakeWorkers, wanted: LoadOrder) -> list[object]:
-    return list(without_joining(workers.carry_out(workers.coordinator.load(wanted, workers.now))))
+def load(workers: FakeWorkers, wanted: LoadOrder) -> list[Effect]:
+    return workers.carry_out(workers.coordinator.load(wanted, workers.now))
 
 
-def run(workers: FakeWorkers, microbatch: Microbatch) -> list[Effect]:
+def run(workers: FakeWorkers, microbatch: Microbatch, model: int = 1) -> list[Effect]:
     """Start a step whose hidden state is 7 everywhere."""
-    if workers.coordinator.is_whole:
-        return workers.coordinator.run(microbatch, microbatch.token_ids, workers.now)
-    tensor = np.full((1, workers.coordinator.order.network.hidden_size), 7, np.float32)
-    return workers.coordinator.run(microbatch, tensor, workers.now)
+    pipeline = model_of(workers, model)
+    if len(pipeline.stages) == 1:
+        return workers.coordinator.run(model, microbatch, microbatch.token_ids, workers.now)
+    tensor = np.full((1, pipeline.order.network.hidden_size), 7, np.float32)
+    return workers.coordinator.run(model, microbatch, tensor, workers.now)
+
+
+def model_of(workers: FakeWorkers, model: int = 1) -> Pipeline:
+    return workers.coordinator.pipelines[model]
 
 
 def decode_step(number: int = 1) -> Microbatch:
@@ -90,7 +97,7 @@ def test_two_workers_share_the_layers_and_the_ends_stay_here(workers, network):
         (B, "layers", 2, 3),
         (LOCAL, "head", -1, -1),
     ]
-    assert workers.coordinator.phase is Phase.LOADED
+    assert model_of(workers).phase is Phase.LOADED
 
 
 def test_without_workers_one_program_holds_everything(workers, network):
@@ -123,7 +130,7 @@ def test_the_head_is_given_the_rows_that_are_wanted_and_no_others(workers, netwo
     workers.seen.clear()
     microbatch = Microbatch(1, np.arange(5, dtype=np.int32), (3, 2), (0, 7), ((0,), (1,)), rows=(2, 4))
     tensor = np.zeros((5, network.hidden_size), np.float32)
-    (computed,) = workers.carry_out(workers.coordinator.run(microbatch, tensor, workers.now))
+    (computed,) = workers.carry_out(workers.coordinator.run(1, microbatch, tensor, workers.now))
     layers, head = (message for _, message in workers.sent(Run))
     assert (layers.rows, head.lengths, head.rows) == ((2, 4), (1, 1), (0, 1))
     assert [time.rows for time in computed.times] == [5, 2]
@@ -134,7 +141,7 @@ def test_a_microbatch_of_which_no_logits_are_wanted_does_not_go_to_the_head(work
     workers.seen.clear()
     microbatch = Microbatch(1, np.arange(3, dtype=np.int32), (3,), (0,), ((0,),), rows=())
     tensor = np.zeros((3, network.hidden_size), np.float32)
-    (computed,) = workers.carry_out(workers.coordinator.run(microbatch, tensor, workers.now))
+    (computed,) = workers.carry_out(workers.coordinator.run(1, microbatch, tensor, workers.now))
     assert [address for address, _ in workers.sent(Run)] == [A]
     assert computed.logits.shape == (0, network.vocab_size)
 
@@ -274,7 +281,7 @@ def test_a_worker_that_cannot_load_fails_the_load_and_the_others_forget(workers,
     (failed,) = [e for e in effects if isinstance(e, LoadFailed)]
     assert isinstance(failed.error, OutOfDeviceMemory)
     assert str(failed.error) == f"worker {B}: needs 9 GB of 1 GB"
-    assert (A in [address for address, _ in workers.sent(Release)], workers.coordinator.phase) == (True, Phase.IDLE)
+    assert (A in [address for address, _ in workers.sent(Release)], workers.coordinator.pipelines) == (True, {})
 
 
 def test_a_load_begins_again_when_a_worker_dies_under_it(workers, network):
@@ -307,17 +314,17 @@ def test_a_failed_step_leaves_the_model_standing(workers, network):
 def test_a_load_that_fails_before_it_begins_leaves_the_loaded_model(workers, network):
     load(workers, order(network, A))
     workers.mute = {B}
-    load(workers, order(network, A, B))
+    load(workers, order(network, A, B, model=2, replaces=1))
     (failed,) = workers.happen(Detached(B, "nobody listens at b:50052"))
-    assert isinstance(failed, LoadFailed)
+    assert (type(failed), failed.model) == (LoadFailed, 2)
     (computed,) = workers.carry_out(run(workers, decode_step(3)))
     assert computed.microbatch == 3
 
 
-def test_what_was_loaded_is_dropped_when_the_new_plan_stands(workers, network):
+def test_what_is_replaced_is_dropped_when_the_new_plan_stands(workers, network):
     load(workers, order(network, A))
-    effects = workers.carry_out(workers.coordinator.load(order(network, B), workers.now))
-    assert [type(effect) for effect in effects] == [Joined, Replacing, Loaded]
+    assert [type(effect) for effect in load(workers, order(network, B, model=2, replaces=1))] == [Replaced, Loaded]
+    assert list(workers.coordinator.pipelines) == [2]
 
 
 def test_greeting_workers_while_a_model_loads_drops_none_of_them(workers, network):
@@ -356,7 +363,7 @@ def test_the_local_device_has_no_deadline(workers, network):
 def test_an_answer_that_nobody_waits_for_is_ignored(workers, network):
     load(workers, order(network, A))
     link = workers.coordinator.links[A]
-    program = workers.coordinator.stages[0].program
+    program = model_of(workers).stages[0].program
     late = Envelope(Ran(program, 99, 1, 1), {"output": np.zeros((1, 4), np.float32)}, link.epoch, link.sequence_in)
     assert workers.happen(Got(A, late)) == []
 
@@ -373,14 +380,14 @@ def test_idle_workers_are_pinged(workers, network):
 
 def test_workers_that_are_not_in_a_new_list_are_let_go(workers, network):
     load(workers, order(network, A, B))
-    load(workers, order(network, B))
+    load(workers, order(network, B, model=2, replaces=1))
     assert [address for address, _ in workers.sent(Bye)] == [A]
     assert set(workers.coordinator.links) == {LOCAL, B}
 
 
 def test_joining_without_a_load_tells_who_answers(workers):
     (joined,) = workers.carry_out(workers.coordinator.join((A,), workers.now))
-    assert joined == Joined()
+    assert joined == Joined((A,))
     state = workers.coordinator.state()
     assert [(w.address, w.status, w.memory_budget) for w in state.workers] == [
         (LOCAL, "ready", BUDGET),
@@ -392,7 +399,7 @@ def test_joining_without_a_load_tells_who_answers(workers):
 def test_joining_others_leaves_the_stages_of_a_loaded_model(workers, network):
     load(workers, order(network, A))
     workers.carry_out(workers.coordinator.join((B,), workers.now))
-    assert workers.coordinator.phase is Phase.LOADED
+    assert model_of(workers).phase is Phase.LOADED
     assert set(workers.coordinator.links) == {LOCAL, A, B}
 
 
@@ -400,7 +407,7 @@ def test_latencies_of_decode_steps_are_kept_per_stage(workers, network):
     load(workers, order(network, A))
     for number in range(5):
         workers.carry_out(run(workers, decode_step(number)))
-    latency = workers.coordinator.state().stages[0].latency
+    latency = model_of(workers).state().stages[0].latency
     assert latency is not None
     assert (latency.compute.p50_us, latency.queue.p95_us, latency.steps) == (10, 1, 5)
 
@@ -422,3 +429,95 @@ def test_upload_credit_is_small_while_steps_are_in_flight():
     assert [c.nbytes for c in upload.next_chunks(busy=True)] == [CHUNK_BYTES]
     assert upload.next_chunks(busy=True) == []
     assert BUSY_CREDIT_BYTES < CHUNK_BYTES
+
+
+# Several models
+
+
+def test_two_models_of_the_same_ops_have_programs_of_their_own(workers, network):
+    """Both models' programs would have one id if they were named by their ops alone."""
+    load(workers, order(network, A, model=1))
+    load(workers, order(network, A, model=2))
+    programs = [stage.program for model in (1, 2) for stage in model_of(workers, model).stages]
+    assert len(set(programs)) == 4
+    for model in (1, 2):
+        (computed,) = workers.carry_out(run(workers, decode_step(5), model))
+        assert (computed.model, computed.microbatch) == (model, 5)
+
+
+def test_a_lost_worker_ends_only_the_models_that_used_it(workers, network):
+    load(workers, order(network, A, model=1))
+    load(workers, order(network, B, model=2))
+    (lost,) = workers.happen(Broke(A, "worker a:50052 is gone"))
+    assert (type(lost), lost.model) == (ModelLost, 1)
+    (computed,) = workers.carry_out(run(workers, decode_step(), 2))
+    assert computed.model == 2
+
+
+def test_a_load_that_fails_leaves_the_other_models(workers, network):
+    load(workers, order(network, A, model=1))
+    workers.answers[(A, Define)] = lambda m: [Failed(m.program, -1, "OutOfDeviceMemory", "needs 9 GB of 1 GB")]
+    (failed,) = load(workers, order(network, A, model=2))
+    assert (type(failed), failed.model) == (LoadFailed, 2)
+    (computed,) = workers.carry_out(run(workers, decode_step(), 1))
+    assert computed.model == 1
+
+
+def test_a_failure_that_names_no_program_ends_the_loads_on_that_worker(workers, network):
+    workers.answers[(A, Define)] = workers.answers[(B, Define)] = lambda _: []
+    load(workers, order(network, A, model=1))
+    load(workers, order(network, B, model=2))
+    link = workers.coordinator.links[A]
+    failed = Envelope(Failed(b"", -1, "RemoteProtocolError", "message 7 did not arrive"), {}, link.epoch, 0)
+    (ended,) = workers.happen(Got(A, replace(failed, seq=link.sequence_in)))
+    assert (type(ended), ended.model) == (LoadFailed, 1)
+    assert model_of(workers, 2).phase is Phase.DEFINING
+
+
+def test_weights_of_a_new_model_come_within_the_small_credit_while_another_is_stepping(workers, network):
+    load(workers, order(network, A, model=1))
+    workers.coordinator.run(1, decode_step(), np.zeros((1, network.hidden_size), np.float32), workers.now)
+    workers.lacking = {B}
+    workers.seen.clear()
+    effects = workers.coordinator.load(order(network, B, model=2), workers.now)
+    while effects:
+        assert sum(effect.nbytes for effect in effects if isinstance(effect, SendChunk)) <= BUSY_CREDIT_BYTES
+        effects = workers.step(effects)
+    assert model_of(workers, 2).phase is Phase.LOADED
+    assert model_of(workers, 2).state().sent_bytes > BUSY_CREDIT_BYTES
+
+
+def test_a_model_holds_what_its_worker_counted_and_the_plan_s_need_before(workers, network):
+    workers.answers[(LOCAL, Define)] = lambda _: []
+    load(workers, order(network, A))
+    assert model_of(workers).held_on(A) == 1000
+    assert model_of(workers).held_on(LOCAL) == model_of(workers).stages[1].need
+    state = workers.coordinator.state()
+    assert [(worker.held_bytes, worker.layers) for worker in state.workers][1] == (1000, "0-3")
+
+
+def test_of_two_loads_that_race_for_the_last_memory_one_wins(workers, network):
+    layers, head = load_plan(network)
+    workers.answers[(A, Hello)] = lambda _: [welcome(memory_budget=int(layers.need * 1.2))]
+    workers.answers[(LOCAL, Hello)] = lambda _: [welcome(memory_budget=head.need * 3)]
+    workers.answers[(A, Define)] = workers.answers[(LOCAL, Define)] = lambda _: []
+    first = workers.coordinator.load(order(network, A, model=1), workers.now)
+    second = workers.coordinator.load(order(network, A, model=2), workers.now)
+    (failed,) = workers.carry_out(first + second)
+    assert (type(failed), failed.model, type(failed.error)) == (LoadFailed, 2, OutOfDeviceMemory)
+    assert model_of(workers, 1).phase is Phase.DEFINING
+
+
+def test_an_unloaded_model_gives_its_memory_back(workers, network):
+    load(workers, order(network, A, model=1))
+    workers.carry_out(workers.coordinator.unload(1))
+    assert [address for address, _ in workers.sent(Release)] == [A, LOCAL]
+    assert [worker.held_bytes for worker in workers.coordinator.state().workers] == [0, 0]
+    assert workers.coordinator.unload(1) == []
+
+
+def load_plan(network: Network) -> tuple[Stage, ...]:
+    """The stages of a model that has a worker and this machine to itself."""
+    alone = FakeWorkers(Coordinator("beef"))
+    load(alone, order(network, A))
+    return model_of(alone).stages

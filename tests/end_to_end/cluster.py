@@ -72,7 +72,7 @@ class Cluster:
 
     def places(self) -> set[str]:
         """Who holds a part of the model."""
-        return {stage["worker"] for stage in self.get("/api/cluster")["stages"]}
+        return {stage["worker"] for model in self.get("/api/cluster")["models"] for stage in model["stages"]}
 
 
 def until(true: Callable[[], bool]) -> None:

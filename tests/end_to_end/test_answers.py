@@ -18,7 +18,8 @@ def test_an_answer_streams_token_by_token(quiet_cluster: Cluster) -> None:
 
 def test_the_layers_lie_on_the_workers_that_were_named(quiet_cluster: Cluster) -> None:
     quiet_cluster.generate()
-    stages = [s for s in quiet_cluster.get("/api/cluster")["stages"] if s["part"] == "layers"]
+    (model,) = quiet_cluster.get("/api/cluster")["models"]
+    stages = [s for s in model["stages"] if s["part"] == "layers"]
     assert [s["worker"] for s in stages] == list(quiet_cluster.addresses[:2])
     assert stages[0]["first_layer"] == 0
     assert stages[1]["first_layer"] == stages[0]["last_layer"] + 1
@@ -27,7 +28,8 @@ def test_the_layers_lie_on_the_workers_that_were_named(quiet_cluster: Cluster) -
 
 def test_every_stage_tells_its_latency(quiet_cluster: Cluster) -> None:
     quiet_cluster.generate(num_predict=8)
-    for stage in quiet_cluster.get("/api/cluster")["stages"]:
+    (model,) = quiet_cluster.get("/api/cluster")["models"]
+    for stage in model["stages"]:
         assert stage["latency"]["steps"] >= 7
         assert 0 < stage["latency"]["compute"]["p50_us"] <= stage["latency"]["compute"]["p95_us"]
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ollama_zmq.bus.broker import Broker, LoadRequest
+from ollama_zmq.bus.broker import Broker, LoadedModel, LoadRequest
 from ollama_zmq.cli.children import Children
 from ollama_zmq.cluster.placement import WEIGHT_HEADROOM
 from ollama_zmq.cluster.stages import LoadOrder, demand_of
@@ -61,7 +61,7 @@ def workers(store: Store) -> Iterator[Workers]:
 def room_mb(path: Path, n_layers: int) -> int:
     """The least whole number of MB in which the planner puts *n_layers* layers; one more layer takes over 1 MB."""
     with open_gguf(path) as gguf:
-        order = LoadOrder("", Network(gguf), "", (), num_ctx=T, num_parallel=1, max_tokens=T)
+        order = LoadOrder(1, "", Network(gguf), "", (), num_ctx=T, num_parallel=1, max_tokens=T)
         demand = demand_of(order)
     weights = max(demand.layer_nbytes) * WEIGHT_HEADROOM
     return int(n_layers * (weights + demand.kv_nbytes) + demand.scratch_nbytes) // MEGABYTE + 1
@@ -84,10 +84,10 @@ def smollm2(store: Store, smollm2_path: Path) -> Path:
     return _stored(store, "smollm2", smollm2_path)
 
 
-def _logits(broker: Broker, vocab_size: int, chunk: int) -> Logits:
-    token_ids = tuple(int(i) for i in np.random.default_rng(3).integers(0, vocab_size, T))
+def _logits(broker: Broker, model: LoadedModel, chunk: int) -> Logits:
+    token_ids = tuple(int(i) for i in np.random.default_rng(3).integers(0, model.network.vocab_size, T))
     answer: Future[Output] = Future()
-    broker.submit(ScoreRequest(f"score-{chunk}", token_ids, chunk), answer.set_result)
+    broker.submit(model, ScoreRequest(f"score-{chunk}", token_ids, chunk), answer.set_result)
     scored = answer.result(timeout=100)
     assert not isinstance(scored, Broken), scored
     assert isinstance(scored, Scored)
@@ -100,9 +100,10 @@ def _run(path: Path, addresses: tuple[str, ...], threads: int) -> tuple[tuple[in
         name=path.name, path=path, blob=path.name, num_ctx=T, rpc_servers=addresses, num_batch=T, num_thread=threads
     )
     with Broker(threads=threads) as broker:
-        vocab_size = broker.load(request).result(timeout=100).network.vocab_size
-        ends = tuple(stage.last_layer for stage in broker.cluster().stages if stage.worker in addresses)
-        return ends, [_logits(broker, vocab_size, chunk) for chunk in CHUNKS]
+        model = broker.load(request).result(timeout=100)
+        (state,) = broker.cluster().models
+        ends = tuple(stage.last_layer for stage in state.stages if stage.worker in addresses)
+        return ends, [_logits(broker, model, chunk) for chunk in CHUNKS]
 
 
 @pytest.fixture(scope="module")

@@ -83,7 +83,7 @@ def test_a_small_worker_gets_what_fits(children: Children, models: Path) -> None
     split = cluster.generate(num_ctx=256, num_batch=64)
     workers = {worker["address"]: worker for worker in cluster.get("/api/cluster")["workers"]}
     assert workers[small]["memory_budget"] == 24 << 20
-    assert 0 < workers[small]["resident_bytes"] <= 24 << 20
+    assert 0 < workers[small]["held_bytes"] <= 24 << 20
     assert split["context"] == cluster.generate(num_ctx=256, rpc_servers="")["context"]
 
 

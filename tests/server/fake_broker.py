@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ollama_zmq.bus.broker import LoadedModel, LoadRequest
-from ollama_zmq.cluster.state import ClusterState, StageState, WorkerState
+from ollama_zmq.cluster.state import ClusterState, ModelState, StageState, WorkerState
 from ollama_zmq.engine.requests import Broken, Finished, GenerationRequest, Output, Piece, TokenLogprob
 from ollama_zmq.errors import OllamaZmqError, RequestError
 from ollama_zmq.formats.gguf import open_gguf
@@ -50,7 +50,7 @@ class FakeBroker:
     """
 
     def __init__(self) -> None:
-        self.loaded: LoadedModel | None = None
+        self.models: list[LoadedModel] = []
         self.loads: list[LoadRequest] = []
         self.n_unloads = 0
         self.submitted: list[GenerationRequest] = []
@@ -61,7 +61,7 @@ class FakeBroker:
         self.holds_loads = False
         self.is_closed = False
         self._sinks: dict[str, Callable[[Output], None]] = {}
-        self._held: list[tuple[LoadRequest, Future[LoadedModel]]] = []
+        self._held: list[tuple[LoadRequest, LoadedModel | None, Future[LoadedModel]]] = []
 
     def start(self) -> None:
         """Nothing to start."""
@@ -69,34 +69,38 @@ class FakeBroker:
     def close(self) -> None:
         self.is_closed = True
 
-    def load(self, wanted: LoadRequest) -> Future[LoadedModel]:
+    def load(self, wanted: LoadRequest, *, replaces: LoadedModel | None = None) -> Future[LoadedModel]:
         self.loads.append(wanted)
         future: Future[LoadedModel] = Future()
-        self._held.append((wanted, future))
+        self._held.append((wanted, replaces, future))
         if not self.holds_loads:
             self.finish_load()
         return future
 
     def finish_load(self) -> None:
         """End the oldest load, from another thread."""
-        wanted, future = self._held.pop(0)
-        in_thread(lambda: self._finish(wanted, future))
+        wanted, replaces, future = self._held.pop(0)
+        in_thread(lambda: self._finish(wanted, replaces, future))
 
-    def _finish(self, wanted: LoadRequest, future: Future[LoadedModel]) -> None:
+    def _finish(self, wanted: LoadRequest, replaces: LoadedModel | None, future: Future[LoadedModel]) -> None:
         if self.load_error is not None:
             future.set_exception(self.load_error)
             return
-        self.loaded = loaded_model(wanted)
-        future.set_result(self.loaded)
+        loaded = loaded_model(wanted, len(self.loads))
+        self.models = [*(model for model in self.models if model is not replaces), loaded]
+        future.set_result(loaded)
 
-    def unload(self) -> Future[None]:
+    def holds(self, model: LoadedModel) -> bool:
+        return model in self.models
+
+    def unload(self, model: LoadedModel) -> Future[None]:
         self.n_unloads += 1
-        self.loaded = None
+        self.models.remove(model)
         future: Future[None] = Future()
         in_thread(lambda: future.set_result(None))
         return future
 
-    def submit(self, request: GenerationRequest, on_output: Callable[[Output], None]) -> None:
+    def submit(self, model: LoadedModel, request: GenerationRequest, on_output: Callable[[Output], None]) -> None:
         self.submitted.append(request)
         self._sinks[request.request_id] = on_output
         if self.script is not None:
@@ -112,27 +116,27 @@ class FakeBroker:
         self.say(Broken(request_id, RequestError("request canceled")))
 
     def cluster(self) -> ClusterState:
-        local = WorkerState(address="local", status="ready", layers="0-3", resident_bytes=1000)
-        model = self.loaded.request.name if self.loaded else ""
-        stages = (StageState("local", "whole", 0, 3),) if self.loaded else ()
-        return ClusterState(version="0", protocol=1, model=model, workers=(local,), stages=stages)
+        local = WorkerState(address="local", status="ready", layers="0-3", held_bytes=1000)
+        stages = (StageState("local", "whole", 0, 3),)
+        models = tuple(ModelState(model.request.name, "loaded", stages=stages) for model in self.models)
+        return ClusterState(version="0", protocol=1, workers=(local,), models=models)
 
     def check_workers(self, addresses: tuple[str, ...]) -> Future[ClusterState]:
         self.checked.append(addresses)
         workers = tuple(WorkerState(address=address, status="lost", detail="nobody answers") for address in addresses)
         future: Future[ClusterState] = Future()
-        state = ClusterState(version="0", protocol=1, model="", workers=workers, stages=())
+        state = ClusterState(version="0", protocol=1, workers=workers)
         in_thread(lambda: future.set_result(state))
         return future
 
 
-def loaded_model(wanted: LoadRequest) -> LoadedModel:
+def loaded_model(wanted: LoadRequest, number: int) -> LoadedModel:
     """What a load of *wanted* gives; of the network only the header is real."""
     with open_gguf(wanted.path) as gguf:
         tokenizer = load_tokenizer(gguf.metadata)
         metadata = {key: value for key, value in gguf.metadata.items() if isinstance(value, str)}
     network: Any = SimpleNamespace(gguf=SimpleNamespace(metadata=metadata))
-    return LoadedModel(wanted, network, tokenizer, wanted.num_ctx, size=1000, size_remote=0, load_s=0.125)
+    return LoadedModel(number, wanted, network, tokenizer, wanted.num_ctx, size=1000, size_remote=0, load_s=0.125)
 
 
 def in_thread(work: Callable[[], object]) -> None:

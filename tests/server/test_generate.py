@@ -134,7 +134,7 @@ def test_an_empty_prompt_with_keep_alive_zero_unloads_it(on_site, broker):
         await site.post("/api/generate", model="tiny")
         response = await site.post("/api/generate", model="tiny", keep_alive=0)
         assert plain(response.json()) == {"model": "tiny", "response": "", "done": True, "done_reason": "unload"}
-        assert (broker.n_unloads, broker.loaded) == (1, None)
+        assert (broker.n_unloads, broker.models) == (1, [])
 
     on_site(scenario)
 

@@ -278,7 +278,7 @@ def test_a_failed_load_leaves_nothing_and_the_next_may_try(run):
         assert world.scheduler.is_idle
         world.broker.load_error = None
         async with world.use() as resident:
-            assert resident.loaded is world.broker.loaded
+            assert world.broker.models == [resident.loaded]
 
     run(scenario)
 
@@ -303,7 +303,7 @@ def test_a_model_that_the_broker_lost_is_loaded_again(run):
     async def scenario(world):
         async with world.use():
             pass
-        world.broker.loaded = None
+        world.broker.models.clear()
         async with world.use():
             assert len(world.broker.loads) == 2
 

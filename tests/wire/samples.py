@@ -55,7 +55,7 @@ SAMPLES = [
     Envelope(Defined(PROGRAM, ("blk.0.attn_q.weight",)), epoch=1, seq=2),
     Envelope(Put(PROGRAM, "blk.0.attn_q.weight", 0, bytes(32)), {"chunk": np.arange(4, dtype=np.uint8)}, 1, 3),
     Envelope(Stored(PROGRAM, "blk.0.attn_q.weight", 4), epoch=1, seq=3),
-    Envelope(Ready(PROGRAM, 1 << 20, 12.5), epoch=1, seq=4),
+    Envelope(Ready(PROGRAM, 1 << 20, 12.5, 917504), epoch=1, seq=4),
     Envelope(
         Run(PROGRAM, 7, (2, 1), (0, 64), ((0,), (1, 2)), (1, 2), 10_000),
         {"input": np.arange(6, dtype=np.float32).reshape(3, 2)},

@@ -50,7 +50,7 @@ async def _chunks(services: Services, call: Call, asked: ChatRequest) -> AsyncGe
             yield _chunk(asked, debug_info=DebugInfo(prompt))
             return
         token_ids = await asyncio.to_thread(encoded, tokenizer, prompt)
-        async for output in outputs(services, call, token_ids):
+        async for output in outputs(services, call, resident.loaded, token_ids):
             if isinstance(output, Finished):
                 yield _chunk(asked, done=True, done_reason=output.reason, **metrics(call, ready_ns, output))
             else:

@@ -17,7 +17,7 @@ async def cluster(request: Request) -> Response:
     """Everything that can be seen of the cluster."""
     services = services_of(request)
     servers = parse_servers(services.config.rpc_servers)
-    if services.broker.loaded is None and services.scheduler.is_idle and servers:
+    if services.scheduler.is_idle and servers:
         checked: asyncio.Future[ClusterState] = asyncio.wrap_future(services.broker.check_workers(servers))
         return json_response(await asyncio.shield(checked))
     return json_response(await asyncio.to_thread(services.broker.cluster))

@@ -53,7 +53,7 @@ async def _chunks(services: Services, call: Call, asked: GenerateRequest) -> Asy
             yield _chunk(asked, debug_info=DebugInfo(prompt))
             return
         token_ids = await asyncio.to_thread(_token_ids, tokenizer, asked.context, prompt)
-        async for output in outputs(services, call, token_ids):
+        async for output in outputs(services, call, resident.loaded, token_ids):
             if isinstance(output, Finished):
                 context = [] if asked.raw else list(output.context)
                 yield _chunk(

@@ -1,0 +1,321 @@
+"""One model over its stages: defined, warmed up, run. It knows nothing of other models.
+
+Phase      What happens                       Effects                                Next phase
+JOINING    define, once the workers joined    Send(Define) to every stage            DEFINING
+DEFINING   Defined, weights missing           SendChunk within the credit            DEFINING
+DEFINING   Stored                             SendChunk, Progressed                  DEFINING
+DEFINING   Ready of the last stage            Send(Run) of one token                 WARMING
+WARMING    that token came out                Loaded                                 LOADED
+LOADED     run                                Send(Run) to the first stage           LOADED
+LOADED     Ran                                Send(Run) to the next, or Computed     LOADED
+LOADED     Failed                             StepFailed                             LOADED
+loading    Failed                             Release to all, LoadFailed             GONE
+LOADED     a stage is lost                    Release to the others, ModelLost       GONE
+loading    a stage is lost                    Release to the others                  JOINING, to be defined again
+loading    ... for the third time             Release to the others, LoadFailed      GONE
+any        release                            Release to all                         GONE
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+
+from ollama_zmq.cluster.events import (
+    Computed,
+    Effect,
+    Loaded,
+    LoadFailed,
+    ModelLost,
+    Progressed,
+    SendChunk,
+    StepFailed,
+)
+from ollama_zmq.cluster.latency import LatencyWindow
+from ollama_zmq.cluster.link import Link, Status
+from ollama_zmq.cluster.links import Links
+from ollama_zmq.cluster.placement import Placement
+from ollama_zmq.cluster.stages import LoadOrder, Stage
+from ollama_zmq.cluster.state import ModelState, StageState
+from ollama_zmq.cluster.uploads import Upload
+from ollama_zmq.devices.base import Array
+from ollama_zmq.engine.costs import Line
+from ollama_zmq.engine.pacing import StageCost, StageTime
+from ollama_zmq.engine.requests import Microbatch
+from ollama_zmq.errors import OllamaZmqError, RemoteProtocolError, StageLost
+from ollama_zmq.wire.messages import Defined, Ran, Ready, Release, Run, Stored
+
+DEADLINE_S = 10.0
+DEADLINE_FACTOR = 10.0
+MAX_LOSSES = 2  # a load begins again so many times when workers die under it
+WARM_UP = Microbatch(-1, np.zeros(1, np.int32), lengths=(1,), positions=(0,), pages=((0,),), rows=(0,))
+
+
+class Phase(Enum):
+    """How far a model is. The values are shown to people."""
+
+    JOINING = "joining"
+    DEFINING = "loading"
+    WARMING = "warming up"
+    LOADED = "loaded"
+    GONE = "gone"
+
+
+LOADING = frozenset({Phase.DEFINING, Phase.WARMING})
+
+
+@dataclass(slots=True)
+class Flight:
+    """A microbatch on its way: at which stage, since when, until when, and what the stages before took.
+
+    Attributes:
+        alone: no other microbatch of the model was at that worker when it was sent there.
+    """
+
+    microbatch: Microbatch
+    stage: int
+    sent_at: float
+    deadline: float
+    alone: bool = True
+    times: list[StageTime] = field(default_factory=list)
+
+
+class Pipeline:
+    """A model that is loaded or being loaded.
+
+    Args:
+        numbers: of microbatches, counted over all models.
+
+    Attributes:
+        stages: in pipeline order; none while its workers join.
+        flights: microbatch number -> where it is.
+    """
+
+    def __init__(self, order: LoadOrder, links: Links, numbers: Iterator[int]) -> None:
+        self.order = order
+        self.phase = Phase.JOINING
+        self.stages: tuple[Stage, ...] = ()
+        self.placement: Placement | None = None
+        self.flights: dict[int, Flight] = {}
+        self._links = links
+        self._numbers = numbers
+        self._held: dict[bytes, int] = {}  # program -> bytes, by the plan until its worker has counted them
+        self._unready: set[bytes] = set()
+        self._uploads: dict[str, Upload] = {}
+        self._latency: list[LatencyWindow] = []
+        self._losses = 0
+
+    @property
+    def addresses(self) -> set[str]:
+        """The workers of its stages."""
+        return {stage.address for stage in self.stages}
+
+    def is_loading_on(self, address: str) -> bool:
+        """Whether a worker is about to load a part of it."""
+        return self.phase in LOADING and address in self.addresses
+
+    def held_on(self, address: str) -> int:
+        """Bytes that a worker uses for this model, or is going to by the plan."""
+        return sum(self._held[stage.program] for stage in self.stages if stage.address == address)
+
+    # Loading
+
+    def define(self, placement: Placement, stages: tuple[Stage, ...]) -> list[Effect]:
+        """Begin to load the model as *stages*."""
+        self.phase, self.placement, self.stages = Phase.DEFINING, placement, stages
+        self._held = {stage.program: stage.need for stage in stages}
+        self._unready = {stage.program for stage in stages}
+        self._latency = [LatencyWindow() for _ in stages]
+        self._uploads = {stage.address: Upload() for stage in stages}
+        return [self._links[stage.address].send(stage.define) for stage in stages]
+
+    def defined(self, address: str, message: Defined) -> list[Effect]:
+        """Queue what the worker misses.
+
+        Raises:
+            RemoteProtocolError: it misses what its program does not have.
+        """
+        stage = self._stage_of(message.program)
+        if self.phase is Phase.DEFINING:
+            sources = {source.name: source for source in stage.define.sources}
+            for name in message.missing:
+                if name not in sources:
+                    raise RemoteProtocolError(f"worker {address} misses weight {name!r}, which is not in its program")
+                self._uploads[address].add(message.program, sources[name])
+        return []
+
+    def stored(self, address: str, message: Stored) -> list[Effect]:
+        """Take note of what has arrived."""
+        if self.phase is not Phase.DEFINING or address not in self._uploads:
+            return []
+        self._uploads[address].acknowledged(message.received)
+        return [Progressed(self.order.model, *self._sent_and_total())]
+
+    def chunks(self, address: str, *, busy: bool) -> list[Effect]:
+        """The next chunks for *address*; few while steps of any model are in flight."""
+        if self.phase is not Phase.DEFINING or address not in self._uploads:
+            return []
+        epoch, model = self._links[address].epoch, self.order.model
+        return [
+            SendChunk(address, epoch, model, chunk.program, chunk.source, chunk.offset, chunk.nbytes)
+            for chunk in self._uploads[address].next_chunks(busy=busy)
+        ]
+
+    def ready(self, message: Ready, now: float) -> list[Effect]:
+        """A stage is ready; with the last one a token goes through all of them."""
+        if self.phase is not Phase.DEFINING or message.program not in self._unready:
+            return []
+        self._held[message.program] = message.nbytes
+        self._unready.discard(message.program)
+        if self._unready:
+            return []
+        self.phase = Phase.WARMING
+        hidden_state = np.zeros((1, self.order.network.hidden_size), np.float32)
+        return self.run(WARM_UP, WARM_UP.token_ids if len(self.stages) == 1 else hidden_state, now)
+
+    # Stepping
+
+    def run(self, microbatch: Microbatch, tensor: Array, now: float) -> list[Effect]:
+        """Send *microbatch* through the stages."""
+        return self._fly(next(self._numbers), Flight(microbatch, 0, now, 0.0), tensor, now)
+
+    def ran(self, message: Ran, output: Array, now: float) -> list[Effect]:
+        """A stage is done with a microbatch: on to the next, or out. What nobody waits for is dropped."""
+        flight = self.flights.get(message.microbatch)
+        if flight is None or self.stages[flight.stage].program != message.program:
+            return []
+        microbatch = flight.microbatch
+        if len(microbatch.lengths) == len(microbatch.token_ids) and microbatch is not WARM_UP:
+            self._latency[flight.stage].add((now - flight.sent_at) * 1e6, message.compute_us, message.queue_us)
+        flight.times.append(self._time(flight, message, now))
+        del self.flights[message.microbatch]
+        flight.stage += 1
+        if flight.stage < len(self.stages) and (microbatch.rows or self.stages[flight.stage].part != "head"):
+            return self._fly(message.microbatch, flight, output, now)
+        if microbatch is WARM_UP:
+            return self._loaded()
+        if flight.stage < len(self.stages):  # no logits are wanted, so there is nothing for the head to do
+            flight.times.append(StageTime(0, 0.0, None))
+            output = np.zeros((0, self.order.network.vocab_size), np.float32)
+        return [Computed(self.order.model, microbatch.id, output, tuple(flight.times))]
+
+    def _time(self, flight: Flight, ran: Ran, now: float) -> StageTime:
+        work_s, microbatch = ran.compute_us / 1e6, flight.microbatch
+        rows = len(microbatch.rows if self.stages[flight.stage].part == "head" else microbatch.token_ids)
+        way_s = max(now - flight.sent_at - work_s, 0.0) if flight.alone else None
+        return StageTime(rows, work_s, way_s)
+
+    def _loaded(self) -> list[Effect]:
+        self.phase = Phase.LOADED
+        held = {address: self.held_on(address) for address in self.addresses}
+        costs = tuple(self._cost(stage, self._links[stage.address]) for stage in self.stages)
+        return [Loaded(self.order.model, self._plain_stages(), held, self.order.kv_pages, costs)]
+
+    def _cost(self, stage: Stage, link: Link) -> StageCost:
+        """What *stage* will cost by what its worker and the link to it were measured at."""
+        assert link.welcome is not None
+        fixed_s = stage.nbytes / max(link.welcome.decode_bytes_per_s, 1e6)
+        row_s = stage.macs / max(link.welcome.prefill_macs_per_s, 1e6)
+        moved_s = 8.0 * self.order.network.hidden_size / max(link.bandwidth_bytes_per_s, 1e5) if link.remote else 0.0
+        return StageCost(stage.address, Line(fixed_s, row_s), Line(link.rtt_s, moved_s), stage.part == "head")
+
+    def late(self, now: float) -> tuple[str, str] | None:
+        """The worker that let a deadline pass, and what to say of it."""
+        for flight in self.flights.values():
+            if now > flight.deadline:
+                address = self.stages[flight.stage].address
+                waited_s = flight.deadline - flight.sent_at
+                return address, f"worker {address} did not answer a step within {waited_s:.0f} s"
+        return None
+
+    def _fly(self, number: int, flight: Flight, tensor: Array, now: float) -> list[Effect]:
+        """Send a microbatch to its current stage."""
+        stage, microbatch = self.stages[flight.stage], flight.microbatch
+        link = self._links[stage.address]
+        limit_s = self._limit_s(stage, link, len(microbatch.token_ids)) if link.remote else float("inf")
+        flight.sent_at, flight.deadline = now, now + limit_s
+        flight.alone = all(self.stages[other.stage].address != stage.address for other in self.flights.values())
+        self.flights[number] = flight
+        R = len(microbatch.rows)
+        head = stage.part == "head"  # it is given the rows that are wanted, and nothing else
+        message = Run(
+            program=stage.program,
+            microbatch=number,
+            lengths=(1,) * R if head else microbatch.lengths,
+            positions=(0,) * R if head else microbatch.positions,
+            pages=microbatch.pages if stage.define.kv_pages else (),
+            rows=tuple(range(R)) if head else microbatch.rows if stage.gives_rows else (),
+            deadline_ms=int(min(limit_s, 86400.0) * 1000),
+        )
+        return [link.send(message, {"input": tensor})]
+
+    def _limit_s(self, stage: Stage, link: Link, T: int) -> float:
+        assert link.welcome is not None
+        streaming = stage.nbytes / max(link.welcome.decode_bytes_per_s, 1e6)
+        multiplying = stage.macs * T / max(link.welcome.prefill_macs_per_s, 1e6)
+        moving = 8.0 * T * self.order.network.hidden_size / max(link.bandwidth_bytes_per_s, 1e5)
+        return DEADLINE_S + DEADLINE_FACTOR * (streaming + multiplying + moving + link.rtt_s)
+
+    # Failing and ending
+
+    def failed(self, microbatch: int, error: OllamaZmqError) -> list[Effect]:
+        """A worker cannot do what it was asked: that ends a load, and one step of a loaded model."""
+        if self.phase in LOADING:
+            return [*self.release(), LoadFailed(self.order.model, error)]
+        flight = self.flights.pop(microbatch, None)
+        return [StepFailed(self.order.model, flight.microbatch.id, error)] if flight is not None else []
+
+    def lost(self, address: str, detail: str) -> list[Effect]:
+        """A stage's worker is gone; in phase JOINING afterwards, the workers that are left shall be joined."""
+        error = StageLost(f"{detail}; the next request runs on what is left", worker=address)
+        loaded = self.phase is Phase.LOADED
+        effects = self.release()
+        if loaded:
+            return [*effects, ModelLost(self.order.model, error)]
+        if self._losses == MAX_LOSSES:
+            return [*effects, LoadFailed(self.order.model, error)]
+        self._losses += 1
+        self.phase = Phase.JOINING
+        return effects
+
+    def release(self) -> list[Effect]:
+        """Forget the model on every worker; what is in flight is dropped."""
+        effects: list[Effect] = []
+        for stage in self.stages:
+            link = self._links.get(stage.address)
+            if link is not None and link.status is Status.READY:
+                effects.append(link.send(Release(stage.program)))
+        self.phase, self.stages, self.placement = Phase.GONE, (), None
+        self._unready, self._uploads, self._latency, self._held = set(), {}, [], {}
+        self.flights.clear()
+        return effects
+
+    # What can be seen
+
+    def state(self) -> ModelState:
+        """Return what ``/api/cluster`` shows of this model."""
+        stages = tuple(
+            StageState(plain.worker, plain.part, plain.first_layer, plain.last_layer, window.summary())
+            for plain, window in zip(self._plain_stages(), self._latency, strict=True)
+        )
+        sent, total = self._sent_and_total()
+        notes = self.placement.notes if self.placement else ()
+        return ModelState(self.order.name, self.phase.value, sum(self._held.values()), sent, total, stages, notes)
+
+    def layers_on(self, address: str) -> str:
+        """The layers that a worker holds, as people read them."""
+        runs = [stage.layers for stage in self.stages if stage.address == address and stage.layers]
+        return ", ".join(f"{layers.start}-{layers.stop - 1}" for layers in runs)
+
+    def _plain_stages(self) -> tuple[StageState, ...]:
+        return tuple(stage.state for stage in self.stages)
+
+    def _sent_and_total(self) -> tuple[int, int]:
+        uploads = self._uploads.values()
+        return sum(upload.done for upload in uploads), sum(upload.total for upload in uploads)
+
+    def _stage_of(self, program: bytes) -> Stage:
+        return next(stage for stage in self.stages if stage.program == program)
