@@ -26,6 +26,7 @@ VARIABLES = {
     "OLLAMA_DEBUG": "Show additional debug information (e.g. OLLAMA_DEBUG=1)",
     "OLLAMA_HOST": "IP Address for the ollama server (default 127.0.0.1:11434)",
     "OLLAMA_KEEP_ALIVE": 'The duration that models stay loaded in memory (default "5m")',
+    "OLLAMA_MAX_LOADED_MODELS": "Maximum number of loaded models (default 0: as many as fit)",
     "OLLAMA_MAX_QUEUE": "Maximum number of queued requests (default 512)",
     "OLLAMA_MODELS": "The path to the models directory",
     "OLLAMA_NOHISTORY": "Do not preserve readline history",
@@ -78,6 +79,7 @@ class Config:
         context_length: ``num_ctx`` where neither request nor Modelfile has one; 0 for the default.
         num_parallel: sequences per model at the same time.
         max_queue: requests that may wait.
+        max_loaded_models: models in memory at the same time; 0 for as many as fit.
         origins: patterns of web origins that may call; ``*`` stands for any text.
         rpc_servers: workers, ``host:port`` joined by commas.
         rpc_policy: "throughput" or "fastest".
@@ -90,6 +92,7 @@ class Config:
     context_length: int = 0
     num_parallel: int = 1
     max_queue: int = 512
+    max_loaded_models: int = 0
     origins: tuple[str, ...] = ()
     rpc_servers: str = ""
     rpc_policy: str = "throughput"
@@ -109,6 +112,7 @@ class Config:
             context_length=values.count("OLLAMA_CONTEXT_LENGTH", 0),
             num_parallel=max(1, values.count("OLLAMA_NUM_PARALLEL", 1)),
             max_queue=values.count("OLLAMA_MAX_QUEUE", 512),
+            max_loaded_models=values.count("OLLAMA_MAX_LOADED_MODELS", 0),
             origins=_origins(values.text("OLLAMA_ORIGINS")),
             rpc_servers=values.text("OLLAMA_RPC_SERVERS"),
             rpc_policy=values.choice("OLLAMA_RPC_POLICY", ("throughput", "fastest")),

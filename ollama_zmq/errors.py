@@ -13,6 +13,7 @@
     │   └── RemoteProtocolError    we received it
     ├── CapacityError       nobody's fault, try later      HTTP 503
     │   ├── OutOfDeviceMemory
+    │   │   └── MemoryInUse
     │   ├── ServerBusy
     │   └── StageLost
     └── Unreachable         nobody answers where we were told to connect
@@ -94,6 +95,10 @@ class CapacityError(OllamaZmqError):
 
 class OutOfDeviceMemory(CapacityError):
     """A device's memory budget does not allow it."""
+
+
+class MemoryInUse(OutOfDeviceMemory):
+    """There would be memory if other models went: ``facts["models"]``, by their numbers."""
 
 
 class ServerBusy(CapacityError):

@@ -15,7 +15,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import count
@@ -92,6 +92,16 @@ class LoadedModel:
     load_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Numbers:
+    """The number of a model to be loaded, and those of models that may go for it."""
+
+    model: int
+    replaces: int
+    idle: tuple[int, ...]
+    busy: tuple[int, ...]
+
+
 @dataclass(slots=True)
 class _Model:
     """A model that is loaded or being loaded: what was opened, and who waits for it."""
@@ -163,23 +173,37 @@ class Broker:
         self._context.destroy(linger=0)
 
     def load(
-        self, wanted: LoadRequest, on_progress: OnProgress | None = None, *, replaces: LoadedModel | None = None
+        self,
+        wanted: LoadRequest,
+        on_progress: OnProgress | None = None,
+        *,
+        replaces: LoadedModel | None = None,
+        idle: Sequence[LoadedModel] = (),
+        busy: Sequence[LoadedModel] = (),
     ) -> Future[LoadedModel]:
         """Load *wanted* beside what is loaded, once its workers have joined.
 
         Args:
             on_progress: called with (what, bytes done, bytes in all) from the broker's thread.
             replaces: this one goes when the new one's plan stands; its memory counts as free.
+            idle, busy: those that may be asked to go first, least recently used first.
 
         Returns:
-            A future; it fails with an :class:`OllamaZmqError` that names what is wrong.
+            A future; it fails with an :class:`OllamaZmqError` that names what is wrong: MemoryInUse when some of *idle*
+            or *busy* must be unloaded before.
         """
         future: Future[LoadedModel] = Future()
-        started, number = time.monotonic(), next(self._numbers)
+        started = time.monotonic()
+        numbers = _Numbers(
+            next(self._numbers),
+            replaces.number if replaces is not None else 0,
+            tuple(other.number for other in idle),
+            tuple(other.number for other in busy),
+        )
 
         def prepare() -> None:
             try:
-                model = self._open(wanted, number, replaces, future, on_progress, started)
+                model = self._open(wanted, numbers, future, on_progress, started)
                 endpoints = {address: resolve(address) for address in wanted.rpc_servers}
             except OllamaZmqError as error:
                 future.set_exception(error)
@@ -264,8 +288,7 @@ class Broker:
     def _open(
         self,
         wanted: LoadRequest,
-        number: int,
-        replaces: LoadedModel | None,
+        numbers: _Numbers,
         future: Future[LoadedModel],
         on_progress: OnProgress | None,
         started: float,
@@ -279,7 +302,7 @@ class Broker:
             gguf.close()
             raise
         order = LoadOrder(
-            model=number,
+            model=numbers.model,
             name=wanted.name,
             network=network,
             blob=wanted.blob or _file_identity(wanted.path),
@@ -288,7 +311,9 @@ class Broker:
             num_parallel=wanted.num_parallel,
             max_tokens=wanted.num_batch,
             policy=wanted.policy,
-            replaces=replaces.number if replaces is not None else 0,
+            replaces=numbers.replaces,
+            idle=numbers.idle,
+            busy=numbers.busy,
         )
         return _Model(wanted, gguf, network, tokenizer, embedding, order, future, on_progress, started)
 

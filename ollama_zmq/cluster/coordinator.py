@@ -5,7 +5,8 @@
     load                                        Connect each worker of the order
     every worker of an order joined or given up Define its stages, and Replaced of the model it takes the place of
     ... and one was never ready                 LoadFailed
-    ... and it does not fit beside the others   LoadFailed
+    ... and it fits when others are gone        LoadFailed with MemoryInUse, which names them
+    ... and it does not fit                     LoadFailed
     a message about a program                   what its pipeline makes of it
     Got(Failed), StageLost                      as when the worker is lost
     a worker is lost                            every model with a stage on it is lost or, while it loads, begun again
@@ -38,12 +39,14 @@ from ollama_zmq.cluster.events import (
 from ollama_zmq.cluster.link import JOINING, Link, Status
 from ollama_zmq.cluster.links import ENDED, Links
 from ollama_zmq.cluster.pipeline import Phase, Pipeline
-from ollama_zmq.cluster.placement import Site, place
+from ollama_zmq.cluster.placement import Demand, Placement, Site, place
+from ollama_zmq.cluster.room import room_for
 from ollama_zmq.cluster.stages import LOCAL, LoadOrder, demand_of, stages_of
 from ollama_zmq.cluster.state import ClusterState, WorkerState
 from ollama_zmq.devices.base import Array
 from ollama_zmq.engine.requests import Microbatch
 from ollama_zmq.errors import (
+    MemoryInUse,
     OllamaZmqError,
     OutOfDeviceMemory,
     RemoteProtocolError,
@@ -229,7 +232,7 @@ class Coordinator:
             if strangers:
                 raise Unreachable("; ".join(link.detail for link in strangers))
             demand = demand_of(order)
-            placement = place(demand, self._sites(order), self._local_site(order), order.policy)
+            placement = self._placement(order, demand)
             stages = stages_of(order, demand, placement)
         except OllamaZmqError as error:
             del self.pipelines[order.model]
@@ -241,6 +244,29 @@ class Coordinator:
         self._programs.update({stage.program: pipeline for stage in stages})
         return effects + self._leave_unused()
 
+    def _placement(self, order: LoadOrder, demand: Demand) -> Placement:
+        """Where the layers of *order* go, beside the models that are loaded.
+
+        Raises:
+            MemoryInUse: other models must go first.
+            OutOfDeviceMemory: it does not fit.
+        """
+        idle = [model for model in order.idle if model in self.pipelines]
+        busy = [model for model in order.busy if model in self.pipelines]
+        placement, gone = room_for(lambda gone: self._plan(order, demand, gone), idle, busy)
+        if gone:
+            names = ", ".join(self.pipelines[model].order.name for model in sorted(gone))
+            raise MemoryInUse(f"{order.name} needs memory that other models have: {names}", models=gone)
+        return placement
+
+    def _plan(self, order: LoadOrder, demand: Demand, gone: frozenset[int]) -> Placement:
+        ready = [self.links[address] for address in order.addresses if self.links[address].status is Status.READY]
+        local = self.links[LOCAL]
+        if local.status is not Status.READY:
+            raise OutOfDeviceMemory(f"this machine's own device is not ready: {local.detail or local.status.value}")
+        sites = [self._site(link, order, gone) for link in (*ready, local)]
+        return place(demand, sites[:-1], sites[-1], order.policy)
+
     def _ended(self, pipeline: Pipeline, effects: list[Effect]) -> list[Effect]:
         """*effects* of what happened to *pipeline*, which is forgotten if that was its end."""
         if not pipeline.stages:
@@ -249,21 +275,18 @@ class Coordinator:
             del self.pipelines[pipeline.order.model]
         return effects
 
-    def _sites(self, order: LoadOrder) -> list[Site]:
-        ready = [self.links[a] for a in order.addresses if self.links[a].status is Status.READY]
-        return [self._site(link, order, 0) for link in ready]
-
-    def _local_site(self, order: LoadOrder) -> Site:
-        link = self.links[LOCAL]
-        if link.status is not Status.READY:
-            raise OutOfDeviceMemory(f"this machine's own device is not ready: {link.detail or link.status.value}")
-        return self._site(link, order, order.network.head_nbytes())
-
-    def _site(self, link: Link, order: LoadOrder, taken: int) -> Site:
+    def _site(self, link: Link, order: LoadOrder, gone: frozenset[int]) -> Site:
+        """A worker with the memory that it has when some models are gone."""
         assert link.welcome is not None
-        others = (p for model, p in self.pipelines.items() if model not in (order.model, order.replaces))
-        free = link.welcome.memory_budget - taken - sum(pipeline.held_on(link.address) for pipeline in others)
-        return Site(link.address, free, max(link.welcome.decode_bytes_per_s, 1.0), link.rtt_s)
+        staying = (p for model, p in self.pipelines.items() if model not in {order.model, order.replaces, *gone})
+        return Site(
+            link.address,
+            link.welcome.memory_budget - sum(pipeline.held_on(link.address) for pipeline in staying),
+            max(link.welcome.decode_bytes_per_s, 1.0),
+            max(link.welcome.prefill_macs_per_s, 1.0),
+            link.rtt_s,
+            link.bandwidth_bytes_per_s,
+        )
 
     # What can be seen
 

@@ -34,6 +34,7 @@ class LoadOrder:
     Attributes:
         model: number of the loaded model; never used twice by one broker, 0 by none.
         replaces: number of the model that goes when the plan of this one stands.
+        idle, busy: models that may be asked to go before it is loaded, least recently used first.
         blob: identity of the model file, "sha256-<hex>" for a blob of the store.
         addresses: "host:port" of the workers, in order of preference.
         num_ctx: slots of one sequence; num_parallel: sequences at once.
@@ -50,6 +51,8 @@ class LoadOrder:
     max_tokens: int
     policy: Policy = Policy.THROUGHPUT
     replaces: int = 0
+    idle: tuple[int, ...] = ()
+    busy: tuple[int, ...] = ()
 
     @property
     def max_rows(self) -> int:
@@ -109,6 +112,8 @@ def demand_of(order: LoadOrder) -> Demand:
         scratch_nbytes=4 * order.max_tokens * row_floats(one_layer),
         head_nbytes=network.head_nbytes(),
         streamed_nbytes=tuple(network.streamed_nbytes(i) for i in range(network.n_layers)),
+        streamed_head_nbytes=network.gguf.tensors[network.output.name].nbytes,
+        num_ctx=order.num_ctx,
     )
 
 

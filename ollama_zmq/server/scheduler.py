@@ -1,33 +1,39 @@
-"""Which model is loaded, for whom, and for how long.
+"""Which models are loaded, for whom, and for how long.
 
-One model is loaded at a time. A request that the loaded model can serve takes it at once, unless somebody waits for
-another model: then it queues behind, so that nobody waits for ever. A request for another model, or for the same one
-with other runner options or workers, waits until the running ones are done and replaces it.
+A request that a loaded model can serve takes it at once. Any other waits for its turn to load one; models load one
+after another, while the loaded ones go on.
+
+    same file, other runner options or workers  the one that is loaded goes when its users are done, then it is loaded
+    there is memory, and not ``max_loaded``     it is loaded beside the others
+    there is not                                idle models go, the least recently used first; while that is not
+                                                enough, models in use go when their users are done
+    a model that is about to go                 who asks for it waits behind those for whom it goes, so that nobody
+                                                waits for ever
 
     used by nobody      the timer of its keep_alive runs; when it ends, the model is unloaded
     keep_alive          of the last request that had one, else the server's; 0 unloads after the last user, inf never
     more than max_queue waiting requests are refused
 
-All methods run on the event loop; the broker's futures are only ever waited for, never cancelled.
+What goes so that another model fits is the coordinator's decision, for it knows the memory of every worker; who is idle
+is known here. All methods run on the event loop; the broker's futures are only ever waited for, never cancelled.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import structlog
 
-from ollama_zmq.errors import OllamaZmqError, ServerBusy
+from ollama_zmq.errors import MemoryInUse, OllamaZmqError, ServerBusy
+from ollama_zmq.server.resident import Resident, Timer
 from ollama_zmq.store.stored_model import StoredModel
-from ollama_zmq.text.templates import ChatTemplate, chat_template
 
 if TYPE_CHECKING:
     from ollama_zmq.bus.broker import LoadedModel, LoadRequest
@@ -35,21 +41,19 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 T = TypeVar("T")
 
-FOREVER_S = 290 * 365.0 * 86400  # what Ollama's largest duration comes to
-
-
-class Timer(Protocol):
-    """What ``loop.call_later`` returns."""
-
-    def cancel(self) -> None:
-        """Do not fire."""
-
 
 class Loader(Protocol):
     """The part of the broker that is needed here."""
 
-    def load(self, wanted: LoadRequest, *, replaces: LoadedModel | None = None) -> Future[LoadedModel]:
-        """Load it in the place of *replaces*."""
+    def load(
+        self,
+        wanted: LoadRequest,
+        *,
+        replaces: LoadedModel | None = None,
+        idle: Sequence[LoadedModel] = (),
+        busy: Sequence[LoadedModel] = (),
+    ) -> Future[LoadedModel]:
+        """Load it in the place of *replaces*; MemoryInUse names those of *idle* and *busy* that must go first."""
 
     def unload(self, model: LoadedModel) -> Future[None]:
         """Forget it."""
@@ -58,38 +62,13 @@ class Loader(Protocol):
         """Whether it is loaded still."""
 
 
-@dataclass(slots=True)
-class Resident:
-    """The model in memory.
-
-    Attributes:
-        model: as it was in the store when it was loaded.
-        users: requests that run on it.
-        expires_at: when it will be unloaded if nobody comes, in seconds since the epoch.
-    """
-
-    model: StoredModel
-    loaded: LoadedModel
-    keep_alive_s: float
-    expires_at: float
-    users: int = 0
-    timer: Timer | None = None
-    templates: dict[str | None, ChatTemplate] = field(default_factory=dict)
-
-    def template(self, go_template: str | None) -> ChatTemplate:
-        """The chat template of this file, or *go_template* in its place; compiled once."""
-        if go_template not in self.templates:
-            metadata = self.loaded.network.gguf.metadata
-            self.templates[go_template] = chat_template(metadata, go_template, tokenizer=self.loaded.tokenizer)
-        return self.templates[go_template]
-
-
 class Scheduler:
-    """Lends the loaded model to requests, and loads another when they want one.
+    """Lends loaded models to requests, and loads others when they want them.
 
     Args:
         keep_alive_s: for requests that do not say.
         max_queue: requests that may wait.
+        max_loaded: models; 0 for as many as fit.
         clock: seconds since the epoch.
         call_later: runs a function after some seconds; the event loop's by default.
     """
@@ -100,25 +79,32 @@ class Scheduler:
         *,
         keep_alive_s: float = 300.0,
         max_queue: int = 512,
+        max_loaded: int = 0,
         clock: Callable[[], float] = time.time,
         call_later: Callable[[float, Callable[[], None]], Timer] | None = None,
     ) -> None:
-        self.resident: Resident | None = None
         self._broker = broker
         self._keep_alive_s = keep_alive_s
         self._max_queue = max_queue
+        self._max_loaded = max_loaded
         self._clock = clock
         self._call_later = call_later
+        self._residents: dict[Path, Resident] = {}
         self._turn = asyncio.Lock()
         self._waiting = 0
-        self._unused = asyncio.Event()
-        self._unused.set()
+        self._uses = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
+    def residents(self) -> list[Resident]:
+        """The models that are loaded, the one that expires last first."""
+        held = [resident for resident in self._residents.values() if self._broker.holds(resident.loaded)]
+        return sorted(held, key=lambda resident: -resident.expires_at)
+
+    @property
     def is_idle(self) -> bool:
-        """Whether nothing is loaded and nothing is being loaded or unloaded."""
-        return self.resident is None and not self._turn.locked()
+        """Whether nothing is loaded and nothing is being loaded."""
+        return not self.residents and not self._turn.locked()
 
     @asynccontextmanager
     async def use(
@@ -131,29 +117,33 @@ class Scheduler:
             OllamaZmqError: it cannot be loaded.
         """
         resident = await self._acquire(model, wanted)
-        self._enter(resident, keep_alive_s)
+        self._uses += 1
+        resident.last_used = self._uses
+        resident.enter(keep_alive_s, self._clock())
         try:
             yield resident
         finally:
-            self._leave(resident)
+            if resident.leave() and self._is_here(resident):
+                self._start_timer(resident)
 
     async def expire(self, path: Path) -> None:
         """Unload the model of the file *path* if it is loaded: at once, or when its last user is done."""
-        resident = self.resident
-        if resident is None or resident.loaded.request.path != path:
+        resident = self._residents.get(path)
+        if resident is None:
             return
         resident.keep_alive_s, resident.expires_at = 0.0, self._clock()
         if resident.users == 0:
             await self._unload(resident)
 
     def close(self) -> None:
-        """Stop the timer and what runs in the background; the broker is closed by its owner."""
-        self._stop_timer()
+        """Stop the timers and what runs in the background; the broker is closed by its owner."""
+        for resident in self._residents.values():
+            resident.stop_timer()
         for task in self._tasks:
             task.cancel()
 
     async def _acquire(self, model: StoredModel, wanted: LoadRequest) -> Resident:
-        if self._waiting == 0 and (resident := self._fitting(wanted)):
+        if (resident := self._fitting(wanted)) and not resident.leaves:
             if resident.users - wanted.num_parallel >= self._max_queue:
                 raise _busy()
             return resident
@@ -163,19 +153,54 @@ class Scheduler:
         try:
             async with self._turn:
                 if resident := self._fitting(wanted):
+                    resident.leaves = False  # for whom it was to go has given up
                     return resident
-                await self._unused.wait()
-                return await self._load(model, wanted)
+                return await self._load_in_turn(model, wanted)
         finally:
             self._waiting -= 1
 
     def _fitting(self, wanted: LoadRequest) -> Resident | None:
-        """The resident model if it is what *wanted* asks for, under whatever name."""
-        resident = self.resident
+        """The loaded model of *wanted*'s file, if it was loaded as *wanted* asks, under whatever name."""
+        resident = self._residents.get(wanted.path)
         if resident is None or not self._broker.holds(resident.loaded):
             return None
         same = replace(wanted, name=resident.loaded.request.name) == resident.loaded.request
         return resident if same else None
+
+    # Loading, by whoever's turn it is
+
+    async def _load_in_turn(self, model: StoredModel, wanted: LoadRequest) -> Resident:
+        while self._max_loaded and len(others := self._others(wanted.path)) >= self._max_loaded:
+            await self._let_go(others[0])
+        while True:
+            if (before := self._residents.get(wanted.path)) is not None:
+                await self._until_unused(before)
+            try:
+                return await self._load(model, wanted)
+            except MemoryInUse as error:
+                in_the_way = [other for other in self._others(wanted.path) if _number(other) in error.facts["models"]]
+                if not in_the_way:
+                    raise
+                await self._let_go(in_the_way[0])
+
+    def _others(self, path: Path) -> list[Resident]:
+        """The models of other files, idle ones first, then the least recently used."""
+        others = [resident for resident in self.residents if resident.loaded.request.path != path]
+        return sorted(others, key=lambda resident: (resident.users > 0, resident.last_used))
+
+    async def _let_go(self, resident: Resident) -> None:
+        """Unload *resident* when its users are done."""
+        await self._until_unused(resident)
+        await self._unload(resident)
+
+    async def _until_unused(self, resident: Resident) -> None:
+        """Wait until nobody uses *resident*, and let nobody new begin."""
+        resident.leaves = True
+        try:
+            await resident.unused.wait()
+        except asyncio.CancelledError:
+            resident.leaves = False
+            raise
 
     async def _load(self, model: StoredModel, wanted: LoadRequest) -> Resident:
         """Load in a task of its own: a client that leaves meanwhile does not stop it, and keeps its turn till then."""
@@ -189,44 +214,39 @@ class Scheduler:
             raise
 
     async def _replace(self, model: StoredModel, wanted: LoadRequest) -> Resident:
-        self._stop_timer()
-        before, self.resident = self.resident, None
+        before = self._residents.pop(wanted.path, None)
+        if before is not None:
+            before.stop_timer()
+        others = self._others(wanted.path)
         try:
-            loaded = await _result(self._broker.load(wanted, replaces=before.loaded if before else None))
+            loaded = await _result(
+                self._broker.load(
+                    wanted,
+                    replaces=before.loaded if before else None,
+                    idle=[other.loaded for other in others if other.users == 0],
+                    busy=[other.loaded for other in others if other.users > 0],
+                )
+            )
         except OllamaZmqError:
             if before is not None and self._broker.holds(before.loaded):  # it failed before the old one was dropped
-                self.resident = before
+                self._residents[wanted.path], before.leaves = before, False
                 self._start_timer(before)
             raise
-        expires_at = self._clock() + min(self._keep_alive_s, FOREVER_S)
-        self.resident = Resident(model, loaded, self._keep_alive_s, expires_at)
+        resident = self._residents[wanted.path] = Resident(model, loaded, self._keep_alive_s)
+        resident.touch(self._clock())
+        resident.unused.set()
         log.info("model.loaded", model=wanted.name, load_ms=round(loaded.load_s * 1e3), num_ctx=loaded.num_ctx)
-        return self.resident
+        return resident
 
-    def _enter(self, resident: Resident, keep_alive_s: float | None) -> None:
-        self._stop_timer()
-        resident.users += 1
-        self._unused.clear()
-        if keep_alive_s is not None:
-            resident.keep_alive_s = keep_alive_s
-        resident.expires_at = self._clock() + min(resident.keep_alive_s, FOREVER_S)
+    # Unloading
 
-    def _leave(self, resident: Resident) -> None:
-        resident.users -= 1
-        if resident.users == 0 and resident is self.resident:
-            self._unused.set()
-            self._start_timer(resident)
+    def _is_here(self, resident: Resident) -> bool:
+        return self._residents.get(resident.loaded.request.path) is resident
 
     def _start_timer(self, resident: Resident) -> None:
-        resident.expires_at = self._clock() + min(resident.keep_alive_s, FOREVER_S)
-        if math.isfinite(resident.keep_alive_s):
-            call_later = self._call_later or asyncio.get_running_loop().call_later
-            resident.timer = call_later(resident.keep_alive_s, lambda: self._spawn_unload(resident))
-
-    def _stop_timer(self) -> None:
-        if self.resident is not None and self.resident.timer is not None:
-            self.resident.timer.cancel()
-            self.resident.timer = None
+        resident.touch(self._clock())
+        call_later = self._call_later or asyncio.get_running_loop().call_later
+        resident.start_timer(call_later, lambda: self._spawn_unload(resident))
 
     def _spawn_unload(self, resident: Resident) -> None:
         task = asyncio.get_running_loop().create_task(self._unload(resident))
@@ -235,13 +255,16 @@ class Scheduler:
 
     async def _unload(self, resident: Resident) -> None:
         """Unload *resident* unless somebody took it, or its place, meanwhile."""
-        async with self._turn:
-            if resident is not self.resident or resident.users > 0:
-                return
-            self._stop_timer()
-            self.resident = None
-            await _result(self._broker.unload(resident.loaded))
-            log.info("model.unloaded", model=resident.loaded.request.name)
+        if resident.users > 0 or not self._is_here(resident):
+            return
+        resident.stop_timer()
+        del self._residents[resident.loaded.request.path]
+        await _result(self._broker.unload(resident.loaded))
+        log.info("model.unloaded", model=resident.loaded.request.name)
+
+
+def _number(resident: Resident) -> int:
+    return resident.loaded.number
 
 
 async def _result(future: Future[T]) -> T:

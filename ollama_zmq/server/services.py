@@ -40,7 +40,12 @@ class Services:
     @classmethod
     def of(cls, config: Config, store: Store, broker: Broker) -> Services:
         """Put them together around a *broker* that runs."""
-        scheduler = Scheduler(broker, keep_alive_s=config.keep_alive_s, max_queue=config.max_queue)
+        scheduler = Scheduler(
+            broker,
+            keep_alive_s=config.keep_alive_s,
+            max_queue=config.max_queue,
+            max_loaded=config.max_loaded_models,
+        )
         return cls(config, store, broker, scheduler, Generations(broker))
 
     def stop(self) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from ollama_zmq.cluster.pipeline import Phase, Pipeline
 from ollama_zmq.cluster.stages import LOCAL, LoadOrder, Stage
 from ollama_zmq.cluster.uploads import BUSY_CREDIT_BYTES, IDLE_CREDIT_BYTES, Upload
 from ollama_zmq.engine.requests import Microbatch
-from ollama_zmq.errors import OutOfDeviceMemory, ShapeError, StageLost, Unreachable
+from ollama_zmq.errors import MemoryInUse, OutOfDeviceMemory, ShapeError, StageLost, Unreachable
 from ollama_zmq.formats.gguf import open_gguf
 from ollama_zmq.models.base import Network
 from ollama_zmq.wire.frames import Envelope
@@ -64,8 +65,8 @@ def workers() -> FakeWorkers:
     return FakeWorkers(Coordinator("f00d"))
 
 
-def order(network: Network, *addresses: str, model: int = 1, replaces: int = 0) -> LoadOrder:
-    return LoadOrder(model, "tiny", network, "sha256-00", addresses, 128, 1, 16, replaces=replaces)
+def order(network: Network, *addresses: str, model: int = 1, **fields: Any) -> LoadOrder:
+    return LoadOrder(model, "tiny", network, "sha256-00", addresses, 128, 1, 16, **fields)
 
 
 def load(workers: FakeWorkers, wanted: LoadOrder) -> list[Effect]:
@@ -506,6 +507,17 @@ def test_of_two_loads_that_race_for_the_last_memory_one_wins(workers, network):
     (failed,) = workers.carry_out(first + second)
     assert (type(failed), failed.model, type(failed.error)) == (LoadFailed, 2, OutOfDeviceMemory)
     assert model_of(workers, 1).phase is Phase.DEFINING
+
+
+def test_a_load_that_needs_the_memory_of_others_names_them_and_they_stay(workers, network):
+    layers, head = load_plan(network)
+    workers.answers[(A, Hello)] = lambda _: [welcome(memory_budget=1000 + layers.need - 1)]
+    workers.answers[(LOCAL, Hello)] = lambda _: [welcome(memory_budget=head.need * 3)]
+    load(workers, order(network, A, model=1))
+    (failed,) = load(workers, order(network, A, model=2, idle=(1,)))
+    assert (type(failed.error), failed.error.facts) == (MemoryInUse, {"models": {1}})
+    workers.carry_out(workers.coordinator.unload(1))
+    assert isinstance(load(workers, order(network, A, model=3, idle=(1,)))[0], Loaded)
 
 
 def test_an_unloaded_model_gives_its_memory_back(workers, network):

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_zmq.cluster.placement import Demand, Policy, Site, place
+from ollama_zmq.cluster.placement import Demand, Policy, Site, largest_context, place
 from ollama_zmq.errors import OutOfDeviceMemory
+from ollama_zmq.ops.program import PAGE_SLOTS
 
 LOCAL = Site("local", 10**12, 1e10)
 
@@ -17,7 +18,7 @@ def demand(n_layers: int, nbytes: int = 100, kv: int = 0) -> Demand:
 
 
 def worker(address: str, speed: float = 1e10, budget: int = 10**12, rtt_s: float = 1e-4) -> Site:
-    return Site(address, budget, speed, rtt_s)
+    return Site(address, budget, speed, rtt_s=rtt_s)
 
 
 def cut(placement) -> list[tuple[str, int]]:
@@ -55,7 +56,7 @@ def test_the_kv_cache_counts():
 
 
 def test_what_fits_nowhere_names_need_and_budgets():
-    with pytest.raises(OutOfDeviceMemory, match=r"4 layers need 440 B .* a 200 B, local 100 B"):
+    with pytest.raises(OutOfDeviceMemory, match=r"needs 440 B .* there is a 200 B, local 100 B: raise -m"):
         place(demand(4, 100), [worker("a", budget=200)], Site("local", 100, 1e10))
 
 
@@ -103,3 +104,44 @@ def test_experts_that_a_token_does_not_use_take_memory_and_no_time():
     assert [len(layers) for _, layers in fast.stages] == [1, 3]
     small = place(model, [worker("a"), worker("b", budget=220)], LOCAL)
     assert [len(layers) for _, layers in small.stages] == [2, 2]
+
+
+def test_the_output_head_is_counted_where_it_runs():
+    """The local device is slow and has the head: it gets the fewest layers, and both predictions count the head."""
+    model = Demand((10**9,) * 9, 0, 0, 0, streamed_head_nbytes=3 * 10**9)
+    placement = place(model, [worker("a", budget=4 * 12 * 10**8, rtt_s=0.0)], LOCAL)
+    assert cut(placement) == [("a", 4), ("local", 5)]
+    assert (placement.token_s, placement.local_token_s) == pytest.approx((1.2, 1.2))
+
+
+def test_layers_on_this_machine_take_turns_with_its_head():
+    model = Demand((10**9,) * 9, 10**9, 0, 0, streamed_head_nbytes=3 * 10**9)
+    workers = [worker("a", budget=3 * 21 * 10**8), worker("b", 1e9, rtt_s=0.0)]
+    assert cut(place(model, workers, LOCAL)) == [("a", 3), ("b", 6)]
+
+
+def test_what_fits_nowhere_names_the_context_that_would():
+    model = Demand((100,) * 4, kv_nbytes=6400, scratch_nbytes=0, head_nbytes=0, num_ctx=6400)
+    with pytest.raises(OutOfDeviceMemory, match=r"num_ctx 6400, .*: num_ctx 1856 would fit") as caught:
+        place(model, [worker("a", budget=2 * 110 + 2 * 1900)], Site("local", 2 * 110 + 2 * 1900, 1e10))
+    assert caught.value.facts["num_ctx"] == 1856
+
+
+@given(
+    budgets=st.lists(st.integers(0, 900), min_size=1, max_size=3),
+    sizes=st.lists(st.integers(1, 90), min_size=1, max_size=6),
+)
+def test_the_context_that_would_fit_is_the_largest_that_does(budgets, sizes):
+    sites = [Site(f"w{i}", budget, 1e9) for i, budget in enumerate(budgets)]
+
+    def of_pages(pages):
+        return Demand(tuple(sizes), kv_nbytes=pages * 7, scratch_nbytes=5, head_nbytes=11, num_ctx=pages * PAGE_SLOTS)
+
+    def fits(pages):
+        try:
+            return bool(place(of_pages(pages), sites[:-1], sites[-1]))
+        except OutOfDeviceMemory:
+            return False
+
+    found = largest_context(of_pages(30), sites) // PAGE_SLOTS
+    assert found == max((pages for pages in range(1, 31) if fits(pages)), default=0)

@@ -11,7 +11,7 @@ from typing import Any
 from ollama_zmq.bus.broker import LoadedModel, LoadRequest
 from ollama_zmq.cluster.state import ClusterState, ModelState, StageState, WorkerState
 from ollama_zmq.engine.requests import Broken, Finished, GenerationRequest, Output, Piece, TokenLogprob
-from ollama_zmq.errors import OllamaZmqError, RequestError
+from ollama_zmq.errors import MemoryInUse, OllamaZmqError, RequestError
 from ollama_zmq.formats.gguf import open_gguf
 from ollama_zmq.text.tokenizer import load_tokenizer
 
@@ -46,12 +46,14 @@ class FakeBroker:
 
     Attributes:
         script: makes the outputs of a request; None leaves the request running.
+        room: how many models fit; then the first that may go is named, and ``asked`` counts who asked.
         holds_loads: loads end only when :meth:`finish_load` is called.
     """
 
     def __init__(self) -> None:
         self.models: list[LoadedModel] = []
         self.loads: list[LoadRequest] = []
+        self.room, self.asked = 99, 0
         self.n_unloads = 0
         self.submitted: list[GenerationRequest] = []
         self.canceled: list[str] = []
@@ -69,7 +71,18 @@ class FakeBroker:
     def close(self) -> None:
         self.is_closed = True
 
-    def load(self, wanted: LoadRequest, *, replaces: LoadedModel | None = None) -> Future[LoadedModel]:
+    def load(
+        self,
+        wanted: LoadRequest,
+        *,
+        replaces: LoadedModel | None = None,
+        idle: Sequence[LoadedModel] = (),
+        busy: Sequence[LoadedModel] = (),
+    ) -> Future[LoadedModel]:
+        self.asked += 1
+        if len(self.models) - (replaces in self.models) >= self.room:
+            in_the_way = {model.number for model in (*idle, *busy)[:1]}
+            return failed(MemoryInUse("full", models=in_the_way))
         self.loads.append(wanted)
         future: Future[LoadedModel] = Future()
         self._held.append((wanted, replaces, future))
@@ -95,7 +108,8 @@ class FakeBroker:
 
     def unload(self, model: LoadedModel) -> Future[None]:
         self.n_unloads += 1
-        self.models.remove(model)
+        if model in self.models:
+            self.models.remove(model)
         future: Future[None] = Future()
         in_thread(lambda: future.set_result(None))
         return future
@@ -128,6 +142,12 @@ class FakeBroker:
         state = ClusterState(version="0", protocol=1, workers=workers)
         in_thread(lambda: future.set_result(state))
         return future
+
+
+def failed(error: OllamaZmqError) -> Future[LoadedModel]:
+    future: Future[LoadedModel] = Future()
+    in_thread(lambda: future.set_exception(error))
+    return future
 
 
 def loaded_model(wanted: LoadRequest, number: int) -> LoadedModel:

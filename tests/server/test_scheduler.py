@@ -1,4 +1,4 @@
-"""Who gets the loaded model, who waits, and when it goes."""
+"""Who gets which model, who waits, and when it goes."""
 
 import asyncio
 import math
@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from ollama_zmq.bus.broker import LoadRequest
-from ollama_zmq.errors import OutOfDeviceMemory, ServerBusy, Unreachable
+from ollama_zmq.errors import MemoryInUse, OutOfDeviceMemory, ServerBusy, Unreachable
 from ollama_zmq.server.scheduler import Scheduler
 from tests.server.fake_broker import FakeBroker
 
@@ -24,8 +24,7 @@ class Timers:
         return timer
 
     def fire(self):
-        [timer] = self.running
-        self.running.clear()
+        timer = self.running.pop()
         timer.function()
 
 
@@ -47,7 +46,24 @@ class World:
         self.scheduler = Scheduler(self.broker, clock=lambda: self.now, call_later=self.timers.call_later, **settings)
 
     def wanted(self, name="tiny", **fields):
-        return LoadRequest(name=name, path=self.model.gguf_path, **{"num_ctx": 64} | fields)
+        return LoadRequest(name=name, path=fields.pop("path", self.model.gguf_path), **{"num_ctx": 64} | fields)
+
+    def other(self, name):
+        """A request for the model of another file."""
+        path = self.model.gguf_path.with_name(name)
+        if not path.exists():
+            path.hardlink_to(self.model.gguf_path)
+        return self.wanted(name, path=path)
+
+    @property
+    def names(self):
+        """The loaded models, those that were asked for first to the left."""
+        return [model.request.name for model in self.broker.models]
+
+    @property
+    def resident(self):
+        [resident] = self.scheduler.residents
+        return resident
 
     def use(self, wanted=None, keep_alive_s=None):
         return self.scheduler.use(self.model, wanted or self.wanted(), keep_alive_s)
@@ -104,7 +120,7 @@ def test_other_runner_options_or_workers_load_it_again(run, change):
     run(scenario)
 
 
-def test_another_model_waits_until_the_running_ones_are_done(run):
+def test_other_options_wait_until_the_running_requests_are_done(run):
     async def scenario(world):
         loaded = []
 
@@ -122,7 +138,7 @@ def test_another_model_waits_until_the_running_ones_are_done(run):
     run(scenario)
 
 
-def test_whoever_waits_for_another_model_is_not_overtaken(run):
+def test_whoever_waits_for_other_options_is_not_overtaken(run):
     async def scenario(world):
         order = []
 
@@ -177,10 +193,10 @@ def test_the_timer_runs_when_nobody_uses_the_model_and_unloads_it(run):
             assert world.timers.running == []
             world.now = 2000.0
         [timer] = world.timers.running
-        assert (timer.delay, world.scheduler.resident.expires_at) == (300.0, 2300.0)
+        assert (timer.delay, world.resident.expires_at) == (300.0, 2300.0)
         world.timers.fire()
         await until(lambda: world.scheduler.is_idle)
-        assert (world.broker.n_unloads, world.scheduler.resident) == (1, None)
+        assert (world.broker.n_unloads, world.scheduler.residents) == (1, [])
 
     run(scenario)
 
@@ -201,7 +217,7 @@ def test_forever_has_no_timer(run):
         async with world.use(keep_alive_s=math.inf):
             pass
         assert world.timers.running == []
-        assert world.scheduler.resident.expires_at > world.now + 100 * 365 * 86400
+        assert world.resident.expires_at > world.now + 100 * 365 * 86400
 
     run(scenario)
 
@@ -224,7 +240,7 @@ def test_expire_unloads_at_once_or_after_the_last_user(run):
         async with world.use():
             await world.scheduler.expire(world.model.gguf_path)
             assert world.broker.n_unloads == 0
-            assert world.scheduler.resident.expires_at == world.now
+            assert world.resident.expires_at == world.now
         assert [timer.delay for timer in world.timers.running] == [0.0]
         world.timers.fire()
         await until(lambda: world.scheduler.is_idle)
@@ -291,7 +307,7 @@ def test_a_load_that_fails_before_it_begins_leaves_the_old_model_with_its_timer(
         with pytest.raises(Unreachable):
             async with world.use(world.wanted(num_ctx=32)):
                 pass
-        assert world.scheduler.resident is first
+        assert world.resident is first
         assert len(world.timers.running) == 1
         async with world.use() as again:
             assert again is first
@@ -306,5 +322,145 @@ def test_a_model_that_the_broker_lost_is_loaded_again(run):
         world.broker.models.clear()
         async with world.use():
             assert len(world.broker.loads) == 2
+
+    run(scenario)
+
+
+def test_models_of_other_files_are_loaded_beside(run):
+    async def scenario(world):
+        async with world.use(), world.use(world.other("second")):
+            assert world.names == ["tiny", "second"]
+        assert len(world.timers.running) == 2
+
+    run(scenario)
+
+
+def test_the_least_recently_used_idle_model_goes_when_memory_is_short(run):
+    async def scenario(world):
+        world.broker.room = 2
+        for name in ("first", "second", "first", "third"):
+            async with world.use(world.other(name)):
+                pass
+        assert world.names == ["first", "third"]
+        assert len(world.timers.running) == 2
+
+    run(scenario)
+
+
+def test_a_model_in_use_is_waited_for_and_nobody_overtakes(run):
+    async def scenario(world):
+        world.broker.room, order = 1, []
+
+        async def ask(name):
+            async with world.use(world.other(name)):
+                order.append(name)
+
+        async with world.use(world.other("first")):
+            waiting = []
+            for name in ("second", "first"):
+                waiting.append(asyncio.create_task(ask(name)))
+                await settle()
+            assert (world.names, order) == (["first"], [])
+        await asyncio.gather(*waiting)
+        assert order == ["second", "first"]
+
+    run(scenario)
+
+
+def test_who_gives_up_waiting_frees_the_model_it_waited_for(run):
+    async def scenario(world):
+        world.broker.room = 1
+
+        async def ask():
+            async with world.use(world.other("second")):
+                raise AssertionError("it gave up")
+
+        async with world.use():
+            asking = asyncio.create_task(ask())
+            await settle()
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+            async with world.use() as again:
+                assert again.users == 2
+
+    run(scenario)
+
+
+def test_memory_that_nobody_can_give_is_an_error(run):
+    async def scenario(world):
+        world.broker.room = 0
+        with pytest.raises(MemoryInUse):
+            async with world.use():
+                pass
+        assert (world.broker.asked, world.scheduler.is_idle) == (1, True)
+
+    run(scenario)
+
+
+def test_no_more_models_are_loaded_than_allowed(run):
+    async def scenario(world):
+        for name in ("first", "second", "third"):
+            async with world.use(world.other(name)):
+                pass
+        assert (world.names, world.broker.asked) == (["second", "third"], 3)
+
+    run(scenario, max_loaded=2)
+
+
+def test_two_loads_that_race_for_the_last_memory_come_one_after_the_other(run):
+    async def scenario(world):
+        world.broker.room, seen = 1, []
+
+        async def ask(name):
+            async with world.use(world.other(name)):
+                seen.append(world.names)
+                await settle()
+
+        await asyncio.gather(ask("first"), ask("second"))
+        assert seen == [["first"], ["second"]]
+
+    run(scenario)
+
+
+def test_a_loaded_model_answers_while_another_is_being_loaded(run):
+    async def scenario(world):
+        async with world.use():
+            pass
+        world.broker.holds_loads = True
+
+        async def ask():
+            async with world.use(world.other("second")):
+                pass
+
+        loading = asyncio.create_task(ask())
+        await until(lambda: len(world.broker.loads) == 2)
+        async with world.use() as resident:
+            assert resident.users == 1
+        await world.scheduler.expire(world.model.gguf_path)  # nor does unloading wait for the load
+        assert world.names == []
+        world.broker.finish_load()
+        await loading
+
+    run(scenario)
+
+
+def test_of_10_000_requests_for_a_model_that_loads_all_but_the_queue_are_refused_at_once(run):
+    async def scenario(world):
+        world.broker.holds_loads = True
+
+        async def ask():
+            async with world.use():
+                return True
+
+        asking = [asyncio.create_task(ask()) for _ in range(10_000)]
+        await until(lambda: world.broker.loads)
+        refused = [task for task in asking if task.done()]
+        assert {str(task.exception()) for task in refused} == {
+            "server busy, please try again.  maximum pending requests exceeded"
+        }
+        assert len(refused) == 10_000 - 512
+        world.broker.finish_load()
+        assert sum([await task for task in asking if task not in set(refused)]) == 512
 
     run(scenario)

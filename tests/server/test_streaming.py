@@ -67,7 +67,7 @@ def test_a_client_that_leaves_cancels_its_request_and_gives_the_model_back(broke
             caller.gone.set()
             await answering
             assert broker.canceled == [broker.submitted[0].request_id]
-            assert here.services.scheduler.resident.users == 0
+            assert [resident.users for resident in here.services.scheduler.residents] == [0]
 
     asyncio.run(asyncio.wait_for(main(), 30))
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from ollama_zmq.engine.requests import Finished
 from ollama_zmq.errors import RequestError
 from ollama_zmq.server.inference import Call, checked, encoded, logprobs_of, metrics, outputs, tokenizer_of
-from ollama_zmq.server.scheduler import Resident
+from ollama_zmq.server.resident import Resident
 from ollama_zmq.server.schema import ChatRequest, ChatResponse, DebugInfo, Message, ReceivedMessage, now
 from ollama_zmq.server.services import Services, body_as, services_of
 from ollama_zmq.server.streaming import Chunked, json_response

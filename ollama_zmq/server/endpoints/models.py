@@ -16,6 +16,7 @@ from ollama_zmq.formats.gguf_header import Metadata
 from ollama_zmq.formats.modelfile import Modelfile, format_modelfile
 from ollama_zmq.formats.options import format_parameters
 from ollama_zmq.server.facts import facts_of
+from ollama_zmq.server.resident import Resident
 from ollama_zmq.server.schema import (
     CopyRequest,
     Details,
@@ -43,12 +44,13 @@ async def tags(request: Request) -> Response:
 
 
 async def ps(request: Request) -> Response:
-    """The models in memory."""
-    resident = services_of(request).scheduler.resident
-    if resident is None:
-        return json_response({"models": []})
+    """The models in memory, the one that expires last first."""
+    return json_response({"models": [_running(resident) for resident in services_of(request).scheduler.residents]})
+
+
+def _running(resident: Resident) -> RunningModel:
     model, loaded = resident.model, resident.loaded
-    running = RunningModel(
+    return RunningModel(
         name=model.name.short,
         model=model.name.short,
         size=loaded.size,
@@ -58,7 +60,6 @@ async def ps(request: Request) -> Response:
         size_vram=0,  # no device of this version is a GPU
         context_length=loaded.num_ctx,
     )
-    return json_response({"models": [running]})
 
 
 async def show(request: Request) -> Response:
@@ -81,10 +82,10 @@ async def delete(request: Request) -> Response:
     """Remove a model; one that is loaded is unloaded when its last request is done."""
     services, asked = services_of(request), await body_as(request, ModelRequest)
     model = await asyncio.to_thread(services.store.get, asked.asked)
-    resident = services.scheduler.resident
     await asyncio.to_thread(services.store.delete, asked.asked)
-    if resident is not None and resident.model.name == model.name:
-        await services.scheduler.expire(resident.loaded.request.path)
+    for resident in services.scheduler.residents:
+        if resident.model.name == model.name:
+            await services.scheduler.expire(resident.loaded.request.path)
     return Response()
 
 
