@@ -29,8 +29,9 @@ from ollama_zmq.engine.requests import (
     Scored,
     ScoreRequest,
 )
-from ollama_zmq.errors import ModelFileError, OutOfDeviceMemory, RequestError, StageLost, Unreachable
+from ollama_zmq.errors import MemoryInUse, ModelFileError, OutOfDeviceMemory, RequestError, StageLost, Unreachable
 from ollama_zmq.formats.options import Options
+from tests.models_tiny import write_tiny_llama
 
 WAIT_S = 30
 GREEDY = Options(temperature=0.0, num_predict=12)
@@ -138,6 +139,42 @@ def test_generation_over_workers_is_what_it_is_here(broker, tiny_gguf, start_wor
     assert isinstance(last, Finished)
     assert (text, last.context) == (alone[0], alone[1].context)
     assert (last.prompt_tokens, last.output_tokens) == (len(PROMPT), 12)
+
+
+def test_models_of_one_shape_answer_side_by_side_over_one_worker(broker, tiny_gguf, tmp_path, start_worker):
+    """Their programs are made of the same ops; their weights, caches and requests must not be mixed up."""
+    paths = tiny_gguf, write_tiny_llama(tmp_path / "other.gguf", n_layers=4, seed=2)
+    alone = [score(load(broker, path)) for path in paths]
+    assert not np.array_equal(*alone)
+    worker = start_worker()
+    loaded = [load(broker, path, worker) for path in paths]
+    for _ in range(2):
+        assert all(np.array_equal(score(model), bits) for model, bits in zip(loaded, alone, strict=True))
+    broker.unload(loaded[0].model).result(WAIT_S)
+    assert np.array_equal(score(loaded[1]), alone[1])
+
+
+def test_a_worker_that_dies_ends_only_the_models_that_used_it(broker, tiny_gguf, start_worker):
+    doomed, other = start_worker(), start_worker()
+    lost, kept = load(broker, tiny_gguf, doomed), load(broker, tiny_gguf, other)
+    expected = generate(kept)
+    arrived = outputs_of(lost, GenerationRequest("long", PROMPT, Options(temperature=0.0, num_predict=100_000)))
+    next(arrived)
+    doomed.stop()
+    *_, last = arrived
+    assert isinstance(last.error, StageLost)
+    assert generate(kept)[0] == expected[0]
+
+
+def test_what_fits_only_without_others_names_them(tiny_gguf, start_worker):
+    with Broker(threads=1, memory_limit=3_500_000) as broker:
+        first = load(broker, tiny_gguf)
+        wanted = LoadRequest("again", tiny_gguf, 128)
+        with pytest.raises(MemoryInUse) as caught:
+            broker.load(wanted, idle=[first.model]).result(WAIT_S)
+        assert caught.value.facts == {"models": {first.model.number}}
+        broker.unload(first.model).result(WAIT_S)
+        assert broker.load(wanted).result(WAIT_S).size > 1_250_000
 
 
 def test_sizes_count_what_the_workers_hold(broker, tiny_gguf, start_worker):
