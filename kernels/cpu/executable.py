@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal, localcontext
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from ollama_zmq.ops.registry import op_named
 from ollama_zmq.units import human_bytes
 
 ALIGNMENT = 64
-NUMBERS_PER_TOKEN = 3 * 4 + 8  # position, page, first token; a page table's address
+NUMBERS_PER_TOKEN = 4 * 4 + 8  # position, page, first token, row; a page table's address
 
 
 def cache_nbytes(cache: CacheSpec, kv_pages: int) -> int:
@@ -92,16 +92,28 @@ class CpuExecutable:
         self._budget = budget
         self._memory = _taken(self.nbytes, verified.program.name, budget)
         self._uses_pages = any(op_named(call.op).uses_pages for call in verified.program.calls)
-        self._vocabularies = [
-            int(verified.shapes[call.args["weight"]][0]) for call in verified.program.calls if call.op == "embed"
-        ]
+        embeds = [call.args["weight"] for call in verified.program.calls if call.op == "embed"]
+        self._vocabulary = min((int(verified.shapes[weight][0]) for weight in embeds), default=0)
         self._caches: dict[str, int] = {}
         self._place_caches()
         self._weights = dict(weights)
         self._frequencies: dict[str, Array] = {}
         thread_nbytes = _thread_nbytes(self._plan)
         scratch = self._scratch + _aligned(self._plan.scratch_nbytes)
-        self._program = executor.Program(kernels, pool, len(self._plan.steps), max_tokens, scratch, thread_nbytes // 4)
+        self._program = executor.Program(
+            kernels,
+            pool,
+            len(self._plan.steps),
+            scratch=scratch,
+            thread_scratch=thread_nbytes // 4,
+            max_tokens=max_tokens,
+            max_rows=max_rows,
+            kv_pages=kv_pages if self._uses_pages else -1,
+            width=int(verified.input.shape[1]) if len(verified.input.shape) == 2 else 0,
+            vocabulary=self._vocabulary,
+        )
+        self._output = self._address(verified.output.name) - int(self._memory.address)
+        self._output_width = int(verified.output.shape[1])
         for step in self._plan.steps:
             self._add(step.kind, step.symbol, step.ops)
 
@@ -188,26 +200,23 @@ class CpuExecutable:
         """Run the program once. See :class:`~ollama_zmq.devices.base.Executable`."""
         if not self.is_open:
             raise OpError(f"program {self.verified.program.name!r}: closed")
+        if not self._program.run(array, step.lengths, step.positions, step.pages, step.rows):
+            self._refuse(array, step)
+        rows = len(step.rows) if self.verified.output.shape[0] == "R" else step.T
+        out: Array = self._memory.floats(self._output, rows * self._output_width).reshape(rows, self._output_width)
+        return out
+
+    def _refuse(self, array: Array, step: Step) -> NoReturn:
+        """Say why a step does not fit; it was found out where it costs least, and told in a word."""
         step.check(
             max_tokens=self.max_tokens,
             max_rows=self.max_rows,
             kv_pages=self.kv_pages,
             uses_pages=self._uses_pages,
         )
-        T, R = step.T, len(step.rows)
-        check_inputs(self.verified, array, T)
-        address = int(array.__array_interface__["data"][0])
-        for V in self._vocabularies:
-            at = self._program.first_outside(address, T, V)
-            if at >= 0:
-                raise ShapeError(f"token_ids[{at}]={int(array[at])} is not in 0..{V - 1}")
-        tables = [np.array(table, np.int32) for table in step.pages] if self._uses_pages else []
-        self._program.run(address, _int32(step.lengths), _int32(step.positions), tables, _int32(step.rows))
-        symbol, width = self.verified.output.shape[0], int(self.verified.output.shape[1])
-        rows = R if symbol == "R" else T
-        offset = self._address(self.verified.output.name) - int(self._memory.address)
-        out: Array = self._memory.floats(offset, rows * width).reshape(rows, width)
-        return out
+        check_inputs(self.verified, array, step.T)
+        at = next((t for t, token_id in enumerate(array) if not 0 <= token_id < self._vocabulary), 0)
+        raise ShapeError(f"token_ids[{at}]={array[at]} is not in 0..{self._vocabulary - 1}")
 
     @property
     def is_open(self) -> bool:
@@ -218,11 +227,6 @@ class CpuExecutable:
         if self.is_open:
             self._memory.close()
             self._budget.give(self.nbytes)
-
-
-def _int32(array: Array) -> Array:
-    """Return an aligned copy: what came over the wire stands anywhere."""
-    return np.array(array, np.int32)
 
 
 def _taken(nbytes: int, name: str, budget: Budget) -> executor.Memory:

@@ -1,13 +1,15 @@
 """Threads, memory and compiled programs of the CPU device: thin classes over ``pool.h``, ``arena.h`` and ``program.h``.
 
-Addresses are plain integers here and only here; they come from :class:`Memory`, never from a peer. Nothing below checks
-shapes: :mod:`device` has, before it calls.
+Addresses are plain integers here and only here; they come from :class:`Memory`, never from a peer. Shapes of
+programs have been checked before they come here; what each run brings is checked where it is taken, in one call.
 """
 
-from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.buffer cimport (
+    PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES, PyBuffer_FillInfo, PyBuffer_IsContiguous, PyBuffer_Release, PyObject_GetBuffer,
+)
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.stdint cimport int32_t, uintptr_t
-from libc.stdlib cimport calloc, free
+from libc.stdint cimport INT32_MAX, int32_t, uintptr_t
+from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy
 
 import threading
@@ -297,27 +299,46 @@ cdef class Program:
 
     Args:
         kernels: a capsule of :func:`simd.kernels_named`.
-        max_tokens: the most tokens, and sequences, of one run.
         scratch: address of attention's scratch, *thread_scratch* floats for each thread.
+        max_tokens: the most tokens, and sequences, of one run; max_rows: the most rows it may ask for.
+        kv_pages: pages in each cache; -1 for a program without caches.
+        width: D of an input float32 [T, D]; 0 for token ids int32 [T], of a *vocabulary* that is 0 if any will do.
     """
 
     cdef c_program program
     cdef Pool pool
     cdef int capacity
-    cdef int32_t *numbers           # positions [max_tokens], pages [max_tokens], first_token [max_tokens + 1]
-    cdef const int32_t **tables     # [max_tokens]
-    cdef size_t max_tokens
+    cdef int32_t *numbers           # positions, pages, rows [max_tokens] each, first_token [max_tokens + 1]
+    cdef const int32_t **tables     # [max_tokens], each somewhere in table_numbers
+    cdef int32_t *table_numbers
+    cdef size_t table_room, max_tokens, max_rows, width
+    cdef long kv_pages
+    cdef int vocabulary
 
-    def __cinit__(self, kernels, Pool pool, int n_steps, size_t max_tokens, uintptr_t scratch, size_t thread_scratch):
+    def __cinit__(
+        self,
+        kernels,
+        Pool pool,
+        int n_steps,
+        *,
+        uintptr_t scratch,
+        size_t thread_scratch,
+        size_t max_tokens,
+        size_t max_rows,
+        long kv_pages,
+        size_t width,
+        int vocabulary,
+    ):
         self.pool = pool
         self.capacity = n_steps
-        self.max_tokens = max_tokens
+        self.max_tokens, self.max_rows, self.kv_pages = max_tokens, max_rows, kv_pages
+        self.width, self.vocabulary = width, vocabulary
         self.program.kernels = <const kernel_table *>PyCapsule_GetPointer(kernels, "kernels")
         self.program.pool = pool.pool
         self.program.scratch = <float *>scratch
         self.program.thread_scratch = thread_scratch
         self.program.steps = <c_step *>calloc(n_steps + 1, sizeof(c_step))
-        self.numbers = <int32_t *>calloc(3 * max_tokens + 1, sizeof(int32_t))
+        self.numbers = <int32_t *>calloc(4 * max_tokens + 1, sizeof(int32_t))
         self.tables = <const int32_t **>calloc(max_tokens + 1, sizeof(int32_t *))
         if self.program.steps == NULL or self.numbers == NULL or self.tables == NULL:
             raise MemoryError("no memory for a program")
@@ -332,6 +353,7 @@ cdef class Program:
         free(self.program.steps)
         free(self.numbers)
         free(<void *>self.tables)
+        free(self.table_numbers)
 
     cdef c_step *_new_step(self, step_kind_t kind, str symbol, int count) except NULL:
         if self.program.count == self.capacity:
@@ -425,39 +447,99 @@ cdef class Program:
         step.attention.head_dim = attrs["head_dim"]
         step.attention.scale = attrs["scale"]
 
-    def first_outside(self, uintptr_t token_ids, size_t count, int limit):
-        """Return the index of the first int32 outside 0..limit-1, or -1. The address need not be aligned."""
-        cdef size_t i
-        cdef int32_t token_id
-        for i in range(count):
-            memcpy(&token_id, <const char *>token_ids + i * sizeof(int32_t), sizeof(int32_t))
-            if token_id < 0 or token_id >= limit:
-                return i
-        return -1
+    def run(self, array, tuple lengths, tuple positions, tuple pages, tuple rows):
+        """Run all steps once. False, and nothing is written, when one of the numbers does not fit the program."""
+        cdef Py_buffer view
+        cdef bint runs = False
+        PyObject_GetBuffer(array, &view, PyBUF_FORMAT | PyBUF_ND | PyBUF_STRIDES)
+        try:
+            with self.pool.lock:
+                if self._takes(lengths, positions, pages, rows) and self._takes_input(&view):
+                    self.program.given.input = <const char *>view.buf
+                    with nogil:
+                        program_run(&self.program)
+                    runs = True
+        except (OverflowError, TypeError):  # an integer that has not 32 bits
+            pass
+        finally:
+            PyBuffer_Release(&view)
+        return runs
 
-    def run(self, uintptr_t input, const int32_t[::1] lengths, const int32_t[::1] positions, list pages, const int32_t[::1] rows):
-        """Run all steps once. *pages* is empty, or one int32 array per sequence; everything has been checked."""
+    cdef bint _takes_input(self, Py_buffer *view) except -1:
+        """Whether the input has the declared shape and holds tokens of the vocabulary. It may stand at any address."""
+        cdef size_t T = self.program.given.T, t
+        cdef int32_t token_id
+        cdef bint is_rows = self.width > 0
+        cdef const char *format = view.format
+        if format[0] in b"=@^":
+            format += 1
+        if format[0] != (c"f" if is_rows else c"i") or format[1] or view.itemsize != 4 or view.ndim != 1 + is_rows:
+            return False
+        if <size_t>view.shape[0] != T or (is_rows and <size_t>view.shape[1] != self.width):
+            return False
+        if not PyBuffer_IsContiguous(view, c"C"):
+            return False
+        for t in range(T if self.vocabulary else 0):
+            memcpy(&token_id, <const char *>view.buf + t * sizeof(int32_t), sizeof(int32_t))
+            if token_id < 0 or token_id >= self.vocabulary:
+                return False
+        return True
+
+    cdef bint _takes(self, tuple lengths, tuple positions, tuple pages, tuple rows) except -1:
+        """Take the numbers of a step, or return False: ``Step.check`` says the same in words."""
         cdef c_pass *given = &self.program.given
         cdef int32_t *position = self.numbers
-        cdef int32_t *page = self.numbers + self.max_tokens
-        cdef int32_t *first_token = page + self.max_tokens
-        cdef const int32_t[::1] table
-        cdef Py_ssize_t b, i, T = 0
-        with self.pool.lock:
-            for b in range(lengths.shape[0]):
-                first_token[b] = <int32_t>T
-                if pages:
-                    table = pages[b]
-                    self.tables[b] = &table[0]
-                for i in range(lengths[b]):
-                    position[T] = positions[b] + <int32_t>i
-                    page[T] = self.tables[b][position[T] // PAGE_SLOTS] if pages else 0
-                    T += 1
-            first_token[lengths.shape[0]] = <int32_t>T
-            given[0] = c_pass(
-                T, rows.shape[0], lengths.shape[0], <const char *>input, NULL, position, page, first_token, self.tables
-            )
-            if rows.shape[0]:
-                given.rows = &rows[0]
-            with nogil:
-                program_run(&self.program)
+        cdef int32_t *page = position + self.max_tokens
+        cdef int32_t *row = page + self.max_tokens
+        cdef int32_t *first_token = row + self.max_tokens
+        cdef size_t B = len(lengths), R = len(rows), T = 0, b, r
+        cdef int32_t length, start, i
+        if <size_t>len(positions) != B or B > self.max_tokens or not self._takes_pages(pages, B):
+            return False
+        for b in range(B):
+            first_token[b] = <int32_t>T
+            length, start = lengths[b], positions[b]
+            if length < 1 or start < 0 or <size_t>length > self.max_tokens - T or start > INT32_MAX - <int32_t>T - length:
+                return False
+            if self.kv_pages >= 0 and <size_t>start + length > <size_t>len(pages[b]) * PAGE_SLOTS:
+                return False
+            for i in range(length):
+                position[T] = start + i
+                page[T] = self.tables[b][position[T] // PAGE_SLOTS] if self.kv_pages >= 0 else 0
+                T += 1
+        first_token[B] = <int32_t>T
+        if R > min(T, self.max_rows):
+            return False
+        for r in range(R):
+            row[r] = rows[r]
+            if row[r] < 0 or <size_t>row[r] >= T:
+                return False
+        given[0] = c_pass(T, R, B, NULL, row, position, page, first_token, self.tables)
+        return True
+
+    cdef bint _takes_pages(self, tuple pages, size_t B) except -1:
+        """Take the page tables; a program without a cache has none."""
+        cdef size_t b, count = 0
+        cdef int32_t *next
+        if self.kv_pages < 0:
+            return True
+        if <size_t>len(pages) != B:
+            return False
+        for table in pages:
+            if len(table) > self.kv_pages:
+                return False
+            count += len(table)
+        if count > self.table_room:
+            next = <int32_t *>realloc(self.table_numbers, count * sizeof(int32_t))
+            if next == NULL:
+                raise MemoryError("no memory for page tables")
+            self.table_numbers, self.table_room = next, count
+        next = self.table_numbers
+        for b in range(B):
+            self.tables[b] = next
+            for number in <tuple?>pages[b]:
+                next[0] = number
+                if not 0 <= next[0] < self.kv_pages:
+                    return False
+                next += 1
+        return True

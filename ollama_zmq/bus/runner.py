@@ -153,7 +153,7 @@ class Runner:
         loaded = self._loaded.get(run.program)
         if loaded is None:
             raise RemoteProtocolError(f"program {run.program.hex()} is not ready")
-        step = Step.of(run.lengths, run.positions, run.pages, run.rows)
+        step = Step(run.lengths, run.positions, run.pages, run.rows)
         started = perf_counter()
         output = loaded.executable.run(array, step)
         compute_us = int((perf_counter() - started) * 1e6)

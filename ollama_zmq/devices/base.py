@@ -7,7 +7,7 @@ sequences, sockets or other devices.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,49 +18,44 @@ from ollama_zmq.ops.program import PAGE_SLOTS, CacheSpec, Verified, WeightSpec
 from ollama_zmq.units import human_bytes
 
 Array = npt.NDArray[Any]
-INT32 = np.dtype(np.int32)
-FEW = 100
+INT32_MAX = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """One forward pass over T tokens of B sequences.
 
+    Plain tuples, as they came in a message: arrays of a few integers cost more to make than to read.
+
     Attributes:
-        lengths: int32 [B], tokens of each sequence in this pass; their sum is T.
-        positions: int32 [B], absolute position of each sequence's first token in this pass.
-        pages: B arrays of int32, the KV pages of each sequence in order, covering positions + lengths.
-        rows: int32 [R], which of the T rows the output head is wanted for.
+        lengths: [B], tokens of each sequence in this pass; their sum is T.
+        positions: [B], absolute position of each sequence's first token in this pass.
+        pages: [B][...], the KV pages of each sequence in order, covering positions + lengths.
+        rows: [R], which of the T rows the output head is wanted for.
     """
 
-    lengths: Array
-    positions: Array
-    pages: tuple[Array, ...]
-    rows: Array = field(default_factory=lambda: np.zeros(0, np.int32))
+    lengths: tuple[int, ...]
+    positions: tuple[int, ...]
+    pages: tuple[tuple[int, ...], ...] = ()
+    rows: tuple[int, ...] = ()
 
     @property
     def T(self) -> int:  # noqa: N802 - the axis symbol
         """Tokens in this pass."""
-        return sum(self.lengths.tolist())
+        return sum(self.lengths)
 
     @classmethod
-    def of(
-        cls,
-        lengths: Any,
-        positions: Any,
-        pages: Any = (),
-        rows: Any = (),
-    ) -> Step:
-        """Return a step from plain sequences of integers.
+    def of(cls, lengths: Any, positions: Any, pages: Any = (), rows: Any = ()) -> Step:
+        """Return a step from any flat sequences of integers, arrays among them.
 
         Raises:
-            ShapeError: one of them is not a flat sequence of 32-bit integers.
+            ShapeError: one of them is something else.
         """
         return cls(
-            _int32("lengths", lengths),
-            _int32("positions", positions),
-            tuple(_int32(f"pages[{b}]", table) for b, table in enumerate(pages)),
-            _int32("rows", rows),
+            _integers("lengths", lengths),
+            _integers("positions", positions),
+            tuple(_integers(f"pages[{b}]", table) for b, table in enumerate(pages)),
+            _integers("rows", rows),
         )
 
     def check(self, *, max_tokens: int, max_rows: int, kv_pages: int, uses_pages: bool) -> None:
@@ -69,7 +64,7 @@ class Step:
         Raises:
             ShapeError: naming the field, the value and the limit.
         """
-        lengths, positions, T = self.lengths.tolist(), self.positions.tolist(), self.T
+        lengths, positions, T = self.lengths, self.positions, self.T
         B = len(lengths)
         if len(positions) != B or (uses_pages and len(self.pages) != B):
             raise ShapeError(f"lengths [{B}], positions [{len(positions)}], pages [{len(self.pages)}] differ")
@@ -77,6 +72,8 @@ class Step:
             raise ShapeError("lengths start at 1 and positions at 0")
         if max_tokens < T:
             raise ShapeError(f"T={T} tokens, planned for {max_tokens}")
+        if B and max(positions) > INT32_MAX - T:
+            raise ShapeError(f"positions are up to {max(positions)}, expected at most {INT32_MAX - T}")
         if len(self.rows) > min(T, max_rows):
             raise ShapeError(f"{len(self.rows)} rows are wanted of {T}, planned for {max_rows}")
         _check_range("rows", self.rows, T)
@@ -90,43 +87,27 @@ class Step:
 
     def token_positions(self) -> Array:
         """Return int32 [T], the absolute position of every token."""
-        if not len(self.lengths):
-            return np.zeros(0, np.int32)
-        starts = np.repeat(self.positions - np.concatenate(([0], np.cumsum(self.lengths)[:-1])), self.lengths)
-        return (starts + np.arange(self.T)).astype(np.int32)
+        ranges = [np.arange(start, start + n) for start, n in zip(self.positions, self.lengths, strict=True)]
+        return np.concatenate([np.zeros(0, np.int32), *ranges]).astype(np.int32)
 
 
-def _int32(name: str, values: Any) -> Array:
-    """Return *values* as int32 [n]; unlike ``astype``, nothing is wrapped or cut."""
-    if isinstance(values, np.ndarray) and values.dtype == INT32 and values.ndim == 1:
-        return values
+def _integers(name: str, values: Any) -> tuple[int, ...]:
+    """Return *values* as plain integers; nothing is wrapped or cut."""
     try:
         array = np.asarray(values if len(values) else np.zeros(0, np.int32))
     except (TypeError, ValueError) as error:
         raise ShapeError(f"{name}: no sequence of integers: {error}", arg=name) from None
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise ShapeError(f"{name}: {array.dtype} {array.shape}, expected integers on one axis", arg=name)
-    if array.dtype != INT32 and len(array):
-        least, most = _bounds(array)
-        if not -(2**31) <= least <= most < 2**31:
-            raise ShapeError(f"{name} are {least}..{most}, expected 32-bit integers", arg=name)
-    return array.astype(INT32, copy=False)
+    integers = tuple(array.tolist())
+    if integers and not -INT32_MAX - 1 <= min(integers) <= max(integers) <= INT32_MAX:
+        raise ShapeError(f"{name} are {min(integers)}..{max(integers)}, expected 32-bit integers", arg=name)
+    return integers
 
 
-def _check_range(name: str, indices: Array, limit: int) -> None:
-    if not len(indices):
-        return
-    least, most = _bounds(indices)
-    if not 0 <= least <= most < limit:
-        raise ShapeError(f"{name} are {least}..{most}, expected 0..{limit - 1}", arg=name)
-
-
-def _bounds(indices: Array) -> tuple[int, int]:
-    """Return the smallest and the largest. A few are faster in Python: 0.5 us for 8, where NumPy takes 4."""
-    if len(indices) > FEW:
-        return int(indices.min()), int(indices.max())
-    values = indices.tolist()
-    return min(values), max(values)
+def _check_range(name: str, indices: tuple[int, ...], limit: int) -> None:
+    if indices and not 0 <= min(indices) <= max(indices) < limit:
+        raise ShapeError(f"{name} are {min(indices)}..{max(indices)}, expected 0..{limit - 1}", arg=name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,8 @@ class ReferenceExecutable:
         )
         check_inputs(self.verified, array, step.T)
         self._check_token_ids(array)
-        values: dict[str, Any] = {self.verified.input.name: array, POSITIONS: step.token_positions(), ROWS: step.rows}
+        values: dict[str, Any] = {self.verified.input.name: array, POSITIONS: step.token_positions()}
+        values[ROWS] = np.array(step.rows, np.int32)
         values |= self._weights | self._caches
         with np.errstate(all="ignore"):  # like any kernel, it makes inf and NaN without a word
             for call in self.verified.program.calls:

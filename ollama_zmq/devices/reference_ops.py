@@ -147,9 +147,10 @@ def attention(
 def _sequences(step: Step) -> Iterator[tuple[slice, int, Array]]:
     """Yield each sequence's rows of the pass, its first position, and the cache slot of every position so far."""
     row = 0
-    for length, start, pages in zip(step.lengths.tolist(), step.positions.tolist(), step.pages, strict=True):
+    for length, start, pages in zip(step.lengths, step.positions, step.pages, strict=True):
         position = np.arange(start + length)
-        yield slice(row, row + length), start, pages[position // PAGE_SLOTS] * PAGE_SLOTS + position % PAGE_SLOTS
+        slots = np.array(pages, np.int64)[position // PAGE_SLOTS] * PAGE_SLOTS + position % PAGE_SLOTS
+        yield slice(row, row + length), start, slots
         row += length
 
 

@@ -132,5 +132,5 @@ class Microbatch:
 
     @property
     def step(self) -> Step:
-        """The same as arrays, for a device in this process."""
-        return Step.of(self.lengths, self.positions, self.pages, self.rows)
+        """The same for a device in this process."""
+        return Step(self.lengths, self.positions, self.pages, self.rows)

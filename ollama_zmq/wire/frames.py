@@ -33,7 +33,8 @@ Array = npt.NDArray[Any]
 Frame = Any  # whatever shows its bytes through the buffer protocol: bytes, memoryview, ndarray, zmq.Frame
 
 MAGIC = b"OZ"
-DTYPES = {name: np.dtype(name).newbyteorder("<") for name in ("float32", "int32", "uint8", "float16")}
+SWAPS = sys.byteorder == "big"
+DTYPES = {name: np.dtype(name).newbyteorder("<" if SWAPS else "=") for name in ("float32", "int32", "uint8", "float16")}
 NAMES = {np.dtype(name): name for name in DTYPES}
 MAX_HEADER_BYTES = 2 << 20  # the program of 126 layers with its weight sources takes under 0.5 MB
 MAX_TENSORS = 8
@@ -130,7 +131,7 @@ def _entry(message: AnyMessage, name: str, array: Array) -> tuple[str, str, tupl
 def _body(array: Array) -> Frame:
     if not array.size:
         return b""
-    if sys.byteorder == "big":
+    if SWAPS:
         array = array.astype(DTYPES[NAMES[array.dtype]])
         return array.reshape(-1).view(np.uint8).data
     return array.data.cast("B")
@@ -205,7 +206,9 @@ def _array(entry: TensorEntry, frame: Frame, message: AnyMessage) -> Array:
     if not expected and prod(size or 1 for size in shape) > MAX_EMPTY_SIZES:
         raise _misfit(entry, message, f"shape {list(shape)} of an empty tensor is out of range")
     array = np.frombuffer(data, dtype) if expected else np.zeros(0, dtype)
-    array = array.astype(dtype.newbyteorder("="), copy=False).reshape(shape)
+    if SWAPS:
+        array = array.astype(dtype.newbyteorder("="))
+    array = array.reshape(shape)
     array.flags.writeable = False
     return array
 

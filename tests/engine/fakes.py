@@ -80,7 +80,7 @@ class FakeModel:
 
     def run(self, microbatch):
         step, rows, at = microbatch.step, [], 0
-        wanted = set(step.rows.tolist())
+        wanted = set(step.rows)
         for length, start, pages in zip(step.lengths, step.positions, step.pages, strict=True):
             where = [int(p) * PAGE_SLOTS + s for p in pages for s in range(PAGE_SLOTS)]
             for position in range(start, start + length):

@@ -275,7 +275,7 @@ def test_decodes_of_all_share_a_microbatch_with_a_prefill():
     driver.send()
     driver.land()
     driver.submit(generation("c", prompt=range(100)))
-    assert driver.send().step.lengths.tolist() == [1, 1, 30]
+    assert driver.send().step.lengths == (1, 1, 30)
 
 
 def test_a_sequence_is_in_one_microbatch_at_a_time():
@@ -284,7 +284,7 @@ def test_a_sequence_is_in_one_microbatch_at_a_time():
         driver.submit(generation(name, prompt=range(20)))
     sent = [driver.send(), driver.send(), driver.send()]
     assert driver.send() is None
-    tables = [pages.tolist() for microbatch in sent if microbatch for pages in microbatch.step.pages]
+    tables = [list(pages) for microbatch in sent if microbatch for pages in microbatch.step.pages]
     assert len({page for table in tables for page in table}) == sum(map(len, tables))
 
 
@@ -306,7 +306,7 @@ def decoding(names, **sizes):
 def test_a_prefill_is_not_starved_by_more_decodes_than_fit():
     driver = decoding("abc", max_sequences=4, max_tokens=3)
     driver.submit(generation("d", prompt=range(9)))
-    assert driver.send().step.positions.tolist() == [1, 1, 0]
+    assert driver.send().step.positions == (1, 1, 0)
 
 
 def test_decodes_take_turns_when_not_all_fit():
