@@ -29,6 +29,7 @@ from common import (
     loaded_broker,
     median,
     parser,
+    peer_python_option,
     print_table,
     random_prompt,
     resolve_model,
@@ -93,11 +94,7 @@ def arguments() -> argparse.Namespace:
     made.add_argument("--repeats", type=int, default=5)
     made.add_argument("--alone", action="store_true", help="run ours without workers as well, in turns")
     made.add_argument("--peer", action="store_true", help="run llama.cpp in turns with ours")
-    made.add_argument(
-        "--peer-python",
-        default=os.environ.get("OLLAMA_ZMQ_PEER_PYTHON", str(Path(".tox/peer/bin/python"))),
-        help="a Python that has llama-cpp-python (default: $OLLAMA_ZMQ_PEER_PYTHON or .tox/peer/bin/python)",
-    )
+    peer_python_option(made)
     given = made.parse_args()
     if given.peer and given.rpc:
         made.error("--peer starts its own workers: use --workers N instead of --rpc")

@@ -60,7 +60,7 @@ class Bench:
 
     def read_limit(self) -> float:
         """Return the GB per second at which the device's threads read memory now."""
-        seconds = min(_seconds(lambda: self.device.pool.read(self.memory)) for _ in range(self.repeats))
+        seconds = min(elapsed(lambda: self.device.pool.read(self.memory)) for _ in range(self.repeats))
         return STREAMED_NBYTES / seconds / 1e9
 
     def time(
@@ -83,7 +83,7 @@ class Bench:
         }
         executable = self.device.compile(verified, weights, kv_pages=kv_pages, max_tokens=len(x))
         try:
-            return min(_seconds(lambda: executable.run(x, step)) for _ in range(self.repeats))
+            return min(elapsed(lambda: executable.run(x, step)) for _ in range(self.repeats))
         finally:
             executable.close()
             for weight in weights.values():
@@ -182,7 +182,8 @@ def cases(bench: Bench, quick: bool) -> Iterator[Case]:
         yield bench.attention(2048, 2048, H, G, E)
 
 
-def _seconds(run: object) -> float:
+def elapsed(run: object) -> float:
+    """Return the seconds that one call of *run* takes."""
     assert callable(run)
     start = time.perf_counter()
     run()

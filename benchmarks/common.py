@@ -55,6 +55,15 @@ def parser(doc: str | None, *, model: bool = True, cluster: bool = True) -> argp
     return made
 
 
+def peer_python_option(made: argparse.ArgumentParser) -> None:
+    """Add ``--peer-python``, the Python that llama.cpp runs under."""
+    made.add_argument(
+        "--peer-python",
+        default=os.environ.get("OLLAMA_ZMQ_PEER_PYTHON", str(Path(".tox/peer/bin/python"))),
+        help="a Python that has llama-cpp-python (default: $OLLAMA_ZMQ_PEER_PYTHON or .tox/peer/bin/python)",
+    )
+
+
 def run_main(main: Callable[[], None]) -> None:
     """Run *main*; our own errors become one line on stderr and exit code 1, Ctrl-C becomes exit code 130."""
     log.configure(logging.WARNING)

@@ -18,6 +18,7 @@ from tests.models_tiny import RANDOM_BLOCKS
 from tests.ops.one_op import Weight, drawn, hidden, ready
 
 KINDS = [kind.name for kind in QuantType if kind.id in FORMATS]
+LONG_ROW = 2560
 FEW = settings(max_examples=10, deadline=None)
 heights = st.sampled_from([1, 7, 15, 16, 17, 40])
 blocks = st.integers(1, 4)
@@ -64,6 +65,17 @@ def test_a_row_has_the_same_bits_alone_and_in_any_batch(device, kind):
     for T, batch in enumerate(batches[:63], start=1):
         assert_array_equal(batch, whole[:T])
     assert_array_equal(np.concatenate(batches[63:]), whole)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_that_are_cut_into_chunks_have_the_bits_of_whole_ones(devices, kind):
+    """From the second panel of tokens on, what stays in cache is less than these rows, and more than one group."""
+    rng = np.random.default_rng(8)
+    weight = drawn(rng, kind, 33, LONG_ROW)
+    x = hidden(rng, 14, LONG_ROW)
+    for device in devices.values():
+        whole, alone = product(device, weight, x, x[13:])
+        assert_array_equal(whole[13:], alone)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -25,8 +25,9 @@
 
 enum { AHEAD_NBYTES = 2048, AHEAD_STEP = 256 };
 
-ALWAYS_INLINE void prefetch_ahead(const void *p, int nbytes)
+ALWAYS_INLINE void prefetch_ahead(const int C, const void *p, int nbytes)
 {
+    if (C == TILE_COLUMNS) return;  /* whole panels come when the weights are in cache */
     UNROLL for (int i = 0; i < nbytes; i += AHEAD_STEP) PREFETCH((const char *)p + AHEAD_NBYTES + i);
 }
 
@@ -47,7 +48,7 @@ ALWAYS_INLINE void tile_float(const int C, enum format format, const struct tile
     const char *w = t->weight;
     const size_t step = format == F32 ? 64 : 32;
     for (size_t k = 0; k < t->K; k++, w += step, x += t->columns) {
-        if (k % (AHEAD_STEP / step) == 0) prefetch_ahead(w, AHEAD_STEP);
+        if (k % (AHEAD_STEP / step) == 0) prefetch_ahead(C, w, AHEAD_STEP);
         f32 row = format == F32   ? f32_load((const float *)w)
                   : format == F16 ? f32_of_half((const uint16_t *)w)
                                   : f32_of_bfloat((const uint16_t *)w);
@@ -93,7 +94,7 @@ ALWAYS_INLINE void tile_q4_0(const int C, const struct tile *t, f32 *total)
     const struct x32 *x = t->x;
     for (size_t k = 0; k < t->K; k += 32, w++, x += t->columns) {
         i32 sum[TILE_COLUMNS];
-        prefetch_ahead(w, sizeof *w);
+        prefetch_ahead(C, w, sizeof *w);
         EACH_COLUMN(c) sum[c] = i32_set(x[c].start8);
         dot_nibbles(C, w->q, NULL, x, sum);
         add_block(C, sum, f32_of_half(w->d), x, total);
@@ -106,7 +107,7 @@ ALWAYS_INLINE void tile_q4_1(const int C, const struct tile *t, f32 *total)
     const struct x32 *x = t->x;
     for (size_t k = 0; k < t->K; k += 32, w++, x += t->columns) {
         i32 sum[TILE_COLUMNS];
-        prefetch_ahead(w, sizeof *w);
+        prefetch_ahead(C, w, sizeof *w);
         EACH_COLUMN(c) sum[c] = i32_zero();
         dot_nibbles(C, w->q, NULL, x, sum);
         add_block(C, sum, f32_of_half(w->d), x, total);
@@ -120,7 +121,7 @@ ALWAYS_INLINE void tile_q5_0(const int C, const struct tile *t, f32 *total)
     const struct x32 *x = t->x;
     for (size_t k = 0; k < t->K; k += 32, w++, x += t->columns) {
         i32 sum[TILE_COLUMNS];
-        prefetch_ahead(w, sizeof *w);
+        prefetch_ahead(C, w, sizeof *w);
         EACH_COLUMN(c) sum[c] = i32_set(x[c].start16);
         dot_nibbles(C, w->q, w->high, x, sum);
         add_block(C, sum, f32_of_half(w->d), x, total);
@@ -133,7 +134,7 @@ ALWAYS_INLINE void tile_q5_1(const int C, const struct tile *t, f32 *total)
     const struct x32 *x = t->x;
     for (size_t k = 0; k < t->K; k += 32, w++, x += t->columns) {
         i32 sum[TILE_COLUMNS];
-        prefetch_ahead(w, sizeof *w);
+        prefetch_ahead(C, w, sizeof *w);
         EACH_COLUMN(c) sum[c] = i32_zero();
         dot_nibbles(C, w->q, w->high, x, sum);
         add_block(C, sum, f32_of_half(w->d), x, total);
@@ -147,7 +148,7 @@ ALWAYS_INLINE void tile_q8_0(const int C, const struct tile *t, f32 *total)
     const struct x32 *x = t->x;
     for (size_t k = 0; k < t->K; k += 32, w++, x += t->columns) {
         i32 sum[TILE_COLUMNS];
-        prefetch_ahead(w, sizeof *w);
+        prefetch_ahead(C, w, sizeof *w);
         EACH_COLUMN(c) sum[c] = i32_start128(&x[c].start128);
         UNROLL for (int i = 0; i < 8; i++) {
             u8 bytes = u8_load(w->q[i]);
@@ -230,7 +231,7 @@ ALWAYS_INLINE void tile_q4_k(const int C, const struct tile *t, f32 *total)
         split_scales(w->scales, scales, minimums);
         EACH_COLUMN(c) f[c] = f32_zero();
         for (int pair = 0; pair < 4; pair++) {
-            prefetch_ahead((const char *)w + pair * sizeof *w / 4, sizeof *w / 4);
+            prefetch_ahead(C, (const char *)w + pair * sizeof *w / 4, sizeof *w / 4);
             add_pair(C, pair, w->q + 8 * pair, NULL, scales, x, f);
         }
         add_block_k(C, w->d, w->m, minimums, f, x, total);
@@ -247,7 +248,7 @@ ALWAYS_INLINE void tile_q5_k(const int C, const struct tile *t, f32 *total)
         split_scales(w->scales, scales, minimums);
         EACH_COLUMN(c) f[c] = f32_zero();
         for (int pair = 0; pair < 4; pair++) {
-            prefetch_ahead((const char *)w + pair * sizeof *w / 4, sizeof *w / 4);
+            prefetch_ahead(C, (const char *)w + pair * sizeof *w / 4, sizeof *w / 4);
             add_pair(C, pair, w->pair[pair].q, w->pair[pair].high, scales, x, f);
         }
         add_block_k(C, w->d, w->m, minimums, f, x, total);
@@ -265,9 +266,9 @@ ALWAYS_INLINE u8 six_bits(u8 four, u8 two, const int u)
 /* f += s * (sum of sub-block times x) for the four sub-blocks of a chunk; where registers allow, in one pass over its weights. */
 ALWAYS_INLINE void add_chunk(const int C, int chunk, const struct packed_q6_k *w, const struct x256 *x, f32 *f)
 {
-    i32 sum[4][TILE_COLUMNS];
-    UNROLL for (int u = 0; u < 4; u++) EACH_COLUMN(c) sum[u][c] = i32_set(x[c].start32[4 * chunk + u]);
     if (FEW_COLUMNS(C)) {
+        i32 sum[4][TILE_COLUMNS];
+        UNROLL for (int u = 0; u < 4; u++) EACH_COLUMN(c) sum[u][c] = i32_set(x[c].start32[4 * chunk + u]);
         UNROLL for (int i = 0; i < 4; i++) {
             u8 two = u8_load(w->chunk[chunk].q[i].high);
             UNROLL for (int u = 0; u < 4; u++) {
@@ -279,11 +280,13 @@ ALWAYS_INLINE void add_chunk(const int C, int chunk, const struct packed_q6_k *w
         return;
     }
     UNROLL for (int u = 0; u < 4; u++) {
+        i32 sum[TILE_COLUMNS];
+        EACH_COLUMN(c) sum[c] = i32_set(x[c].start32[4 * chunk + u]);
         UNROLL for (int i = 0; i < 4; i++) {
             u8 q = six_bits(u8_load(w->chunk[chunk].q[i].low[u % 2]), u8_load(w->chunk[chunk].q[i].high), u);
-            EACH_COLUMN(c) sum[u][c] = i32_dot(sum[u][c], q, x[c].q + 64 * chunk + 16 * u + 4 * i);
+            EACH_COLUMN(c) sum[c] = i32_dot(sum[c], q, x[c].q + 64 * chunk + 16 * u + 4 * i);
         }
-        add_scaled(C, sum[u], f32_of_i8(w->chunk[chunk].scales[u]), f);
+        add_scaled(C, sum, f32_of_i8(w->chunk[chunk].scales[u]), f);
     }
 }
 
@@ -295,7 +298,7 @@ ALWAYS_INLINE void tile_q6_k(const int C, const struct tile *t, f32 *total)
         f32 f[TILE_COLUMNS];
         EACH_COLUMN(c) f[c] = f32_zero();
         for (int chunk = 0; chunk < 4; chunk++) {
-            prefetch_ahead((const char *)w + chunk * sizeof *w / 4, sizeof *w / 4);
+            prefetch_ahead(C, (const char *)w + chunk * sizeof *w / 4, sizeof *w / 4);
             add_chunk(C, chunk, w, x, f);
         }
         f32 d = f32_of_half(w->d);

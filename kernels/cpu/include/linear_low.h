@@ -42,7 +42,7 @@ ALWAYS_INLINE void tile_q2_k(const int C, const struct tile *t, f32 *total)
         }
         EACH_COLUMN(c) f[c] = f32_zero();
         for (int half = 0; half < 2; half++) {
-            prefetch_ahead((const char *)w + half * sizeof *w / 2, sizeof *w / 2);
+            prefetch_ahead(C, (const char *)w + half * sizeof *w / 2, sizeof *w / 2);
             add_four_q2(C, half, 0, w, scales, x, f);
             add_four_q2(C, half, 1, w, scales, x, f);
         }
@@ -109,7 +109,7 @@ ALWAYS_INLINE void tile_q3_k(const int C, const struct tile *t, f32 *total)
         split_scales_q3(w->scales, scales);
         EACH_COLUMN(c) f[c] = f32_zero();
         for (int chunk = 0; chunk < 8; chunk++) {
-            prefetch_ahead((const char *)w + chunk * sizeof *w / 8, sizeof *w / 8);
+            prefetch_ahead(C, (const char *)w + chunk * sizeof *w / 8, sizeof *w / 8);
             add_chunk_q3(C, chunk, w, scales, x, f);
         }
         f32 d = f32_of_half(w->d);

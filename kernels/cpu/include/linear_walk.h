@@ -1,61 +1,93 @@
-/* The loops around the tiles of linear.h: panels of tokens within groups of rows, so that a group's weights stay in cache. */
+/* The loops around the tiles of linear.h.
+ *
+ * A block of groups stays in L2 while all panels of tokens pass it, so that weights come from memory once; a chunk of a panel stays in
+ * L1 while that block's groups pass it. Totals wait in memory from chunk to chunk, which rounds nothing. The first panel takes each
+ * group whole: its weights arrive from memory, in order.
+ *
+ * 512 x 4096 x 4096 on one Zen 4 core, GOP/s, of 473 that VPDPBUSD reaches:
+ *                                     Q4_K   Q8_0   Q4_0   Q6_K   Q5_K    F16
+ *   panels in L2, groups inside        330    315    345    276    317    102
+ *   chunks in L1, groups in L2          360    353    356    322    344    114
+ */
 #ifndef OLLAMA_LINEAR_WALK_H
 #define OLLAMA_LINEAR_WALK_H
 
-#define X_CACHED (512 * 1024)   /* bytes of activations that one pass over the groups works on: half of a usual L2 */
+enum { WEIGHTS_CACHED = 256 * 1024, X_CACHED = 16 * 1024, MOST_GROUPS = 32 };
 
 typedef void tile_body(const int C, const struct tile *t, f32 *total);
+typedef float group_totals[TILE_COLUMNS][LANES];
+
+ALWAYS_INLINE void run_tile(const int C, const struct tile *t, float (*totals)[LANES], tile_body *body)
+{
+    f32 total[TILE_COLUMNS];
+    EACH_COLUMN(c) total[c] = f32_load(totals[c]);
+    body(C, t, total);
+    EACH_COLUMN(c) f32_store(totals[c], total[c]);
+}
+
+/* Columns of one panel by the largest tiles that fit. */
+#define TILE_CASE(size) case size: run_tile(size, &t, totals + done, body); break;
+#define LARGEST(size) if (size <= left) n = size;
+
+ALWAYS_INLINE void run_tiles(struct tile t, size_t x_nbytes, float (*totals)[LANES], tile_body *body)
+{
+    const char *x = t.x;
+    for (size_t done = 0, n; done < t.columns; done += n) {
+        size_t left = t.columns - done;
+        t.x = x + done * x_nbytes;
+        TILE_SIZES(LARGEST)
+        switch (n) { TILE_SIZES(TILE_CASE) }
+    }
+}
 
 /* Where column t of the job goes. */
-ALWAYS_INLINE float *out_row(const struct linear_job *job, size_t t)
+static inline float *out_row(const struct linear_job *job, size_t t)
 {
     return job->out + (job->rows ? (size_t)job->rows[t] : t) * job->N;
 }
 
-ALWAYS_INLINE void run_tile(const int C, const struct tile *t, const struct linear_job *job, size_t first, size_t g, tile_body *body)
+static inline void store_totals(const struct linear_job *job, size_t g, struct column column, float (*totals)[LANES])
 {
     size_t n = g * GROUP_ROWS, rows = job->N - n;
-    f32 total[TILE_COLUMNS];
-    EACH_COLUMN(c) total[c] = f32_zero();
-    body(C, t, total);
-    if (rows >= GROUP_ROWS) {
-        EACH_COLUMN(c) f32_store(out_row(job, first + c) + n, total[c]);
-    } else {
-        EACH_COLUMN(c) f32_store_first(out_row(job, first + c) + n, total[c], (int)rows);
-    }
+    for (size_t c = 0; c < column.columns; c++)
+        f32_store_first(out_row(job, column.first + c) + n, f32_load(totals[c]), rows < GROUP_ROWS ? (int)rows : GROUP_ROWS);
 }
 
-/* Columns of one panel by the largest tiles that fit. */
-#define TILE_CASE(size) case size: run_tile(size, &t, job, first + done, g, body); break;
-#define LARGEST(size) if (size <= left) n = size;
-
-ALWAYS_INLINE void run_panel(const struct linear_job *job, enum format format, size_t g, size_t first, tile_body *body)
+/* The panel that starts at token `first`, times `count` groups from g on, in chunks of `chunk` blocks of k. */
+ALWAYS_INLINE void run_panel(
+    const struct linear_job *job, enum format format, size_t g, size_t count, size_t first, size_t chunk, tile_body *body)
 {
-    enum activation kind = format_infos[format].x;
-    struct column column = column_of(first, job->T, TILE_COLUMNS);
-    size_t step = kind == X_FLOAT ? sizeof(float) : kind == X_32 ? sizeof(struct x32) : sizeof(struct x256);
-    struct tile t = {
-        .weight = (const char *)job->weight + g * GROUP_ROWS * row_nbytes(format, job->K),
-        .columns = column.columns,
-        .K = job->K,
-    };
-    for (size_t done = 0; done < column.columns;) {
-        size_t left = column.columns - done, n = 1;
-        t.x = (const char *)job->x + first * activation_nbytes(kind, job->K) + done * step;
-        TILE_SIZES(LARGEST)
-        switch (n) { TILE_SIZES(TILE_CASE) }
-        done += n;
+    const struct format_info info = format_infos[format];
+    const size_t x_nbytes = activation_nbytes(info.x, info.block_size), blocks = job->K / info.block_size;
+    const struct column column = column_of(first, job->T, TILE_COLUMNS);
+    const char *x = (const char *)job->x + first * blocks * x_nbytes;
+    group_totals totals[MOST_GROUPS];
+    memset(totals, 0, count * sizeof *totals);
+    for (size_t b = 0, n; b < blocks; b += n) {
+        n = blocks - b < chunk ? blocks - b : chunk;
+        for (size_t i = 0; i < count; i++) {
+            struct tile t = {
+                .weight = (const char *)job->weight + ((g + i) * blocks + b) * GROUP_ROWS * info.block_nbytes,
+                .x = x + b * column.columns * x_nbytes,
+                .columns = column.columns,
+                .K = n * info.block_size,
+            };
+            run_tiles(t, x_nbytes, totals[i], body);
+        }
     }
+    for (size_t i = 0; i < count; i++) store_totals(job, g + i, column, totals[i]);
 }
 
 ALWAYS_INLINE void walk(const struct linear_job *job, enum format format, size_t g0, size_t g1, tile_body *body)
 {
-    size_t panel = TILE_COLUMNS * activation_nbytes(format_infos[format].x, job->K);
-    size_t block = (panel < X_CACHED ? X_CACHED / panel : 1) * TILE_COLUMNS;
-    for (size_t t0 = 0; t0 < job->T; t0 += block) {
-        size_t t1 = t0 + block < job->T ? t0 + block : job->T;
-        for (size_t g = g0; g < g1; g++)
-            for (size_t first = t0; first < t1; first += TILE_COLUMNS) run_panel(job, format, g, first, body);
+    const struct format_info info = format_infos[format];
+    const size_t blocks = job->K / info.block_size, chunk = X_CACHED / (TILE_COLUMNS * activation_nbytes(info.x, info.block_size));
+    size_t fit = WEIGHTS_CACHED / (GROUP_ROWS * row_nbytes(format, job->K) + 1);
+    size_t most = fit < 1 ? 1 : fit < MOST_GROUPS ? fit : MOST_GROUPS;
+    for (size_t g = g0, n; g < g1; g += n) {
+        n = g1 - g < most ? g1 - g : most;
+        for (size_t first = 0; first < job->T; first += TILE_COLUMNS)
+            run_panel(job, format, g, n, first, first ? chunk : blocks, body);
     }
 }
 
