@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from weakref import WeakValueDictionary
 
 from ollama_zmq.devices.base import Budget, DeviceWeight, Speeds
 from ollama_zmq.errors import OpError, RequestError, ShapeError
@@ -48,6 +49,7 @@ class CpuDevice:
         self.name = f"{cpu_name()}, {self.isa}, {self.threads} thread{'s' if self.threads > 1 else ''}"
         self._kernels = simd.kernels_named(self.isa)
         self.pool = Pool(self.threads, _pinned_to(self.threads))
+        self._small_pools: WeakValueDictionary[int, Pool] = WeakValueDictionary()
         self._shelf = Shelf(budget)
         self._open: list[CpuWeight | CpuExecutable] = []
         self._closed = False
@@ -63,12 +65,12 @@ class CpuDevice:
         return weight_nbytes(spec)
 
     def executable_nbytes(
-        self, verified: Verified, *, kv_pages: int, max_tokens: int, max_rows: int | None = None
+        self, verified: Verified, *, kv_pages: int, max_tokens: int, max_rows: int | None = None, threads: int = 0
     ) -> int:
         """Return the bytes that ``compile`` will take for KV cache and scratch."""
-        return executable_nbytes(
-            plan(verified, max_tokens, max_rows), verified, self.threads, kv_pages=kv_pages, max_tokens=max_tokens
-        )
+        planned = plan(verified, max_tokens, max_rows)
+        n_threads = self._threads_of(threads)
+        return executable_nbytes(planned, verified, n_threads, kv_pages=kv_pages, max_tokens=max_tokens)
 
     def load_weight(self, spec: WeightSpec, data: memoryview) -> CpuWeight:
         """Bring the file's bytes of one weight into 16-row groups. Raises as :class:`Device` says."""
@@ -93,6 +95,7 @@ class CpuDevice:
         kv_pages: int,
         max_tokens: int,
         max_rows: int | None = None,
+        threads: int = 0,
     ) -> CpuExecutable:
         """Plan memory and resolve kernels for a program. Raises as :class:`Device` says.
 
@@ -101,19 +104,32 @@ class CpuDevice:
             OpError: the device is closed.
         """
         self._check_open()
+        n_threads = self._threads_of(threads)
         executable = CpuExecutable(
             verified,
             _matching(verified, weights),
             self._kernels,
-            self.pool,
+            self._pool_of(n_threads),
             self.budget,
-            threads=self.threads,
+            threads=n_threads,
             kv_pages=kv_pages,
             max_tokens=max_tokens,
             max_rows=max_tokens if max_rows is None else max_rows,
         )
         self._keep(executable)
         return executable
+
+    def _threads_of(self, wanted: int) -> int:
+        return min(wanted, self.threads) or self.threads
+
+    def _pool_of(self, threads: int) -> Pool:
+        """Return a pool of so many threads. One that is not the device's own ends with the last program on it."""
+        if threads == self.threads:
+            return self.pool
+        pool = self._small_pools.get(threads)
+        if pool is None:
+            pool = self._small_pools[threads] = Pool(threads)
+        return pool
 
     def _check_open(self) -> None:
         if self._closed:

@@ -255,6 +255,7 @@ cdef class Pool:
 
     cdef c_pool *pool
     cdef readonly object lock
+    cdef object __weakref__
 
     def __cinit__(self, int threads, cpus=()):
         cdef int[::1] places = np.array(cpus if len(cpus) else [0], np.intc)

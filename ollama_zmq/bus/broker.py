@@ -56,7 +56,7 @@ class LoadRequest:
         blob: "sha256-<hex>" when the file is a blob of a store; workers that hold the blob need not be sent its bytes.
         num_ctx: slots of one sequence; at most the context the model was trained for is used.
         num_batch: the most tokens of one pass; num_parallel: sequences at once.
-        num_thread: of the request; the local device keeps the threads it was opened with.
+        num_thread: the most threads of the local device; 0 for all it has. Workers have threads of their own.
         max_in_flight: microbatches in the stages at once; 0 leaves it to the cost model.
     """
 
@@ -314,6 +314,7 @@ class Broker:
             replaces=numbers.replaces,
             idle=numbers.idle,
             busy=numbers.busy,
+            num_thread=wanted.num_thread,
         )
         return _Model(wanted, gguf, network, tokenizer, embedding, order, future, on_progress, started)
 

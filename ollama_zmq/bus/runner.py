@@ -25,6 +25,7 @@ from ollama_zmq.wire.messages import AnyMessage, Define, Defined, Put, Ran, Read
 
 MAX_KV_PAGES = 1 << 24
 MAX_TOKENS = 1 << 16
+MAX_THREADS = 1 << 16
 
 log = structlog.get_logger()
 
@@ -182,6 +183,8 @@ class Runner:
             raise OpError(
                 f"max_rows={define.max_rows}, max_tokens={define.max_tokens}: expected 1..{MAX_TOKENS}, in order"
             )
+        if not 0 <= define.threads <= MAX_THREADS:
+            raise OpError(f"threads={define.threads} is outside 0..{MAX_THREADS}")
         verified = verify(Program.from_bytes(define.code))
         self._device.check(verified)
         specs = verified.program.weights
@@ -190,7 +193,11 @@ class Runner:
         pairs = zip(specs, define.sources, strict=True)
         weights = {spec.name: (identity_of(define.program, spec, source), spec) for spec, source in pairs}
         nbytes = self._device.executable_nbytes(
-            verified, kv_pages=define.kv_pages, max_tokens=define.max_tokens, max_rows=define.max_rows
+            verified,
+            kv_pages=define.kv_pages,
+            max_tokens=define.max_tokens,
+            max_rows=define.max_rows,
+            threads=define.threads,
         )
         loading = Loading(define, verified, nbytes, perf_counter(), weights)
         for name, (identity, _) in weights.items():
@@ -239,6 +246,7 @@ class Runner:
             kv_pages=define.kv_pages,
             max_tokens=define.max_tokens,
             max_rows=define.max_rows,
+            threads=define.threads,
         )
         del self._loading[define.program]
         if not self._loading:

@@ -39,6 +39,7 @@ class LoadOrder:
         addresses: "host:port" of the workers, in order of preference.
         num_ctx: slots of one sequence; num_parallel: sequences at once.
         max_tokens: the most tokens of one pass.
+        num_thread: the most threads of the local device; 0 for all it has.
     """
 
     model: int
@@ -53,6 +54,7 @@ class LoadOrder:
     replaces: int = 0
     idle: tuple[int, ...] = ()
     busy: tuple[int, ...] = ()
+    num_thread: int = 0
 
     @property
     def max_rows(self) -> int:
@@ -138,7 +140,8 @@ def _stage(order: LoadOrder, address: str, part: str, layers: range, program: Pr
     )
     code = msgspec.structs.replace(program, name=f"{program.name} of {order.name[:80]} #{order.model}").to_bytes()
     kv_pages = order.kv_pages if program.caches else 0
-    define = Define(program_id(code), code, sources, kv_pages, order.max_tokens, order.max_rows)
+    threads = order.num_thread if address == LOCAL else 0
+    define = Define(program_id(code), code, sources, kv_pages, order.max_tokens, order.max_rows, threads)
     shares = {name: s for name, s in streamed_shares(program).items() if not _only_embedded(order, name)}
     return Stage(
         address,

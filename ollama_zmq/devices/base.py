@@ -208,7 +208,7 @@ class Device(Protocol):
         """Return the bytes that a weight takes once loaded."""
 
     def executable_nbytes(
-        self, verified: Verified, *, kv_pages: int, max_tokens: int, max_rows: int | None = None
+        self, verified: Verified, *, kv_pages: int, max_tokens: int, max_rows: int | None = None, threads: int = 0
     ) -> int:
         """Return the bytes that ``compile`` will take for KV cache and scratch."""
 
@@ -228,6 +228,7 @@ class Device(Protocol):
         kv_pages: int,
         max_tokens: int,
         max_rows: int | None = None,
+        threads: int = 0,
     ) -> Executable:
         """Plan memory and resolve kernels for a program.
 
@@ -236,6 +237,7 @@ class Device(Protocol):
             kv_pages: pages of ``PAGE_SLOTS`` tokens in the KV cache of each layer.
             max_tokens: the most tokens one step will carry.
             max_rows: the most rows one step will ask for; as many as tokens if None.
+            threads: the most threads to run it with; 0 for as many as the device has.
 
         Raises:
             UnsupportedOp, OutOfDeviceMemory

@@ -130,7 +130,7 @@ class ReferenceDevice:
         return prod(spec.shape) * FLOAT32_NBYTES
 
     def executable_nbytes(
-        self, verified: Verified, *, kv_pages: int, max_tokens: int, max_rows: int | None = None
+        self, verified: Verified, *, kv_pages: int, max_tokens: int, max_rows: int | None = None, threads: int = 0
     ) -> int:
         """Return the bytes that ``compile`` will take for KV cache and scratch."""
         return _executable_nbytes(verified, kv_pages=kv_pages, max_tokens=max_tokens)
@@ -154,6 +154,7 @@ class ReferenceDevice:
         kv_pages: int,
         max_tokens: int,
         max_rows: int | None = None,
+        threads: int = 0,
     ) -> ReferenceExecutable:
         """Make a program ready to run."""
         self.check(verified)

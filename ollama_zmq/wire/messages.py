@@ -123,7 +123,7 @@ class WeightSource(msgspec.Struct, frozen=True):
     nbytes: int
 
 
-class Define(Message, frozen=True):
+class Define(Message, frozen=True, omit_defaults=True):
     """Make a program ready. Answered by ``Defined`` at once, and by ``Ready`` when all weights are there.
 
     A repeat of a program that is ready is answered the same way again; ``Failed`` says what is wrong otherwise.
@@ -133,6 +133,7 @@ class Define(Message, frozen=True):
         sources: one per weight of the program, in the program's order.
         kv_pages: pages in the KV cache of every layer; 0 for a program without caches.
         max_tokens: the most tokens one ``Run`` will carry; max_rows: the most rows it will ask for.
+        threads: the most threads to run it with; 0 for as many as the device has.
     """
 
     program: bytes
@@ -141,6 +142,7 @@ class Define(Message, frozen=True):
     kv_pages: int
     max_tokens: int
     max_rows: int
+    threads: int = 0
 
 
 class Defined(Message, frozen=True):

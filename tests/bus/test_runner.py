@@ -9,6 +9,7 @@ import pytest
 from ollama_zmq.bus.runner import Reply, Runner
 from ollama_zmq.devices.base import Budget
 from ollama_zmq.devices.reference import ReferenceDevice
+from ollama_zmq.devices.registry import open_device
 from ollama_zmq.errors import (
     ModelFileError,
     OpError,
@@ -17,7 +18,7 @@ from ollama_zmq.errors import (
     ShapeError,
     UnsupportedOp,
 )
-from ollama_zmq.ops.program import Call
+from ollama_zmq.ops.program import Call, verify
 from ollama_zmq.wire.messages import CHUNK_BYTES, Defined, Put, Ran, Ready, Stored, WeightSource
 from tests.bus.peer import cached_program, chunks_of, define_of, linear_program, random_weight, run_of
 
@@ -265,6 +266,8 @@ SOURCE = define_of(PROGRAM).sources[0]
         (replaced(define_of(PROGRAM), max_tokens=1 << 20), OpError, "max_tokens="),
         (replaced(define_of(PROGRAM), max_rows=0), OpError, "max_rows=0"),
         (replaced(define_of(PROGRAM), max_rows=1 << 10), OpError, "max_rows=1024"),
+        (replaced(define_of(PROGRAM), threads=-1), OpError, "threads=-1"),
+        (replaced(define_of(PROGRAM), threads=1 << 20), OpError, "threads=1048576"),
         (define_of(cached_program(), kv_pages=1 << 23), OutOfDeviceMemory, "program 'attention' needs"),
     ],
 )
@@ -273,6 +276,16 @@ def test_a_wrong_definition_is_named(runner, device, define, error, words):
         runner.define(define)
     assert words in str(caught.value)
     assert device.budget.used == 0
+
+
+@pytest.mark.parametrize(("wanted", "used"), [(0, 3), (2, 2), (3, 3), (9, 3)])
+def test_a_program_runs_on_as_many_threads_as_its_definition_says(wanted, used):
+    device = open_device("cpu", threads=3, budget=Budget(64 << 20))
+    Runner(device, lambda blob: None).define(replaced(define_of(cached_program(), kv_pages=1), threads=wanted))
+    fields = {"kv_pages": 1, "max_tokens": 16, "max_rows": 16}
+    sizes = [device.executable_nbytes(verify(cached_program()), **fields, threads=n) for n in (1, 2, 3)]
+    assert sizes.index(device.budget.used) + 1 == used
+    device.close()
 
 
 def test_an_unknown_op_is_named(runner):

@@ -262,6 +262,15 @@ def test_missing_weights_are_sent_in_order_and_progress_is_told(workers, network
     assert isinstance(effects[-1], Loaded)
 
 
+@pytest.mark.parametrize("addresses", [(), (A,)])
+def test_only_the_local_device_is_told_how_many_threads_a_request_wants(workers, network, addresses):
+    load(workers, replace(order(network, *addresses), num_thread=3))
+    assert {(address, define.threads) for address, define in workers.sent(Define)} == {
+        (LOCAL, 3),
+        *((address, 0) for address in addresses),
+    }
+
+
 def test_a_weight_that_fits_no_budget_is_named_with_the_budgets(workers, network):
     workers.answers[(A, Hello)] = lambda _: [welcome(memory_budget=1000)]
     workers.answers[(LOCAL, Hello)] = lambda _: [welcome(memory_budget=2000)]

@@ -1,6 +1,7 @@
 """What the CPU device promises besides its numbers: memory that is counted and given back, refusals, names."""
 
 import gc
+import os
 
 import numpy as np
 import pytest
@@ -249,3 +250,33 @@ def test_a_model_of_floats_agrees_with_the_reference_device(device, tmp_path):
         with running(other, path) as model:
             logits.append(model.run(token_ids))
     assert np.abs(logits[0] - logits[1]).max() <= 2e-3 * np.abs(logits[1]).max()
+
+
+def n_os_threads():
+    return len(os.listdir("/proc/self/task"))
+
+
+@pytest.mark.parametrize(("wanted", "more"), [(0, 0), (1, 0), (2, 1), (3, 2), (4, 0), (9, 0)])
+def test_a_program_has_the_threads_it_was_compiled_for_as_long_as_it_lives(wanted, more):
+    device = open_device(4, Budget(64 * MEBIBYTE))
+    weight, before = device.load_weight(MATRIX, ONES), n_os_threads()
+    executable = device.compile(cached(), {"w": weight}, kv_pages=1, max_tokens=1, threads=wanted)
+    assert n_os_threads() == before + more
+    assert executable.nbytes == device.executable_nbytes(cached(), kv_pages=1, max_tokens=1, threads=wanted)
+    executable.close()
+    device.close()
+    del executable
+    assert n_os_threads() == before - 3
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_fewer_threads_take_less_memory_and_give_the_same_bits(threads):
+    device = open_device(4, Budget(64 * MEBIBYTE))
+    weight, token_ids = device.load_weight(MATRIX, ONES), np.arange(9, dtype=np.int32)
+    all_threads, few = (
+        device.compile(cached(), {"w": weight}, kv_pages=1, max_tokens=9, threads=n) for n in (0, threads)
+    )
+    step = Step.of([9], [0], [[0]])
+    assert few.nbytes < all_threads.nbytes
+    assert_array_equal(few.run(token_ids, step), all_threads.run(token_ids, step))
+    device.close()
