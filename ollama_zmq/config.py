@@ -31,7 +31,7 @@ VARIABLES = {
     "OLLAMA_MODELS": "The path to the models directory",
     "OLLAMA_NOHISTORY": "Do not preserve readline history",
     "OLLAMA_NOPRUNE": "Do not prune model blobs on startup",
-    "OLLAMA_NUM_PARALLEL": "Maximum number of parallel requests (default 1)",
+    "OLLAMA_NUM_PARALLEL": "Maximum number of parallel requests (default: as many as the KV cache holds)",
     "OLLAMA_ORIGINS": "A comma separated list of allowed origins",
     "OLLAMA_RPC_POLICY": "throughput uses every listed worker, fastest may leave some out (default throughput)",
     "OLLAMA_RPC_SERVERS": "A comma separated list of rpc-server workers (host:port)",
@@ -77,7 +77,7 @@ class Config:
         models: folder of manifests and blobs.
         keep_alive_s: how long an unused model stays loaded; ``inf`` for ever.
         context_length: ``num_ctx`` where neither request nor Modelfile has one; 0 for the default.
-        num_parallel: sequences per model at the same time.
+        num_parallel: sequences per model at the same time; 0 for as many as the KV cache holds.
         max_queue: requests that may wait.
         max_loaded_models: models in memory at the same time; 0 for as many as fit.
         origins: patterns of web origins that may call; ``*`` stands for any text.
@@ -90,7 +90,7 @@ class Config:
     models: Path = field(default_factory=lambda: Path.home() / ".ollama" / "models")
     keep_alive_s: float = 300.0
     context_length: int = 0
-    num_parallel: int = 1
+    num_parallel: int = 0
     max_queue: int = 512
     max_loaded_models: int = 0
     origins: tuple[str, ...] = ()
@@ -110,7 +110,7 @@ class Config:
             models=Path(values.text("OLLAMA_MODELS") or Path.home() / ".ollama" / "models").expanduser(),
             keep_alive_s=values.duration("OLLAMA_KEEP_ALIVE", 300.0),
             context_length=values.count("OLLAMA_CONTEXT_LENGTH", 0),
-            num_parallel=max(1, values.count("OLLAMA_NUM_PARALLEL", 1)),
+            num_parallel=values.count("OLLAMA_NUM_PARALLEL", 0),
             max_queue=values.count("OLLAMA_MAX_QUEUE", 512),
             max_loaded_models=values.count("OLLAMA_MAX_LOADED_MODELS", 0),
             origins=_origins(values.text("OLLAMA_ORIGINS")),

@@ -12,13 +12,13 @@ def read(**environ: str) -> Config:
     return Config.from_environment(environ)
 
 
-def test_an_empty_environment_gives_ollamas_defaults():
+def test_an_empty_environment_gives_the_defaults():
     config = read()
     assert (config.host, config.keep_alive_s, config.max_queue, config.num_parallel, config.context_length) == (
         Address("http", "127.0.0.1", 11434),
         300.0,
         512,
-        1,
+        0,
         0,
     )
     assert (config.models, config.rpc_servers, config.warnings) == (Path.home() / ".ollama/models", "", ())

@@ -55,7 +55,8 @@ class LoadRequest:
     Attributes:
         blob: "sha256-<hex>" when the file is a blob of a store; workers that hold the blob need not be sent its bytes.
         num_ctx: slots of one sequence; at most the context the model was trained for is used.
-        num_batch: the most tokens of one pass; num_parallel: sequences at once.
+        num_batch: the most tokens of one pass.
+        num_parallel: sequences at once, with room for a whole context each; 0 for as many as the KV pages hold.
         num_thread: the most threads of the local device; 0 for all it has. Workers have threads of their own.
         max_in_flight: microbatches in the stages at once; 0 leaves it to the cost model.
     """
@@ -355,7 +356,7 @@ class Broker:
             kv_pages=loaded.kv_pages,
             max_tokens=model.order.max_tokens,
             max_rows=model.order.max_rows,
-            max_sequences=model.order.num_parallel,
+            max_sequences=model.order.max_sequences,
             stages=loaded.costs,
             max_in_flight=model.request.max_in_flight,
         )

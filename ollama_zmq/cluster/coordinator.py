@@ -22,8 +22,10 @@ answered is a mistake in the list and fails the load, naming it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 
+from ollama_zmq.cluster.contexts import with_contexts
 from ollama_zmq.cluster.events import (
     Attached,
     Broke,
@@ -226,20 +228,21 @@ class Coordinator:
 
     def _begin(self, pipeline: Pipeline) -> list[Effect]:
         """Plan a model whose workers have joined, and send its programs."""
-        order = pipeline.order
+        order = replace(pipeline.order, contexts=1)
         try:
             strangers = [self.links[address] for address in order.addresses if not self.links[address].is_usable]
             if strangers:
                 raise Unreachable("; ".join(link.detail for link in strangers))
-            demand = demand_of(order)
-            placement = self._placement(order, demand)
-            stages = stages_of(order, demand, placement)
+            placement = self._placement(order, demand_of(order))
+            order = with_contexts(order, placement, lambda roomy: self._plan(roomy, demand_of(roomy), frozenset()))
+            stages = stages_of(order, demand_of(order), placement)
         except OllamaZmqError as error:
             del self.pipelines[order.model]
             return [LoadFailed(order.model, error)]
         effects: list[Effect] = []
         if order.replaces in self.pipelines:
             effects += [Replaced(order.replaces), *self.unload(order.replaces)]
+        pipeline.order = order
         effects += pipeline.define(placement, stages)
         self._programs.update({stage.program: pipeline for stage in stages})
         return effects + self._leave_unused()

@@ -37,7 +37,9 @@ class LoadOrder:
         idle, busy: models that may be asked to go before it is loaded, least recently used first.
         blob: identity of the model file, "sha256-<hex>" for a blob of the store.
         addresses: "host:port" of the workers, in order of preference.
-        num_ctx: slots of one sequence; num_parallel: sequences at once.
+        num_ctx: slots of one sequence.
+        num_parallel: sequences at once, with pages for a whole context each; 0 for as many as ``contexts`` contexts'
+            worth of pages hold.
         max_tokens: the most tokens of one pass.
         num_thread: the most threads of the local device; 0 for all it has.
     """
@@ -55,6 +57,7 @@ class LoadOrder:
     idle: tuple[int, ...] = ()
     busy: tuple[int, ...] = ()
     num_thread: int = 0
+    contexts: int = 1
 
     @property
     def max_rows(self) -> int:
@@ -64,7 +67,12 @@ class LoadOrder:
     @property
     def kv_pages(self) -> int:
         """Pages in the KV cache of every layer."""
-        return -(-self.num_ctx // PAGE_SLOTS) * self.num_parallel
+        return -(-self.num_ctx // PAGE_SLOTS) * (self.num_parallel or self.contexts)
+
+    @property
+    def max_sequences(self) -> int:
+        """The most sequences that hold pages at once: each may want a row of logits in one pass."""
+        return self.num_parallel or self.max_rows
 
 
 @dataclass(frozen=True, slots=True)

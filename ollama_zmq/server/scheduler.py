@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import structlog
 
+from ollama_zmq.cluster.contexts import CONTEXTS
 from ollama_zmq.errors import MemoryInUse, OllamaZmqError, ServerBusy
 from ollama_zmq.server.resident import Resident, Timer
 from ollama_zmq.store.stored_model import StoredModel
@@ -144,7 +145,7 @@ class Scheduler:
 
     async def _acquire(self, model: StoredModel, wanted: LoadRequest) -> Resident:
         if (resident := self._fitting(wanted)) and not resident.leaves:
-            if resident.users - wanted.num_parallel >= self._max_queue:
+            if resident.users - (wanted.num_parallel or CONTEXTS) >= self._max_queue:
                 raise _busy()
             return resident
         if self._waiting >= max(1, self._max_queue):
