@@ -71,6 +71,10 @@ class Client:
         """Workers, stages and latencies."""
         return self._get("/api/cluster")
 
+    def plan(self, model: str, options: Json) -> Json:
+        """What loading *model* would do, for every sensible choice of workers. Raises ModelNotFound."""
+        return self._post("/api/cluster/plan", {"model": model, "options": options})
+
     def show(self, model: str, **fields: Any) -> Json:
         """Everything about *model*. Raises ModelNotFound."""
         return self._post("/api/show", {"model": model, **fields})

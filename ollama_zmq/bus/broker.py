@@ -20,17 +20,18 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 import zmq
 
 from ollama_zmq.bus.coordinator_loop import CoordinatorLoop, Served
 from ollama_zmq.bus.local_worker import LocalWorker
+from ollama_zmq.cluster.dry_run import dry_run
 from ollama_zmq.cluster.events import Effect, Joined, Loaded, LoadFailed, ModelLost, Progressed, Replaced
 from ollama_zmq.cluster.placement import Policy
-from ollama_zmq.cluster.stages import LOCAL, LoadOrder
-from ollama_zmq.cluster.state import ClusterState
+from ollama_zmq.cluster.stages import LOCAL, NO_MODEL, LoadOrder
+from ollama_zmq.cluster.state import ClusterState, DryRun
 from ollama_zmq.devices.base import Budget
 from ollama_zmq.devices.registry import default_budget, open_device
 from ollama_zmq.engine.embedding import Embedding
@@ -43,6 +44,7 @@ from ollama_zmq.text.tokenizer import Tokenizer, load_tokenizer
 
 log = structlog.get_logger()
 
+T = TypeVar("T")
 OnOutput = Callable[[Output], None]
 OnProgress = Callable[[str, int, int], None]
 DEFAULT_RPC_PORT = 50052
@@ -99,8 +101,8 @@ class _Numbers:
 
     model: int
     replaces: int
-    idle: tuple[int, ...]
-    busy: tuple[int, ...]
+    idle: tuple[int, ...] = ()
+    busy: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -197,24 +199,32 @@ class Broker:
         started = time.monotonic()
         numbers = _Numbers(
             next(self._numbers),
-            replaces.number if replaces is not None else 0,
+            replaces.number if replaces is not None else NO_MODEL,
             tuple(other.number for other in idle),
             tuple(other.number for other in busy),
         )
 
         def prepare() -> None:
-            try:
-                model = self._open(wanted, numbers, future, on_progress, started)
-                endpoints = {address: resolve(address) for address in wanted.rpc_servers}
-            except OllamaZmqError as error:
-                future.set_exception(error)
-                return
-            except OSError as error:
-                future.set_exception(RequestError(f"cannot open {wanted.path}: {error.strerror or error}"))
-                return
+            model = self._open(wanted, numbers, future, on_progress, started)
+            endpoints = {address: resolve(address) for address in wanted.rpc_servers}
             self._loop.call(lambda: self._begin(model, endpoints))
 
-        threading.Thread(target=prepare, name="loader", daemon=True).start()
+        _in_thread("loader", future, prepare)
+        return future
+
+    def plan(self, wanted: LoadRequest, *, replaces: LoadedModel | None = None) -> Future[DryRun]:
+        """Return what a load of *wanted* would do, without loading anything; its workers are greeted."""
+        future: Future[DryRun] = Future()
+
+        def work() -> None:
+            with open_gguf(wanted.path) as gguf:
+                numbers = _Numbers(NO_MODEL, replaces.number if replaces is not None else NO_MODEL)
+                order = _order(wanted, Network(gguf), numbers)
+                self.check_workers(wanted.rpc_servers).result()
+                found = dry_run(order, self._ask(lambda: self._loop.coordinator.survey(order)))
+            future.set_result(found)
+
+        _in_thread("planner", future, work)
         return future
 
     def holds(self, model: LoadedModel) -> bool:
@@ -260,8 +270,19 @@ class Broker:
 
     def cluster(self) -> ClusterState:
         """Return what is known of the workers and stages at this moment."""
-        future: Future[ClusterState] = Future()
-        self._loop.call(lambda: future.set_result(self._loop.coordinator.state()))
+        return self._ask(self._loop.coordinator.state)
+
+    def _ask(self, question: Callable[[], T]) -> T:
+        """The answer to *question*, which is asked in the broker's thread."""
+        future: Future[T] = Future()
+
+        def answer() -> None:
+            try:
+                future.set_result(question())
+            except OllamaZmqError as error:
+                future.set_exception(error)
+
+        self._loop.call(answer)
         return future.result(timeout=10)
 
     def check_workers(self, addresses: tuple[str, ...]) -> Future[ClusterState]:
@@ -269,11 +290,7 @@ class Broker:
         future: Future[ClusterState] = Future()
 
         def prepare() -> None:
-            try:
-                endpoints = {address: resolve(address) for address in addresses}
-            except OllamaZmqError as error:
-                future.set_exception(error)
-                return
+            endpoints = {address: resolve(address) for address in addresses}
             self._loop.call(lambda: join(endpoints))
 
         def join(endpoints: dict[str, str]) -> None:
@@ -281,7 +298,7 @@ class Broker:
             self._loop.endpoints.update(endpoints)
             self._loop.apply(self._loop.coordinator.join(addresses, time.monotonic()))
 
-        threading.Thread(target=prepare, name="resolver", daemon=True).start()
+        _in_thread("resolver", future, prepare)
         return future
 
     # In the loader's thread
@@ -302,21 +319,7 @@ class Broker:
         except OllamaZmqError:
             gguf.close()
             raise
-        order = LoadOrder(
-            model=numbers.model,
-            name=wanted.name,
-            network=network,
-            blob=wanted.blob or _file_identity(wanted.path),
-            addresses=wanted.rpc_servers,
-            num_ctx=min(wanted.num_ctx, network.context_length),
-            num_parallel=wanted.num_parallel,
-            max_tokens=wanted.num_batch,
-            policy=wanted.policy,
-            replaces=numbers.replaces,
-            idle=numbers.idle,
-            busy=numbers.busy,
-            num_thread=wanted.num_thread,
-        )
+        order = _order(wanted, network, numbers)
         return _Model(wanted, gguf, network, tokenizer, embedding, order, future, on_progress, started)
 
     # In the broker's thread
@@ -349,17 +352,12 @@ class Broker:
 
     def _finish_load(self, loaded: Loaded) -> None:
         model, served = self._models[loaded.model], self._loop.models[loaded.model]
-        served.engine = Engine(
-            tokenizer=model.tokenizer,
-            vocab_size=model.network.vocab_size,
-            num_ctx=model.order.num_ctx,
-            kv_pages=loaded.kv_pages,
-            max_tokens=model.order.max_tokens,
-            max_rows=model.order.max_rows,
-            max_sequences=model.order.max_sequences,
-            stages=loaded.costs,
-            max_in_flight=model.request.max_in_flight,
-        )
+        try:
+            served.engine = self._engine(model, loaded)
+        except OllamaZmqError as error:
+            self._loop.apply(self._loop.coordinator.unload(loaded.model))
+            self._forget(loaded.model, error)
+            return
         served.embedding = None if loaded.is_whole else model.embedding
         model.loaded = LoadedModel(
             number=loaded.model,
@@ -372,6 +370,20 @@ class Broker:
             load_s=time.monotonic() - model.started,
         )
         model.future.set_result(model.loaded)
+
+    @staticmethod
+    def _engine(model: _Model, loaded: Loaded) -> Engine:
+        return Engine(
+            tokenizer=model.tokenizer,
+            vocab_size=model.network.vocab_size,
+            num_ctx=model.order.num_ctx,
+            kv_pages=loaded.kv_pages,
+            max_tokens=model.order.max_tokens,
+            max_rows=model.order.max_rows,
+            max_sequences=model.order.max_sequences,
+            stages=loaded.costs,
+            max_in_flight=model.request.max_in_flight,
+        )
 
     def _on_output(self, output: Output) -> None:
         ended = isinstance(output, Finished | Scored | Broken)
@@ -437,6 +449,38 @@ def resolve(address: str) -> str:
     family, *_, sockaddr = min(found, key=lambda entry: entry[0] != socket.AF_INET)
     ip = str(sockaddr[0])
     return f"tcp://[{ip}]:{port}" if family == socket.AF_INET6 else f"tcp://{ip}:{port}"
+
+
+def _order(wanted: LoadRequest, network: Network, numbers: _Numbers) -> LoadOrder:
+    return LoadOrder(
+        model=numbers.model,
+        name=wanted.name,
+        network=network,
+        blob=wanted.blob or _file_identity(wanted.path),
+        addresses=wanted.rpc_servers,
+        num_ctx=min(wanted.num_ctx, network.context_length),
+        num_parallel=wanted.num_parallel,
+        max_tokens=wanted.num_batch,
+        policy=wanted.policy,
+        replaces=numbers.replaces,
+        idle=numbers.idle,
+        busy=numbers.busy,
+        num_thread=wanted.num_thread,
+    )
+
+
+def _in_thread(name: str, future: Future[Any], work: Callable[[], None]) -> None:
+    """Do *work* in a thread of its own; what it raises is what *future* fails with."""
+
+    def run() -> None:
+        try:
+            work()
+        except OSError as error:
+            future.set_exception(RequestError(f"cannot open {error.filename}: {error.strerror or error}"))
+        except Exception as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
 
 
 def _file_identity(path: Path) -> str:

@@ -23,12 +23,19 @@ WORKER_COLUMNS = (
     "VERSION",
     "DEVICE",
 )
-STAGE_COLUMNS = ("STAGE", "WORKER", "COMPUTE p50/p95", "WIRE p50/p95", "QUEUE p50/p95", "STEPS")
+STAGE_COLUMNS = ("STAGE", "WORKER", "PREDICTED", "COMPUTE p50/p95", "WIRE p50/p95", "QUEUE p50/p95", "STEPS")
 
 
-@click.command(short_help="Show the workers, their layers and latencies")
-def cluster() -> None:
+PLAN_COLUMNS = ("", "PLAN", "DECODE", "PREFILL", "REMARKS")
+PLANNED_COLUMNS = ("PLAN", "STAGE", "WORKER", "WEIGHTS", "KV CACHE", "SCRATCH", "MEMORY", "TOKEN")
+
+
+@click.group(invoke_without_command=True, short_help="Show the workers, their layers and latencies")
+@click.pass_context
+def cluster(ctx: click.Context) -> None:
     """Show the server's workers, the layers and memory on each, their speeds, and the latency of each stage."""
+    if ctx.invoked_subcommand is not None:
+        return
     with Client() as client:
         state = client.cluster()
     click.echo(table(WORKER_COLUMNS, [worker_row(worker) for worker in state["workers"]]))
@@ -38,8 +45,56 @@ def cluster() -> None:
     for model in state["models"]:
         click.echo(f"\n{model_line(model)}\n")
         click.echo(table(STAGE_COLUMNS, [stage_row(stage) for stage in model["stages"]]))
+        click.echo(f"\n{speed_line(model)}")
         for note in model["notes"]:
             click.echo(f"\nnote: {note}")
+
+
+@cluster.command(short_help="Show what loading a model would do")
+@click.argument("model")
+@click.option("--rpc-servers", metavar="LIST", help="Workers, host:port,host:port (default: those of the server)")
+@click.option("--num-ctx", type=int, help="Context length")
+@click.option("--num-batch", type=int, help="The most tokens of one pass")
+def plan(model: str, **options: str | int | None) -> None:
+    """Show layers, bytes and predicted speeds of MODEL for every sensible choice of workers. Nothing is loaded."""
+    with Client() as client:
+        found = client.plan(model, {name: value for name, value in options.items() if value is not None})
+    at_once = f", {found['num_parallel']} at once" if found["num_parallel"] else ""
+    click.echo(f"{found['model']}: context {found['num_ctx']}{at_once}\n")
+    click.echo(table(PLAN_COLUMNS, [plan_row(entry) for entry in found["plans"]]))
+    rows = [planned_row(entry["name"], stage) for entry in found["plans"] for stage in entry["stages"]]
+    click.echo(f"\n{table(PLANNED_COLUMNS, rows)}")
+    for why in found["absent"]:
+        click.echo(f"\nnot there: {why}")
+
+
+def plan_row(entry: dict[str, Any]) -> tuple[str, ...]:
+    """A line of the table of plans; the one that a load would make is marked."""
+    unloads = [f"unloads {', '.join(entry['unloads'])}"] if entry["unloads"] else []
+    remarks = "; ".join([*([entry["error"]] if entry["error"] else []), *unloads, *entry["notes"]])
+    speeds = entry["predicted"]
+    decode, prefill = (tokens_per_s(speeds[f"{what}_tokens_per_s"]) for what in ("decode", "prefill"))
+    return ("*" if entry["chosen"] else "", entry["name"], decode, prefill, remarks)
+
+
+def planned_row(name: str, stage: dict[str, Any]) -> tuple[str, ...]:
+    """A line of the table of planned stages."""
+    sizes = [human_bytes(stage[f"{what}_bytes"]) for what in ("weight", "kv", "scratch", "need")]
+    return (name, stage_name(stage), stage["worker"], *sizes, f"{stage['predicted_us']:.0f} us")
+
+
+def speed_line(model: dict[str, Any]) -> str:
+    """What was predicted for a model beside what was measured."""
+    texts = []
+    for what in ("decode", "prefill"):
+        measured, predicted = (tokens_per_s(model[kind][f"{what}_tokens_per_s"]) for kind in ("measured", "predicted"))
+        texts.append(f"{what} {measured} (predicted {predicted})")
+    return ", ".join(texts)
+
+
+def tokens_per_s(speed: float) -> str:
+    """A speed as people read it; ``-`` when it is not known."""
+    return f"{speed:.1f} tokens/s" if speed else "-"
 
 
 def model_line(model: dict[str, Any]) -> str:
@@ -67,10 +122,16 @@ def worker_row(worker: dict[str, Any]) -> tuple[str, ...]:
 
 def stage_row(stage: dict[str, Any]) -> tuple[str, ...]:
     """A line of the table of stages; latencies in microseconds."""
-    layers = f" {stage['first_layer']}..{stage['last_layer']}" if stage["first_layer"] >= 0 else ""
     latency = stage.get("latency") or {}
     times = tuple(_percentiles(latency.get(part)) for part in ("compute", "wire", "queue"))
-    return (f"{stage['part']}{layers}", stage["worker"], *times, str(latency.get("steps", 0)))
+    predicted = f"{stage['predicted_us']:.0f} us"
+    return (stage_name(stage), stage["worker"], predicted, *times, str(latency.get("steps", 0)))
+
+
+def stage_name(stage: dict[str, Any]) -> str:
+    """``layers 0..14``, ``head``."""
+    layers = f" {stage['first_layer']}..{stage['last_layer']}" if stage["first_layer"] >= 0 else ""
+    return f"{stage['part']}{layers}"
 
 
 def _known(value: float, text: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ollama_zmq.cli.cluster import speed_line
 from ollama_zmq.cli.tables import columns, table
 from ollama_zmq.client import Client
 from ollama_zmq.units import human_bytes, human_time
@@ -54,11 +55,11 @@ def until(expires_at: datetime, now: datetime) -> str:
 
 
 def worker_lines(cluster: dict[str, Any]) -> list[str]:
-    """One line per worker that holds a part of the model: address, layers, bytes."""
-    return columns(
-        [
-            ("", worker["address"], worker["layers"] or "-", human_bytes(worker["held_bytes"]))
-            for worker in cluster["workers"]
-            if worker["layers"] or worker["held_bytes"]
-        ]
-    )
+    """One line per worker that holds a part of a model: address, layers, bytes; and the speed of each model."""
+    workers = [
+        ("", worker["address"], worker["layers"] or "-", human_bytes(worker["held_bytes"]))
+        for worker in cluster["workers"]
+        if worker["layers"] or worker["held_bytes"]
+    ]
+    speeds = [("", model["name"], speed_line(model)) for model in cluster["models"]]
+    return [*columns(workers), *columns(speeds)]

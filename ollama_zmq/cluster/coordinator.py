@@ -41,10 +41,11 @@ from ollama_zmq.cluster.events import (
 from ollama_zmq.cluster.link import JOINING, Link, Status
 from ollama_zmq.cluster.links import ENDED, Links
 from ollama_zmq.cluster.pipeline import Phase, Pipeline
-from ollama_zmq.cluster.placement import Demand, Placement, Site, place
+from ollama_zmq.cluster.placement import Demand, Placement
 from ollama_zmq.cluster.room import room_for
 from ollama_zmq.cluster.stages import LOCAL, LoadOrder, demand_of, stages_of
 from ollama_zmq.cluster.state import ClusterState, WorkerState
+from ollama_zmq.cluster.survey import Survey
 from ollama_zmq.devices.base import Array
 from ollama_zmq.engine.requests import Microbatch
 from ollama_zmq.errors import (
@@ -233,8 +234,9 @@ class Coordinator:
             strangers = [self.links[address] for address in order.addresses if not self.links[address].is_usable]
             if strangers:
                 raise Unreachable("; ".join(link.detail for link in strangers))
-            placement = self._placement(order, demand_of(order))
-            order = with_contexts(order, placement, lambda roomy: self._plan(roomy, demand_of(roomy), frozenset()))
+            survey, free = self.survey(order), {order.replaces}
+            placement = self._placement(order, demand_of(order), survey)
+            order = with_contexts(order, placement, lambda roomy: survey.plan(demand_of(roomy), roomy.policy, free))
             stages = stages_of(order, demand_of(order), placement)
         except OllamaZmqError as error:
             del self.pipelines[order.model]
@@ -247,28 +249,39 @@ class Coordinator:
         self._programs.update({stage.program: pipeline for stage in stages})
         return effects + self._leave_unused()
 
-    def _placement(self, order: LoadOrder, demand: Demand) -> Placement:
+    def _placement(self, order: LoadOrder, demand: Demand, survey: Survey) -> Placement:
         """Where the layers of *order* go, beside the models that are loaded.
 
         Raises:
             MemoryInUse: other models must go first.
             OutOfDeviceMemory: it does not fit.
         """
-        idle = [model for model in order.idle if model in self.pipelines]
-        busy = [model for model in order.busy if model in self.pipelines]
-        placement, gone = room_for(lambda gone: self._plan(order, demand, gone), idle, busy)
+        idle = [model for model in order.idle if model in survey.held]
+        busy = [model for model in order.busy if model in survey.held]
+        replaced = {order.replaces}
+        placement, gone = room_for(lambda gone: survey.plan(demand, order.policy, gone | replaced), idle, busy)
         if gone:
-            names = ", ".join(self.pipelines[model].order.name for model in sorted(gone))
+            names = ", ".join(survey.names[model] for model in sorted(gone))
             raise MemoryInUse(f"{order.name} needs memory that other models have: {names}", models=gone)
         return placement
 
-    def _plan(self, order: LoadOrder, demand: Demand, gone: frozenset[int]) -> Placement:
-        ready = [self.links[address] for address in order.addresses if self.links[address].status is Status.READY]
-        local = self.links[LOCAL]
+    def survey(self, order: LoadOrder) -> Survey:
+        """What the workers of *order* have, once they have joined or been given up.
+
+        Raises:
+            OutOfDeviceMemory: this machine's own device is not ready.
+        """
+        links, local = [self.links[address] for address in order.addresses], self.links[LOCAL]
         if local.status is not Status.READY:
             raise OutOfDeviceMemory(f"this machine's own device is not ready: {local.detail or local.status.value}")
-        sites = [self._site(link, order, gone) for link in (*ready, local)]
-        return place(demand, sites[:-1], sites[-1], order.policy)
+        others = {model: pipeline for model, pipeline in self.pipelines.items() if model != order.model}
+        return Survey(
+            tuple(link.site for link in links if link.status is Status.READY),
+            local.site,
+            {model: pipeline.held() for model, pipeline in others.items()},
+            {model: pipeline.order.name for model, pipeline in others.items()},
+            tuple(link.detail for link in links if link.status is not Status.READY),
+        )
 
     def _ended(self, pipeline: Pipeline, effects: list[Effect]) -> list[Effect]:
         """*effects* of what happened to *pipeline*, which is forgotten if that was its end."""
@@ -277,19 +290,6 @@ class Coordinator:
         if pipeline.phase is Phase.GONE:
             del self.pipelines[pipeline.order.model]
         return effects
-
-    def _site(self, link: Link, order: LoadOrder, gone: frozenset[int]) -> Site:
-        """A worker with the memory that it has when some models are gone."""
-        assert link.welcome is not None
-        staying = (p for model, p in self.pipelines.items() if model not in {order.model, order.replaces, *gone})
-        return Site(
-            link.address,
-            link.welcome.memory_budget - sum(pipeline.held_on(link.address) for pipeline in staying),
-            max(link.welcome.decode_bytes_per_s, 1.0),
-            max(link.welcome.prefill_macs_per_s, 1.0),
-            link.rtt_s,
-            link.bandwidth_bytes_per_s,
-        )
 
     # What can be seen
 

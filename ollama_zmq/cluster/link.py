@@ -31,6 +31,7 @@ from enum import Enum
 import numpy as np
 
 from ollama_zmq.cluster.events import Connect, Disconnect, Effect, Send
+from ollama_zmq.cluster.placement import Site
 from ollama_zmq.errors import RemoteProtocolError
 from ollama_zmq.ops.registry import ops_hash
 from ollama_zmq.version import PROTOCOL, VERSION
@@ -99,6 +100,19 @@ class Link:
     def is_usable(self) -> bool:
         """Whether a load may go on with it: it is ready, or it is a known one that died."""
         return self.status is Status.READY or (self.status is Status.LOST and self.was_ready)
+
+    @property
+    def site(self) -> Site:
+        """What the planner knows of it, once it is ready."""
+        assert self.welcome is not None
+        return Site(
+            self.address,
+            self.welcome.memory_budget,
+            max(self.welcome.decode_bytes_per_s, 1.0),
+            max(self.welcome.prefill_macs_per_s, 1.0),
+            self.rtt_s,
+            self.bandwidth_bytes_per_s,
+        )
 
     @property
     def host(self) -> str:

@@ -34,15 +34,16 @@ from ollama_zmq.cluster.events import (
     SendChunk,
     StepFailed,
 )
+from ollama_zmq.cluster.forecast import forecast, stage_cost, token_us
 from ollama_zmq.cluster.latency import LatencyWindow
 from ollama_zmq.cluster.link import Link, Status
 from ollama_zmq.cluster.links import Links
 from ollama_zmq.cluster.placement import Placement
+from ollama_zmq.cluster.speed import SpeedMeter
 from ollama_zmq.cluster.stages import LoadOrder, Stage
-from ollama_zmq.cluster.state import ModelState, StageState
+from ollama_zmq.cluster.state import ModelState, Speeds, StageState
 from ollama_zmq.cluster.uploads import Upload
 from ollama_zmq.devices.base import Array
-from ollama_zmq.engine.costs import Line
 from ollama_zmq.engine.pacing import StageCost, StageTime
 from ollama_zmq.engine.requests import Microbatch
 from ollama_zmq.errors import OllamaZmqError, RemoteProtocolError, StageLost
@@ -106,6 +107,8 @@ class Pipeline:
         self._unready: set[bytes] = set()
         self._uploads: dict[str, Upload] = {}
         self._latency: list[LatencyWindow] = []
+        self._speed = SpeedMeter()
+        self._costs: tuple[StageCost, ...] = ()
         self._losses = 0
 
     @property
@@ -116,6 +119,10 @@ class Pipeline:
     def is_loading_on(self, address: str) -> bool:
         """Whether a worker is about to load a part of it."""
         return self.phase in LOADING and address in self.addresses
+
+    def held(self) -> dict[str, int]:
+        """Worker address -> bytes that it uses for this model, or is going to by the plan."""
+        return {address: self.held_on(address) for address in self.addresses}
 
     def held_on(self, address: str) -> int:
         """Bytes that a worker uses for this model, or is going to by the plan."""
@@ -128,7 +135,10 @@ class Pipeline:
         self.phase, self.placement, self.stages = Phase.DEFINING, placement, stages
         self._held = {stage.program: stage.need for stage in stages}
         self._unready = {stage.program for stage in stages}
-        self._latency = [LatencyWindow() for _ in stages]
+        self._latency, self._speed = [LatencyWindow() for _ in stages], SpeedMeter()
+        sites = (self._links[stage.address].site for stage in stages)
+        hidden_size = self.order.network.hidden_size
+        self._costs = tuple(stage_cost(stage, site, hidden_size) for stage, site in zip(stages, sites, strict=True))
         self._uploads = {stage.address: Upload() for stage in stages}
         return [self._links[stage.address].send(stage.define) for stage in stages]
 
@@ -180,6 +190,8 @@ class Pipeline:
 
     def run(self, microbatch: Microbatch, tensor: Array, now: float) -> list[Effect]:
         """Send *microbatch* through the stages."""
+        if microbatch is not WARM_UP:
+            self._speed.begin(microbatch, now)
         return self._fly(next(self._numbers), Flight(microbatch, 0, now, 0.0), tensor, now)
 
     def ran(self, message: Ran, output: Array, now: float) -> list[Effect]:
@@ -197,6 +209,7 @@ class Pipeline:
             return self._fly(message.microbatch, flight, output, now)
         if microbatch is WARM_UP:
             return self._loaded()
+        self._speed.end(microbatch, now)
         if flight.stage < len(self.stages):  # no logits are wanted, so there is nothing for the head to do
             flight.times.append(StageTime(0, 0.0, None))
             output = np.zeros((0, self.order.network.vocab_size), np.float32)
@@ -210,17 +223,7 @@ class Pipeline:
 
     def _loaded(self) -> list[Effect]:
         self.phase = Phase.LOADED
-        held = {address: self.held_on(address) for address in self.addresses}
-        costs = tuple(self._cost(stage, self._links[stage.address]) for stage in self.stages)
-        return [Loaded(self.order.model, self._plain_stages(), held, self.order.kv_pages, costs)]
-
-    def _cost(self, stage: Stage, link: Link) -> StageCost:
-        """What *stage* will cost by what its worker and the link to it were measured at."""
-        assert link.welcome is not None
-        fixed_s = stage.nbytes / max(link.welcome.decode_bytes_per_s, 1e6)
-        row_s = stage.macs / max(link.welcome.prefill_macs_per_s, 1e6)
-        moved_s = 8.0 * self.order.network.hidden_size / max(link.bandwidth_bytes_per_s, 1e5) if link.remote else 0.0
-        return StageCost(stage.address, Line(fixed_s, row_s), Line(link.rtt_s, moved_s), stage.part == "head")
+        return [Loaded(self.order.model, self._plain_stages(), self.held(), self.order.kv_pages, self._costs)]
 
     def late(self, now: float) -> tuple[str, str] | None:
         """The worker that let a deadline pass, and what to say of it."""
@@ -266,7 +269,10 @@ class Pipeline:
         if self.phase in LOADING:
             return [*self.release(), LoadFailed(self.order.model, error)]
         flight = self.flights.pop(microbatch, None)
-        return [StepFailed(self.order.model, flight.microbatch.id, error)] if flight is not None else []
+        if flight is None:
+            return []
+        self._speed.drop(flight.microbatch)
+        return [StepFailed(self.order.model, flight.microbatch.id, error)]
 
     def lost(self, address: str, detail: str) -> list[Effect]:
         """A stage's worker is gone; in phase JOINING afterwards, the workers that are left shall be joined."""
@@ -289,7 +295,7 @@ class Pipeline:
             if link is not None and link.status is Status.READY:
                 effects.append(link.send(Release(stage.program)))
         self.phase, self.stages, self.placement = Phase.GONE, (), None
-        self._unready, self._uploads, self._latency, self._held = set(), {}, [], {}
+        self._unready, self._uploads, self._latency, self._held, self._costs = set(), {}, [], {}, ()
         self.flights.clear()
         return effects
 
@@ -298,12 +304,21 @@ class Pipeline:
     def state(self) -> ModelState:
         """Return what ``/api/cluster`` shows of this model."""
         stages = tuple(
-            StageState(plain.worker, plain.part, plain.first_layer, plain.last_layer, window.summary())
-            for plain, window in zip(self._plain_stages(), self._latency, strict=True)
+            StageState(s.worker, s.part, s.first_layer, s.last_layer, window.summary(), token_us(cost))
+            for s, window, cost in zip(self._plain_stages(), self._latency, self._costs, strict=True)
         )
         sent, total = self._sent_and_total()
-        notes = self.placement.notes if self.placement else ()
-        return ModelState(self.order.name, self.phase.value, sum(self._held.values()), sent, total, stages, notes)
+        return ModelState(
+            self.order.name,
+            self.phase.value,
+            sum(self._held.values()),
+            sent,
+            total,
+            stages,
+            notes=self.placement.notes if self.placement else (),
+            predicted=forecast(self._costs, self.order.max_tokens) if self._costs else Speeds(),
+            measured=self._speed.speeds(),
+        )
 
     def layers_on(self, address: str) -> str:
         """The layers that a worker holds, as people read them."""

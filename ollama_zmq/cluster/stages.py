@@ -24,6 +24,7 @@ from ollama_zmq.ops.program import PAGE_SLOTS, Program, program_id, row_floats, 
 from ollama_zmq.wire.messages import Define, WeightSource
 
 LOCAL = "local"
+NO_MODEL = 0
 SCORED_ROWS = 64  # 512 rows of a 128k vocabulary would be 268 MB of scratch memory
 
 
@@ -53,7 +54,7 @@ class LoadOrder:
     num_parallel: int
     max_tokens: int
     policy: Policy = Policy.THROUGHPUT
-    replaces: int = 0
+    replaces: int = NO_MODEL
     idle: tuple[int, ...] = ()
     busy: tuple[int, ...] = ()
     num_thread: int = 0

@@ -1,4 +1,4 @@
-"""What can be seen of the cluster: workers, stages and their latencies. ``/api/cluster`` is this, as JSON."""
+"""What can be seen of the cluster: workers, models, stages, plans. ``/api/cluster`` and below are this, as JSON."""
 
 from __future__ import annotations
 
@@ -21,12 +21,20 @@ class StageLatency(msgspec.Struct, frozen=True):
     steps: int
 
 
+class Speeds(msgspec.Struct, frozen=True):
+    """Tokens per second of one stream; 0 when it is not known."""
+
+    decode_tokens_per_s: float = 0.0
+    prefill_tokens_per_s: float = 0.0
+
+
 class StageState(msgspec.Struct, frozen=True):
     """One stage of a model.
 
     Attributes:
         part: "layers", "head" or "whole".
         first_layer, last_layer: inclusive; -1 when it has none.
+        predicted_us: of one decoded token, the way to the worker included.
     """
 
     worker: str
@@ -34,6 +42,7 @@ class StageState(msgspec.Struct, frozen=True):
     first_layer: int
     last_layer: int
     latency: StageLatency | None = None
+    predicted_us: float = 0.0
 
 
 class WorkerState(msgspec.Struct, frozen=True):
@@ -74,6 +83,7 @@ class ModelState(msgspec.Struct, frozen=True):
         nbytes: memory on all workers, by the plan until they have counted it.
         sent_bytes, bytes_to_send: of its weights, those that workers do not have.
         notes: what the planner has to say, such as that one machine alone would be faster.
+        predicted: from what workers and links were measured at when they joined; measured: since the model is loaded.
     """
 
     name: str
@@ -83,6 +93,8 @@ class ModelState(msgspec.Struct, frozen=True):
     bytes_to_send: int = 0
     stages: tuple[StageState, ...] = ()
     notes: tuple[str, ...] = ()
+    predicted: Speeds = Speeds()
+    measured: Speeds = Speeds()
 
 
 class ClusterState(msgspec.Struct, frozen=True):
@@ -92,3 +104,55 @@ class ClusterState(msgspec.Struct, frozen=True):
     protocol: int
     workers: tuple[WorkerState, ...]
     models: tuple[ModelState, ...] = ()
+
+
+class PlannedStage(msgspec.Struct, frozen=True):
+    """One stage of a plan.
+
+    Attributes:
+        need_bytes: what the plan counts for it: weights with headroom, KV cache, scratch memory.
+        predicted_us: of one decoded token, the way to the worker included.
+    """
+
+    worker: str
+    part: str
+    first_layer: int
+    last_layer: int
+    weight_bytes: int
+    kv_bytes: int
+    scratch_bytes: int
+    need_bytes: int
+    predicted_us: float
+
+
+class PlanState(msgspec.Struct, frozen=True):
+    """One plan of a dry run.
+
+    Attributes:
+        chosen: whether it is what loading the model would do.
+        error: why there is no such plan; empty when there is.
+        unloads: models that would have to go.
+    """
+
+    name: str
+    chosen: bool
+    error: str = ""
+    stages: tuple[PlannedStage, ...] = ()
+    predicted: Speeds = Speeds()
+    unloads: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class DryRun(msgspec.Struct, frozen=True):
+    """Everything ``/api/cluster/plan`` tells.
+
+    Attributes:
+        absent: why each worker that was named and did not join is not there; a load would fail.
+    """
+
+    model: str
+    num_ctx: int
+    num_parallel: int
+    policy: str
+    plans: tuple[PlanState, ...]
+    absent: tuple[str, ...] = ()

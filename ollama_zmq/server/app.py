@@ -56,6 +56,7 @@ ROUTES = [
     Route("/api/blobs/{digest}", lazily("blobs", "head"), methods=["HEAD"]),
     Route("/api/blobs/{digest}", lazily("blobs", "upload"), methods=["POST"]),
     Route("/api/cluster", lazily("cluster", "cluster")),
+    Route("/api/cluster/plan", lazily("cluster", "plan"), methods=["POST"]),
     *(Route(path, about.missing, methods=["GET", "POST"]) for path in about.MISSING),
 ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from ollama_zmq.text.tokenizer import Tokenizer
 log = structlog.get_logger()
 
 DEFAULT_NUM_CTX = 4096
+MIN_NUM_CTX = 4
 THINK_LEVELS = ("low", "medium", "high", "max")
 
 
@@ -70,14 +71,13 @@ async def checked(services: Services, request: Inference, go_template: str | Non
         facts.require(request.model, capability)
     if request.think:
         facts.require(request.model, "thinking")
-    default_num_ctx = services.config.context_length or DEFAULT_NUM_CTX
-    options = merge_options(Options(num_ctx=default_num_ctx), model.parameters, request.options)
+    options, wanted = load_of(services, model, facts, request.options)
     return Call(
         request=request,
         model=model,
         facts=facts,
         options=options,
-        wanted=_load_request(services, model, facts, options),
+        wanted=wanted,
         keep_alive_s=_keep_alive(request.keep_alive),
         started_ns=started_ns,
     )
@@ -102,14 +102,24 @@ def _keep_alive(value: str | float | None) -> float | None:
         raise RequestError(f"keep_alive: {error}") from None
 
 
-def _load_request(services: Services, model: StoredModel, facts: Facts, options: Options) -> LoadRequest:
-    """How the model is to be loaded. Workers: the request's or Modelfile's option, else the environment's."""
+def load_of(
+    services: Services, model: StoredModel, facts: Facts, asked: Mapping[str, Any]
+) -> tuple[Options, LoadRequest]:
+    """The options of a request that *asked* for some, and how the model is to be loaded for it.
+
+    Options and workers are the request's, else the Modelfile's, else the environment's.
+
+    Raises:
+        RequestError: an option has the wrong type, or a worker no address.
+    """
+    default_num_ctx = services.config.context_length or DEFAULT_NUM_CTX
+    options = merge_options(Options(num_ctx=default_num_ctx), model.parameters, asked)
     servers = services.config.rpc_servers if options.rpc_servers is None else options.rpc_servers
-    return LoadRequest(
+    return options, LoadRequest(
         name=model.name.short,
         path=model.gguf_path,
         blob=model.gguf_path.name,
-        num_ctx=min(options.num_ctx, facts.context_length or options.num_ctx),
+        num_ctx=max(MIN_NUM_CTX, min(options.num_ctx, facts.context_length or options.num_ctx)),
         rpc_servers=parse_servers(servers),
         num_batch=max(1, options.num_batch),
         num_parallel=services.config.num_parallel,

@@ -107,6 +107,10 @@ class Scheduler:
         """Whether nothing is loaded and nothing is being loaded."""
         return not self.residents and not self._turn.locked()
 
+    def loaded_from(self, path: Path) -> LoadedModel | None:
+        """The model of the file *path*, if it is loaded."""
+        return next((resident.loaded for resident in self.residents if resident.loaded.request.path == path), None)
+
     @asynccontextmanager
     async def use(
         self, model: StoredModel, wanted: LoadRequest, keep_alive_s: float | None = None

@@ -198,6 +198,12 @@ class ShowRequest(ModelRequest, kw_only=True):
     options: dict[str, Any] = {}
 
 
+class PlanRequest(ModelRequest, kw_only=True):
+    """Body of ``POST /api/cluster/plan``; ``options`` as a request that loads the model would have them."""
+
+    options: dict[str, Any] = {}
+
+
 class TensorEntry(msgspec.Struct):
     """A tensor of the file, sizes as GGUF has them (the last axis first)."""
 

@@ -29,7 +29,15 @@ from ollama_zmq.engine.requests import (
     Scored,
     ScoreRequest,
 )
-from ollama_zmq.errors import MemoryInUse, ModelFileError, OutOfDeviceMemory, RequestError, StageLost, Unreachable
+from ollama_zmq.errors import (
+    MemoryInUse,
+    ModelFileError,
+    OpError,
+    OutOfDeviceMemory,
+    RequestError,
+    StageLost,
+    Unreachable,
+)
 from ollama_zmq.formats.options import Options
 from tests.models_tiny import write_tiny_llama
 
@@ -175,6 +183,37 @@ def test_what_fits_only_without_others_names_them(tiny_gguf, start_worker):
         assert caught.value.facts == {"models": {first.model.number}}
         broker.unload(first.model).result(WAIT_S)
         assert broker.load(wanted).result(WAIT_S).size > 1_250_000
+
+
+def test_a_dry_run_predicts_what_a_load_then_does(broker, tiny_gguf, start_worker):
+    workers = start_worker(), start_worker(memory=1000)
+    wanted = LoadRequest("tiny", tiny_gguf, 128, rpc_servers=tuple(worker.address for worker in workers))
+    found = broker.plan(wanted).result(WAIT_S)
+    assert (broker.cluster().models, found.absent, len(found.plans)) == ((), (), 5)
+    (planned,) = [plan for plan in found.plans if plan.chosen]
+    loaded = load(broker, tiny_gguf, *workers)
+    generate(loaded)
+    (model,) = broker.cluster().models
+    assert [(s.worker, s.part, s.last_layer) for s in planned.stages] == [
+        (s.worker, s.part, s.last_layer) for s in model.stages
+    ]
+    assert model.predicted.prefill_tokens_per_s == planned.predicted.prefill_tokens_per_s
+    assert model.measured.decode_tokens_per_s > 0
+
+
+def test_a_dry_run_tells_who_is_not_there(broker, tiny_gguf):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        found = broker.plan(LoadRequest("tiny", tiny_gguf, 128, rpc_servers=(address,))).result(WAIT_S)
+    assert found.absent == (f"nobody listens at {address}: start `ollama rpc-server` there, or take it off the list",)
+    assert [plan.name for plan in found.plans] == ["this machine alone"]
+
+
+def test_a_load_that_no_engine_can_serve_fails_and_leaves_nothing(broker, tiny_gguf):
+    with pytest.raises(OpError, match="at least 2 slots"):
+        load(broker, tiny_gguf, num_ctx=1)
+    assert broker.cluster().models == ()
 
 
 def test_sizes_count_what_the_workers_hold(broker, tiny_gguf, start_worker):

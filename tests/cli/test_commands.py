@@ -72,7 +72,20 @@ def test_ps_shows_where_a_model_is_and_until_when(ollama, server, store, broker)
     assert ollama("ps").out == "NAME    ID    SIZE    PROCESSOR    CONTEXT    UNTIL    \n"
     ollama("run", "tiny", "--keepalive", "1h", "")
     digest = store.get("tiny").digest[:12]
-    header, line, worker = ollama("ps", "--verbose").out.splitlines()
+    header, line, worker, speed = ollama("ps", "--verbose").out.splitlines()
+    assert speed.split() == [
+        "tiny:latest",
+        "decode",
+        "50.0",
+        "tokens/s",
+        "(predicted",
+        "60.0",
+        "tokens/s),",
+        "prefill",
+        "-",
+        "(predicted",
+        "-)",
+    ]
     assert header.split() == ["NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"]
     assert re.fullmatch(rf"tiny:latest    {digest}    1 KB    100% CPU     512        .* from now +", line)
     assert worker.split() == ["local", "0-3", "1", "KB"]
@@ -160,4 +173,34 @@ def test_cluster_prints_workers_and_stages(ollama, server):
     lines = ollama("cluster").out.splitlines()
     assert lines[1].split()[:4] == ["local", "ready", "0-3", "1"]
     assert lines[3] == "tiny:latest: loaded, 0 B"
-    assert lines[6].split()[:5] == ["whole", "0..3", "local", "-", "-"]
+    assert lines[6].split()[:7] == ["whole", "0..3", "local", "0", "us", "-", "-"]
+    assert lines[8] == "decode 50.0 tokens/s (predicted 60.0 tokens/s), prefill - (predicted -)"
+
+
+def test_cluster_plan_prints_every_plan_with_its_stages(ollama, server, broker):
+    printed = ollama("cluster", "plan", "tiny", "--rpc-servers", "10.0.0.1:50052", "--num-ctx", "64")
+    assert (broker.planned[0].num_ctx, broker.planned[0].rpc_servers) == (64, ("10.0.0.1:50052",))
+    lines = [line.split() for line in printed.out.splitlines()]
+    assert lines[0] == ["tiny:latest:", "context", "64,", "1", "at", "once"]
+    assert lines[3] == ["*", "this", "machine", "alone", "60.0", "tokens/s", "900.0", "tokens/s", "unloads", "other"]
+    assert lines[4] == ["10.0.0.1:50052", "-", "-", "too", "small"]
+    assert lines[7] == [
+        "this",
+        "machine",
+        "alone",
+        "whole",
+        "0..3",
+        "local",
+        "1",
+        "KB",
+        "2",
+        "KB",
+        "3",
+        "KB",
+        "7",
+        "KB",
+        "16667",
+        "us",
+    ]
+    assert lines[9] == ["not", "there:", "nobody", "listens"]
+    assert printed.code == 0

@@ -9,7 +9,16 @@ from types import SimpleNamespace
 from typing import Any
 
 from ollama_zmq.bus.broker import LoadedModel, LoadRequest
-from ollama_zmq.cluster.state import ClusterState, ModelState, StageState, WorkerState
+from ollama_zmq.cluster.state import (
+    ClusterState,
+    DryRun,
+    ModelState,
+    PlannedStage,
+    PlanState,
+    Speeds,
+    StageState,
+    WorkerState,
+)
 from ollama_zmq.engine.requests import Broken, Finished, GenerationRequest, Output, Piece, TokenLogprob
 from ollama_zmq.errors import MemoryInUse, OllamaZmqError, RequestError
 from ollama_zmq.formats.gguf import open_gguf
@@ -57,6 +66,7 @@ class FakeBroker:
         self.n_unloads = 0
         self.submitted: list[GenerationRequest] = []
         self.canceled: list[str] = []
+        self.planned: list[LoadRequest] = []
         self.checked: list[tuple[str, ...]] = []
         self.script: Script | None = hello
         self.load_error: OllamaZmqError | None = None
@@ -132,8 +142,21 @@ class FakeBroker:
     def cluster(self) -> ClusterState:
         local = WorkerState(address="local", status="ready", layers="0-3", held_bytes=1000)
         stages = (StageState("local", "whole", 0, 3),)
-        models = tuple(ModelState(model.request.name, "loaded", stages=stages) for model in self.models)
+        speeds = {"predicted": Speeds(60.0), "measured": Speeds(50.0)}
+        models = tuple(ModelState(model.request.name, "loaded", stages=stages, **speeds) for model in self.models)
         return ClusterState(version="0", protocol=1, workers=(local,), models=models)
+
+    def plan(self, wanted: LoadRequest, *, replaces: LoadedModel | None = None) -> Future[DryRun]:
+        self.planned.append(wanted)
+        stage = PlannedStage("local", "whole", 0, 3, 1000, 2000, 3000, 7000, 16667.0)
+        plans = (
+            PlanState("this machine alone", True, "", (stage,), Speeds(60.0, 900.0), ("other",)),
+            PlanState("10.0.0.1:50052", False, "too small"),
+        )
+        future: Future[DryRun] = Future()
+        name = wanted.name
+        in_thread(lambda: future.set_result(DryRun(name, wanted.num_ctx, 1, "fastest", plans, ("nobody listens",))))
+        return future
 
     def check_workers(self, addresses: tuple[str, ...]) -> Future[ClusterState]:
         self.checked.append(addresses)

@@ -1,4 +1,7 @@
-"""``GET /api/cluster``: workers, stages and latencies. While nothing is loaded, the configured workers are greeted."""
+"""``GET /api/cluster``: workers, models and latencies. While nothing is loaded, the configured workers are greeted.
+
+``POST /api/cluster/plan``: what loading a model would do, for every sensible choice of workers.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ollama_zmq.bus.broker import parse_servers
-from ollama_zmq.cluster.state import ClusterState
-from ollama_zmq.server.services import services_of
+from ollama_zmq.cluster.state import ClusterState, DryRun
+from ollama_zmq.errors import RequestError
+from ollama_zmq.server.facts import facts_of
+from ollama_zmq.server.inference import load_of
+from ollama_zmq.server.schema import PlanRequest
+from ollama_zmq.server.services import body_as, services_of
 from ollama_zmq.server.streaming import json_response
 
 
@@ -21,3 +28,16 @@ async def cluster(request: Request) -> Response:
         checked: asyncio.Future[ClusterState] = asyncio.wrap_future(services.broker.check_workers(servers))
         return json_response(await asyncio.shield(checked))
     return json_response(await asyncio.to_thread(services.broker.cluster))
+
+
+async def plan(request: Request) -> Response:
+    """Layers, bytes and predicted speeds; nothing is loaded."""
+    services, asked = services_of(request), await body_as(request, PlanRequest)
+    if not asked.asked:
+        raise RequestError("model is required")
+    model = await asyncio.to_thread(services.store.get, asked.asked)
+    facts = await asyncio.to_thread(facts_of, model, None)
+    _, wanted = load_of(services, model, facts, asked.options)
+    replaces = services.scheduler.loaded_from(wanted.path)
+    planned: asyncio.Future[DryRun] = asyncio.wrap_future(services.broker.plan(wanted, replaces=replaces))
+    return json_response(await asyncio.shield(planned))

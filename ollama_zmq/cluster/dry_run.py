@@ -1,0 +1,93 @@
+"""What loading a model would do, for every sensible choice of workers: layers, bytes, predicted speeds.
+
+    this machine alone, each worker alone, all workers, and the policy "fastest", which may leave some out
+
+The plan that a load would make is marked. Nothing is loaded, and no worker is sent anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ollama_zmq.cluster.contexts import with_contexts
+from ollama_zmq.cluster.forecast import forecast, stage_cost, token_us
+from ollama_zmq.cluster.placement import Demand, Placement, Policy
+from ollama_zmq.cluster.room import room_for
+from ollama_zmq.cluster.stages import LoadOrder, Stage, demand_of, stages_of
+from ollama_zmq.cluster.state import DryRun, PlannedStage, PlanState
+from ollama_zmq.cluster.survey import Survey
+from ollama_zmq.errors import OutOfDeviceMemory
+
+ALONE = "this machine alone"
+FASTEST = "fastest"
+
+
+def dry_run(order: LoadOrder, survey: Survey) -> DryRun:
+    """Every sensible plan of *order*."""
+    demand = demand_of(order)
+    chosen = _chosen(order, survey)
+    plans = tuple(
+        _plan(order, demand, some, policy, name, chosen=name == chosen) for name, some, policy in _choices(survey)
+    )
+    return DryRun(order.name, order.num_ctx, order.num_parallel, order.policy.value, plans, survey.absent)
+
+
+def _choices(survey: Survey) -> Iterator[tuple[str, Survey, Policy]]:
+    yield ALONE, survey.of(), Policy.THROUGHPUT
+    for site in survey.workers:
+        yield site.address, survey.of(site.address), Policy.THROUGHPUT
+    if len(survey.workers) > 1:
+        yield _all(survey), survey, Policy.THROUGHPUT
+    if survey.workers:
+        yield FASTEST, survey, Policy.FASTEST
+
+
+def _chosen(order: LoadOrder, survey: Survey) -> str:
+    if order.policy is Policy.FASTEST and survey.workers:
+        return FASTEST
+    return _all(survey) if len(survey.workers) > 1 else survey.workers[0].address if survey.workers else ALONE
+
+
+def _all(survey: Survey) -> str:
+    return f"all {len(survey.workers)} workers"
+
+
+def _plan(order: LoadOrder, demand: Demand, survey: Survey, policy: Policy, name: str, *, chosen: bool) -> PlanState:
+    others = [model for model in survey.held if model != order.replaces]
+    try:
+        placement, gone = room_for(lambda gone: survey.plan(demand, policy, {*gone, order.replaces}), others, ())
+    except OutOfDeviceMemory as error:
+        return PlanState(name, chosen, str(error))
+    free = {*gone, order.replaces}
+    order = with_contexts(order, placement, lambda roomy: survey.plan(demand_of(roomy), policy, free))
+    demand = demand_of(order)
+    stages = stages_of(order, demand, placement)
+    costs = [stage_cost(stage, survey.site(stage.address), order.network.hidden_size) for stage in stages]
+    return PlanState(
+        name,
+        chosen,
+        stages=tuple(_stage(order, demand, stage, token_us(cost)) for stage, cost in zip(stages, costs, strict=True)),
+        predicted=forecast(costs, order.max_tokens),
+        unloads=tuple(survey.names[model] for model in sorted(gone)),
+        notes=_notes(placement),
+    )
+
+
+def _stage(order: LoadOrder, demand: Demand, stage: Stage, predicted_us: float) -> PlannedStage:
+    plain = stage.state
+    return PlannedStage(
+        plain.worker,
+        plain.part,
+        plain.first_layer,
+        plain.last_layer,
+        weight_bytes=sum(source.nbytes for source in stage.define.sources),
+        kv_bytes=demand.kv_nbytes * len(stage.layers),
+        scratch_bytes=demand.scratch_nbytes if stage.layers else 0,
+        need_bytes=stage.need,
+        predicted_us=predicted_us,
+    )
+
+
+def _notes(placement: Placement) -> tuple[str, ...]:
+    """What the planner says, without the comparison that the table of plans shows itself."""
+    return tuple(note for note in placement.notes if "this machine alone" not in note)

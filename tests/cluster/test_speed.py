@@ -1,0 +1,51 @@
+"""What is counted as the speed of a stream and of a prompt."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ollama_zmq.cluster.speed import SpeedMeter
+from ollama_zmq.engine.requests import Microbatch
+
+
+def microbatch(number: int, *lengths: int) -> Microbatch:
+    n = len(lengths)
+    return Microbatch(number, np.zeros(sum(lengths), np.int32), lengths, (0,) * n, ((0,),) * n, ())
+
+
+def test_a_stream_is_as_fast_as_its_median_step():
+    meter = SpeedMeter()
+    for number, step_s in enumerate((0.01, 0.02, 0.5)):
+        meter.begin(microbatch(number, 1), now=number)
+        meter.end(microbatch(number, 1), now=number + step_s)
+    assert meter.speeds().decode_tokens_per_s == pytest.approx(50.0)
+
+
+def test_steps_beside_others_do_not_count():
+    meter = SpeedMeter()
+    meter.begin(microbatch(0, 1), 0.0)
+    meter.begin(microbatch(1, 1), 0.0)
+    meter.end(microbatch(0, 1), 0.1)
+    meter.end(microbatch(1, 1), 9.0)
+    assert meter.speeds().decode_tokens_per_s == pytest.approx(10.0)
+
+
+def test_chunks_that_follow_each_other_are_one_burst():
+    meter = SpeedMeter()
+    meter.begin(microbatch(0, 256), 1.0)
+    meter.begin(microbatch(1, 256, 1), 1.5)
+    meter.end(microbatch(0, 256), 2.0)
+    meter.end(microbatch(1, 256, 1), 3.0)
+    assert meter.speeds().prefill_tokens_per_s == pytest.approx(513 / 2.0)
+
+
+def test_short_prompts_do_not_count_and_failed_ones_end_their_burst():
+    meter = SpeedMeter()
+    meter.begin(microbatch(0, 20), 0.0)
+    meter.end(microbatch(0, 20), 1.0)
+    meter.begin(microbatch(1, 300), 2.0)
+    meter.drop(microbatch(1, 300))
+    meter.begin(microbatch(2, 300), 5.0)
+    meter.end(microbatch(2, 300), 6.0)
+    assert meter.speeds().prefill_tokens_per_s == pytest.approx(300.0)
