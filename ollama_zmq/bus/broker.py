@@ -142,6 +142,7 @@ class Broker:
         self._numbers = count(1)
         self._sinks: dict[str, tuple[int, OnOutput]] = {}
         self._joins: list[tuple[tuple[str, ...], Future[ClusterState]]] = []
+        self._helpers: list[threading.Thread] = []
         self._context: zmq.Context[Any] = zmq.Context()
         self._device = open_device("cpu", threads=threads, budget=Budget(memory_limit or default_budget()))
         self._worker = LocalWorker(self._device, name=LOCAL, find_blob=self._find_blob)
@@ -172,6 +173,8 @@ class Broker:
         self._threads[1].join(timeout=5)
         self._worker.stop()
         self._threads[0].join(timeout=5)
+        for helper in self._helpers:
+            helper.join(timeout=1)
         self._device.close()
         self._context.destroy(linger=0)
 
@@ -209,7 +212,7 @@ class Broker:
             endpoints = {address: resolve(address) for address in wanted.rpc_servers}
             self._loop.call(lambda: self._begin(model, endpoints))
 
-        _in_thread("loader", future, prepare)
+        self._in_thread("loader", future, prepare)
         return future
 
     def plan(self, wanted: LoadRequest, *, replaces: LoadedModel | None = None) -> Future[DryRun]:
@@ -224,7 +227,7 @@ class Broker:
                 found = dry_run(order, self._ask(lambda: self._loop.coordinator.survey(order)))
             future.set_result(found)
 
-        _in_thread("planner", future, work)
+        self._in_thread("planner", future, work)
         return future
 
     def holds(self, model: LoadedModel) -> bool:
@@ -298,8 +301,23 @@ class Broker:
             self._loop.endpoints.update(endpoints)
             self._loop.apply(self._loop.coordinator.join(addresses, time.monotonic()))
 
-        _in_thread("resolver", future, prepare)
+        self._in_thread("resolver", future, prepare)
         return future
+
+    def _in_thread(self, name: str, future: Future[Any], work: Callable[[], None]) -> None:
+        """Do *work* in a thread of its own; what it raises is what *future* fails with."""
+
+        def run() -> None:
+            try:
+                work()
+            except OSError as error:
+                future.set_exception(RequestError(f"cannot open {error.filename}: {error.strerror or error}"))
+            except Exception as error:
+                future.set_exception(error)
+
+        thread = threading.Thread(target=run, name=name, daemon=True)
+        self._helpers = [*(helper for helper in self._helpers if helper.is_alive()), thread]
+        thread.start()
 
     # In the loader's thread
 
@@ -401,8 +419,12 @@ class Broker:
             self._on_output(Broken(request_id, error))
 
     def _stop(self) -> None:
+        stopping = RequestError("the server is stopping")
         for number in list(self._models):
-            self._forget(number, RequestError("the server is stopping"))
+            self._forget(number, stopping)
+        joins, self._joins = self._joins, []
+        for _, future in joins:
+            future.set_exception(stopping)
 
     def _find_blob(self, blob: str) -> Path | None:
         """Where the local worker finds a model file: one that is being loaded, or a blob of the store."""
@@ -467,20 +489,6 @@ def _order(wanted: LoadRequest, network: Network, numbers: _Numbers) -> LoadOrde
         busy=numbers.busy,
         num_thread=wanted.num_thread,
     )
-
-
-def _in_thread(name: str, future: Future[Any], work: Callable[[], None]) -> None:
-    """Do *work* in a thread of its own; what it raises is what *future* fails with."""
-
-    def run() -> None:
-        try:
-            work()
-        except OSError as error:
-            future.set_exception(RequestError(f"cannot open {error.filename}: {error.strerror or error}"))
-        except Exception as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, name=name, daemon=True).start()
 
 
 def _file_identity(path: Path) -> str:
