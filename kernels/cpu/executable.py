@@ -22,8 +22,8 @@ NUMBERS_PER_TOKEN = 4 * 4 + 8  # position, page, first token, row; a page table'
 
 
 def cache_nbytes(cache: CacheSpec, kv_pages: int) -> int:
-    """Return the bytes of one layer's pages. A head_dim that is no multiple of 16 is padded."""
-    return kv_pages * cache.n_kv_heads * int(executor.page_nbytes(cache.head_dim))
+    """Return the bytes of one layer's pages. Heads that are no multiple of 16 (q8_0: 32) are padded."""
+    return kv_pages * cache.n_kv_heads * int(executor.page_nbytes(cache))
 
 
 def executable_nbytes(planned: Plan, verified: Verified, threads: int, *, kv_pages: int, max_tokens: int) -> int:
@@ -32,7 +32,8 @@ def executable_nbytes(planned: Plan, verified: Verified, threads: int, *, kv_pag
     return (
         caches
         + _aligned(planned.scratch_nbytes)
-        + threads * _thread_nbytes(planned)
+        + threads * _thread_nbytes(planned, verified)
+        + _records_nbytes(planned, verified, kv_pages, max_tokens)
         + _numbers_nbytes(planned, max_tokens)
     )
 
@@ -41,10 +42,23 @@ def _aligned(nbytes: int) -> int:
     return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
-def _thread_nbytes(planned: Plan) -> int:
+def _attended(planned: Plan, verified: Verified) -> list[tuple[PlannedOp, CacheSpec]]:
+    """Return every attention with the cache it attends to."""
+    caches = {cache.name: cache for cache in verified.program.caches}
+    return [(op, caches[op.reads[1]]) for step in planned.steps for op in step.ops if op.op == "attention"]
+
+
+def _thread_nbytes(planned: Plan, verified: Verified) -> int:
     """Return the bytes of scratch that attention takes on each thread."""
-    dims = [op.attrs["head_dim"] for step in planned.steps for op in step.ops if op.op == "attention"]
-    return _aligned(max((int(executor.attention_scratch_nbytes(E)) for E in dims), default=0))
+    needs = (int(executor.attention_scratch_nbytes(cache)) for _, cache in _attended(planned, verified))
+    return _aligned(max(needs, default=0))
+
+
+def _records_nbytes(planned: Plan, verified: Verified, kv_pages: int, max_tokens: int) -> int:
+    """Return the bytes of the records of runs: those of every query head over the whole cache, in up to 32 sequences."""
+    runs = -(-kv_pages // executor.RUN_PAGES) + min(max_tokens, 32)
+    heads = (op.attrs["n_heads"] * int(executor.record_nbytes(cache)) for op, cache in _attended(planned, verified))
+    return _aligned(runs * max(heads, default=0))
 
 
 def _frequency_ops(planned: Plan) -> list[PlannedOp]:
@@ -95,10 +109,11 @@ class CpuExecutable:
         embeds = [call.args["weight"] for call in verified.program.calls if call.op == "embed"]
         self._vocabulary = min((int(verified.shapes[weight][0]) for weight in embeds), default=0)
         self._caches: dict[str, int] = {}
+        self._cache_specs = {cache.name: cache for cache in verified.program.caches}
         self._place_caches()
         self._weights = dict(weights)
         self._frequencies: dict[str, Array] = {}
-        thread_nbytes = _thread_nbytes(self._plan)
+        thread_nbytes = _thread_nbytes(self._plan, verified)
         scratch = self._scratch + _aligned(self._plan.scratch_nbytes)
         self._program = executor.Program(
             kernels,
@@ -106,6 +121,8 @@ class CpuExecutable:
             len(self._plan.steps),
             scratch=scratch,
             thread_scratch=thread_nbytes // 4,
+            records=scratch + threads * thread_nbytes,
+            record_floats=_records_nbytes(self._plan, verified, kv_pages, max_tokens) // 4,
             max_tokens=max_tokens,
             max_rows=max_rows,
             kv_pages=kv_pages if self._uses_pages else -1,
@@ -137,7 +154,9 @@ class CpuExecutable:
         else:
             (op,) = ops
             q, cache = op.reads
-            self._program.add_attention(self._address(q), self._address(op.writes), self._caches[cache], op.attrs)
+            sinks = self._weights[op.weight].address if op.weight else 0
+            out, pages = self._address(op.writes), self._caches[cache]
+            self._program.add_attention(self._address(q), sinks, out, pages, self._cache_specs[cache], op.attrs)
 
     def _address(self, value: str) -> int:
         return self._scratch + self._plan.offsets[value]
@@ -184,7 +203,7 @@ class CpuExecutable:
                 record |= {"n_heads": op.attrs["n_heads"], "head_dim": op.attrs["head_dim"]}
                 record["halves"] = op.attrs["pairing"] == "halves"
             case "store_kv":
-                record |= {"n_heads": op.attrs["n_kv_heads"], "head_dim": op.attrs["head_dim"]}
+                record |= {"n_heads": op.attrs["n_kv_heads"], "cache": self._cache_specs[op.writes]}
         return record
 
     def _width(self, op: PlannedOp) -> int:

@@ -44,8 +44,17 @@ cdef extern from "program.h" nogil:
     long pool_take(c_pool *pool, int thread, long count, long chunk, long *first)
     void pack_group(format_t format, const unsigned char *file, size_t N, size_t K, size_t g, void *packed)
     size_t groups_of(size_t N)
-    size_t attention_floats "attention_scratch"(size_t head_dim)
-    size_t page_count(size_t head_dim)
+    ctypedef int kv_type_t "enum kv_type"
+    ctypedef struct kv_head "struct kv_head":
+        kv_type_t type
+        size_t keys
+        size_t values
+    cdef enum:
+        KV_F16, KV_Q8_0
+        C_RUN_PAGES "RUN_PAGES"
+    size_t attention_floats "attention_scratch"(const kv_head *head)
+    size_t c_record_floats "record_floats"(const kv_head *head)
+    size_t c_page_nbytes "page_nbytes"(const kv_head *head)
     size_t slots_size "slots_nbytes"(size_t T, size_t n_experts, size_t n_used)
     ctypedef struct row_op "struct row_op":
         row_kind_t kind
@@ -58,6 +67,7 @@ cdef extern from "program.h" nogil:
         activation_t activation
         size_t n_heads
         size_t head_dim
+        kv_head head
         int halves
         float eps
         size_t n_experts
@@ -85,12 +95,15 @@ cdef extern from "program.h" nogil:
         size_t n_used
     ctypedef struct attention_op "struct attention_op":
         const float *q
+        const float *sinks
         float *out
-        const unsigned short *cache
+        const char *cache
+        kv_head head
         size_t n_heads
         size_t n_kv_heads
-        size_t head_dim
+        size_t window
         float scale
+        float softcap
     ctypedef struct gather_op "struct gather_op":
         const float *routing
         void *slots
@@ -122,6 +135,8 @@ cdef extern from "program.h" nogil:
         int count
         float *scratch
         size_t thread_scratch
+        float *records
+        size_t record_floats
         c_pass given "pass"
     void program_run(c_program *p)
 
@@ -132,14 +147,31 @@ ROW_KINDS = {
 }
 
 
-def attention_scratch_nbytes(size_t head_dim):
-    """Return the bytes that each thread works in during attention."""
-    return 4 * attention_floats(head_dim)
+RUN_PAGES = C_RUN_PAGES
+KV_TYPES = {"f16": KV_F16, "q8_0": KV_Q8_0}
 
 
-def page_nbytes(size_t head_dim):
+cdef kv_head head_of(cache):
+    """Return how a kv head of *cache*, a CacheSpec, is kept."""
+    return kv_head(<kv_type_t><int>KV_TYPES[cache.type], cache.head_dim, cache.value_dim)
+
+
+def attention_scratch_nbytes(cache):
+    """Return the bytes that each thread works in during attention to *cache*."""
+    cdef kv_head head = head_of(cache)
+    return sizeof(float) * attention_floats(&head)
+
+
+def record_nbytes(cache):
+    """Return the bytes of what one query head has seen of a run of slots."""
+    cdef kv_head head = head_of(cache)
+    return sizeof(float) * c_record_floats(&head)
+
+
+def page_nbytes(cache):
     """Return the bytes of one page of one kv head, keys and values."""
-    return 2 * page_count(head_dim)
+    cdef kv_head head = head_of(cache)
+    return c_page_nbytes(&head)
 
 
 def slots_nbytes(size_t T, size_t n_experts, size_t n_used):
@@ -301,6 +333,7 @@ cdef class Program:
     Args:
         kernels: a capsule of :func:`simd.kernels_named`.
         scratch: address of attention's scratch, *thread_scratch* floats for each thread.
+        records: address of *record_floats* floats for the records of attention's runs.
         max_tokens: the most tokens, and sequences, of one run; max_rows: the most rows it may ask for.
         kv_pages: pages in each cache; -1 for a program without caches.
         width: D of an input float32 [T, D]; 0 for token ids int32 [T], of a *vocabulary* that is 0 if any will do.
@@ -324,6 +357,8 @@ cdef class Program:
         *,
         uintptr_t scratch,
         size_t thread_scratch,
+        uintptr_t records,
+        size_t record_floats,
         size_t max_tokens,
         size_t max_rows,
         long kv_pages,
@@ -338,6 +373,8 @@ cdef class Program:
         self.program.pool = pool.pool
         self.program.scratch = <float *>scratch
         self.program.thread_scratch = thread_scratch
+        self.program.records = <float *>records
+        self.program.record_floats = record_floats
         self.program.steps = <c_step *>calloc(n_steps + 1, sizeof(c_step))
         self.numbers = <int32_t *>calloc(4 * max_tokens + 1, sizeof(int32_t))
         self.tables = <const int32_t **>calloc(max_tokens + 1, sizeof(int32_t *))
@@ -385,6 +422,8 @@ cdef class Program:
             record.activation = <activation_t><int>op.get("activation", 0)
             record.n_heads = op.get("n_heads", 0)
             record.head_dim = op.get("head_dim", 0)
+            if "cache" in op:
+                record.head = head_of(op["cache"])
             record.halves = op.get("halves", 0)
             record.eps = op.get("eps", 0)
             record.n_experts = op.get("n_experts", 0)
@@ -437,16 +476,19 @@ cdef class Program:
             record.n_used = n_used
             step.count += 1
 
-    def add_attention(self, uintptr_t q, uintptr_t out, uintptr_t cache, attrs):
-        """Add attention with the op's attributes."""
+    def add_attention(self, uintptr_t q, uintptr_t sinks, uintptr_t out, uintptr_t pages, cache, attrs):
+        """Add attention with the op's attributes to *cache*, a CacheSpec whose pages stand at *pages*."""
         cdef c_step *step = self._new_step(<step_kind_t>ATTENTION_STEP, "T", 1)
         step.attention.q = <const float *>q
+        step.attention.sinks = <const float *>sinks
         step.attention.out = <float *>out
-        step.attention.cache = <const unsigned short *>cache
+        step.attention.cache = <const char *>pages
+        step.attention.head = head_of(cache)
         step.attention.n_heads = attrs["n_heads"]
         step.attention.n_kv_heads = attrs["n_kv_heads"]
-        step.attention.head_dim = attrs["head_dim"]
+        step.attention.window = attrs["window"]
         step.attention.scale = attrs["scale"]
+        step.attention.softcap = attrs["softcap"]
 
     def run(self, array, tuple lengths, tuple positions, tuple pages, tuple rows):
         """Run all steps once. False, and nothing is written, when one of the numbers does not fit the program."""

@@ -5,6 +5,7 @@
 #include "linear.h"
 #include "quantize.h"
 #include "rows.h"
+#include "store.h"
 
 #include "table.h"
 

@@ -118,7 +118,7 @@ class _Planner:
         match call.op:
             case "linear":
                 self._linear(call)
-            case "attention":
+            case "attention" | "attention_sinks":
                 self._attention(call)
             case "rope" | "rope_factors":
                 self._rope(call)
@@ -239,7 +239,7 @@ class _Planner:
     def _attention(self, call: Call) -> None:
         q, cache, out = call.args["q"], call.args["cache"], call.args["out"]
         step = self._step(StepKind.ATTENTION, "T", 0)
-        self.steps[step].ops.append(PlannedOp("attention", (q, cache), out, attrs=call.attrs))
+        self.steps[step].ops.append(PlannedOp("attention", (q, cache), out, call.args.get("sinks", ""), call.attrs))
         self.ready[out] = self.ready[cache] = step
         self.row_nbytes[out] = "T", 4 * int(self.shapes[out][1])
 

@@ -1,7 +1,7 @@
 """How an op is declared: its arguments' shapes in symbols, its attributes' ranges, its tolerance.
 
 One capital per axis, the same everywhere: ``T`` tokens in this pass, ``R`` rows asked for, ``D`` hidden, ``N`` and
-``K`` rows and columns of a weight, ``H``/``G`` query and key-value heads, ``E`` head dimension, ``V`` vocabulary. A
+``K`` rows and columns of a weight, ``H``/``G`` query and key-value heads, ``E``/``F`` sizes of a head's key and value, ``V`` vocabulary. A
 symbol is bound by the first argument or attribute that carries it; ``H*E`` is the product of two that are known. So
 one check serves every op: when a Builder records a call, when a worker verifies a program that came over the wire, and
 when a kernel is called directly.
@@ -67,7 +67,7 @@ def Weight(dims: str) -> Arg:  # noqa: N802 - reads as a declaration
 
 def Cache() -> Arg:  # noqa: N802 - reads as a declaration
     """The paged keys and values of one layer."""
-    return Arg("G E", "kv", "cache")
+    return Arg("G E F", "kv", "cache")
 
 
 def Output(dims: str, dtype: str = "float32") -> Arg:  # noqa: N802 - reads as a declaration
@@ -150,7 +150,7 @@ class Op:
         """Check a call and return the shapes of its outputs.
 
         Args:
-            shapes: argument name -> shape, for every argument that is not an output; a cache's is (G, E).
+            shapes: argument name -> shape, for every argument that is not an output; a cache's is (G, E, F).
 
         Raises:
             ShapeError: an argument is missing, surplus, or does not fit.

@@ -1,184 +1,251 @@
 /* attention: query columns of one kv head over the pages of a sequence. Contract: ollama_zmq/ops/attention.py.
  *
- * Order of float operations, for one column (one query head of one token) with L slots to attend to:
+ * Order of float operations, for one column (one query head of one token), which attends to slots begin .. end - 1:
  *
- *   q'        = q * scale
- *   score[s]  = fma over e of k[s, e] * q'[e]
- *   per page:   largest = max score; p[s] = exp(score[s] - largest), 0 past L
- *               sum = f32_sum_lanes((p[0:16] + p[16:32]) + (p[32:48] + p[48:64]));  o[e] = fma over s < L of p[s] * v[s, e]
- *   pages in order:  m' = max(m, largest), a = exp(m - m'), b = exp(largest - m')
- *                    m = m', l = fma(l, a, sum * b), O[e] = fma(O[e], a, o[e] * b);      the first page is taken as it is
- *   out[e]    = O[e] / l
+ *   score[s]  = scores of attention_f16.h or attention_q8.h;  softcap * tanh(score[s] / softcap) if there is one
+ *   runs of 512 slots (page.h), each from m = -inf, l = 0, o = 0; its pages in order:
+ *               m' = max(m, largest score);  if that changed anything, a = exp(m - m'), l = l * a, o[e] = o[e] * a
+ *               p[s] = exp(score[s] - m'), 0 outside begin .. end
+ *               l = l + f32_sum_lanes((p[0:16] + p[16:32]) + (p[32:48] + p[48:64]));  o[e] = fma over own s of p[s] * v[s, e]
+ *   runs in order:  the first as it is, then  m' = max(m, m_run), a = exp(m - m'), b = exp(m_run - m')
+ *                   l = fma(l, a, l_run * b), O[e] = fma(O[e], a, o_run[e] * b)
+ *   out[e]    = O[e] / l;  with a sink: m' = max(m, sink), a = exp(m - m'),  (O[e] * a) / fma(l, a, exp(sink - m'))
  *
- * so a column does not depend on what else is in its tile, and pages may be cut over threads at any page. Slots past L are neither
- * added nor read as values: they hold whatever was there before.
+ * so a column does not depend on what else is in its tile, and runs may be attended to by any thread. Slots outside begin .. end are
+ * neither added nor read as values: they hold whatever was there before. Runs and pages that no column attends to are not read.
+ *
+ * A block of up to 48 columns takes a page at a time, in tiles of up to 12 (6 where 16 registers hold them): a page is 32 KB at
+ * head_dim 128, which the second-level cache keeps for the next tile. Asking for the next page a page ahead, line by line as this one is
+ * multiplied, takes decode from 0.7 to 0.9 of the read bandwidth.
  */
 #ifndef OLLAMA_ATTENTION_H
 #define OLLAMA_ATTENTION_H
 
+#include "attention_f16.h"
+#include "attention_q8.h"
 #include "kernels.h"
-#include "page.h"
 
-/* A tile of C columns at work. */
-struct columns {
-    size_t E, padded, slots[TILE_COLUMNS], fewest, most;    /* slots[c]: how many column c attends to */
-    float *q;           /* [E][C], scaled */
-    float *p;           /* [C][64], scores and then weights of one page */
-    float *o;           /* [C][padded], of one page */
-    float *total;       /* [C][padded], of all pages so far */
-    float m[TILE_COLUMNS], l[TILE_COLUMNS];
+#if ACCUMULATORS >= 24
+#define COLUMN_SIZES(size) size(1) size(2) size(3) size(4) size(6) size(8) size(12)
+#elif ACCUMULATORS >= 6
+#define COLUMN_SIZES(size) size(1) size(2) size(3) size(4) size(6)
+#else
+#define COLUMN_SIZES(size) size(1)
+#endif
+
+/* Columns at work. */
+struct block {
+    const struct attention_job *job;
+    size_t count, padded, record;                       /* columns; values of o; floats of a record */
+    size_t begin[BLOCK_COLUMNS], end[BLOCK_COLUMNS];    /* slots that each attends to */
+    size_t first_slot, end_slot;                        /* that any attends to */
+    size_t query_nbytes;                                /* of a column */
+    char *queries;                                      /* tiles, packed */
+    float *p, *scaled;                                  /* of one tile: weights [C][64]; times scales [C][2][64] */
 };
 
-/* Scores of 16 * GROUPS slots, from slot 16 * first. */
-ALWAYS_INLINE void scores_of(const int C, const int GROUPS, const struct columns *t, const uint16_t *keys, size_t first)
+static inline size_t tile_size(size_t left)
 {
-    f32 sum[GROUPS][C];
-    const uint16_t *k = keys + first * 16;
-    UNROLL for (int g = 0; g < GROUPS; g++) EACH_COLUMN(c) sum[g][c] = f32_zero();
-    for (size_t e = 0; e < t->E; e++, k += PAGE_SLOTS) {
-        UNROLL for (int g = 0; g < GROUPS; g++) {
-            f32 key = f32_of_half(k + g * 16);
-            EACH_COLUMN(c) sum[g][c] = f32_fma(key, f32_set(t->q[e * C + c]), sum[g][c]);
+    size_t n = 1;
+#define LARGEST_TILE(size) if (size <= left) n = size;
+    COLUMN_SIZES(LARGEST_TILE)
+    return n;
+}
+
+static void open_block(struct block *b, const struct attention_job *job, size_t first, size_t count)
+{
+    size_t E = job->head.keys;
+    *b = (struct block){.job = job, .count = count, .padded = padded_values(&job->head), .record = record_floats(&job->head)};
+    b->first_slot = SIZE_MAX;
+    b->query_nbytes = sizeof(float) * (job->head.type == KV_F16 ? E : padded32(E) / 32 * (sizeof(struct query_block) / sizeof(float)));
+    b->queries = (char *)job->scratch;
+    b->p = job->scratch + BLOCK_COLUMNS * padded32(E);
+    b->scaled = b->p + MOST_COLUMNS * PAGE_SLOTS;
+    for (size_t tile = 0, C; tile < count; tile += C) {
+        C = tile_size(count - tile);
+        for (size_t c = 0; c < C; c++) {
+            size_t token = (first + tile + c) / job->group, head = (first + tile + c) % job->group, end = job->position + token + 1;
+            const float *q = job->q + (token * job->n_heads + head) * E;
+            char *packed = b->queries + tile * b->query_nbytes;
+            if (job->head.type == KV_F16) pack_query_f16(q, E, job->scale, packed, C, c);
+            else pack_query_q8(q, E, job->scale, packed, C, c);
+            b->end[tile + c] = end;
+            b->begin[tile + c] = end > job->window ? end - job->window : 0;
+            if (b->begin[tile + c] < b->first_slot) b->first_slot = b->begin[tile + c];
+            if (end > b->end_slot) b->end_slot = end;
         }
     }
-    UNROLL for (int g = 0; g < GROUPS; g++) EACH_COLUMN(c) f32_store(t->p + c * PAGE_SLOTS + (first + g) * 16, sum[g][c]);
 }
 
-ALWAYS_INLINE void page_scores(const int C, const struct columns *t, const uint16_t *keys, size_t groups)
+static inline f32 capped(f32 score, float softcap)
 {
-    const int many = C * 4 <= 2 * TILE_COLUMNS ? 4 : C * 2 <= 2 * TILE_COLUMNS ? 2 : 1;
-    size_t g = 0;
-    for (; g + many <= groups; g += many) scores_of(C, many, t, keys, g);
-    for (; g < groups; g++) scores_of(C, 1, t, keys, g);
+    f32 twice = f32_mul(score, f32_set(2.0f / softcap)), one = f32_set(1.0f);
+    f32 tanh = f32_sub(one, f32_div(f32_set(2.0f), f32_add(f32_exp(twice), one)));
+    return f32_mul(tanh, f32_set(softcap));
 }
 
-/* Scores of one column -> weights relative to the largest; L slots of this page are its own. */
-static inline void page_softmax(float *p, size_t L, float *largest, float *sum)
+static inline int lanes_of(size_t slot, int g) { return slot <= (size_t)g * 16 ? 0 : slot - g * 16 < 16 ? (int)(slot - g * 16) : 16; }
+
+/* Scores of slots begin .. end - 1 of a page into weights, in place; the column's record follows: its o is on the new scale. */
+ALWAYS_INLINE void page_softmax(const int WHOLE, float *p, size_t begin, size_t end, float softcap, float *record, size_t padded)
 {
-    f32 part[4], low = f32_set(-INFINITY);
-    for (int g = 0; g < 4; g++) {
-        int own = L < (size_t)g * 16 ? 0 : L - g * 16 < 16 ? (int)(L - g * 16) : 16;
-        part[g] = own ? f32_first(own, f32_load(p + 16 * g), f32_set(-INFINITY)) : f32_set(-INFINITY);
-        low = f32_max(low, part[g]);
+    f32 part[4], none = f32_set(-INFINITY), largest = none;
+    UNROLL for (int g = 0; g < 4; g++) {
+        part[g] = WHOLE || lanes_of(begin, g) < lanes_of(end, g) ? f32_load(p + 16 * g) : none;
+        if (softcap > 0) part[g] = capped(part[g], softcap);
+        if (!WHOLE) part[g] = f32_first(lanes_of(begin, g), none, f32_first(lanes_of(end, g), part[g], none));
+        largest = f32_max(largest, part[g]);
     }
-    *largest = f32_max_lane(low);
-    for (int g = 0; g < 4; g++) {
-        int own = L < (size_t)g * 16 ? 0 : L - g * 16 < 16 ? (int)(L - g * 16) : 16;
-        part[g] = own ? f32_first(own, f32_exp(f32_sub(part[g], f32_set(*largest))), f32_zero()) : f32_zero();
+    float before = record[LARGEST], page = f32_max_lane(largest), after = before > page ? before : page;
+    UNROLL for (int g = 0; g < 4; g++) {
+        part[g] = f32_exp(f32_sub(part[g], f32_set(after)));
+        if (!WHOLE) part[g] = f32_first(lanes_of(begin, g), f32_zero(), f32_first(lanes_of(end, g), part[g], f32_zero()));
         f32_store(p + 16 * g, part[g]);
     }
-    *sum = f32_sum_lanes(f32_add(f32_add(part[0], part[1]), f32_add(part[2], part[3])));
+    if (after != before) {
+        float scale[LANES];
+        f32_store(scale, f32_exp(f32_set(before - after)));
+        record[LARGEST] = after;
+        record[WEIGHTS] *= scale[0];
+        for (size_t e = 0; e < padded; e += 16) f32_store(record + SUMS + e, f32_mul(f32_load(record + SUMS + e), f32_set(scale[0])));
+    }
+    record[WEIGHTS] += f32_sum_lanes(f32_add(f32_add(part[0], part[1]), f32_add(part[2], part[3])));
 }
 
-/* o[e] of 16 * VECTORS values and C columns from p, over slots begin..end. */
 ALWAYS_INLINE void add_values(
-    const int C, const int VECTORS, const struct columns *t, size_t from, const uint16_t *values, size_t e, size_t begin, size_t end)
+    const int C, const enum kv_type TYPE, const struct block *b, size_t from, const char *page, ptrdiff_t ahead, size_t begin, size_t end, float *record)
 {
-    f32 sum[VECTORS][C];
-    UNROLL for (int v = 0; v < VECTORS; v++)
-        EACH_COLUMN(c) sum[v][c] = begin ? f32_load(t->o + (from + c) * t->padded + e + 16 * v) : f32_zero();
-    size_t width = strip_width(e, t->padded);
-    const uint16_t *value_at = values + strip_at(e) + begin * width;
-    for (size_t s = begin; s < end; s++, value_at += width) {
-        UNROLL for (int v = 0; v < VECTORS; v++) {
-            f32 value = f32_of_half(value_at + 16 * v);
-            EACH_COLUMN(c) sum[v][c] = f32_fma(f32_set(t->p[(from + c) * PAGE_SLOTS + s]), value, sum[v][c]);
-        }
-    }
-    UNROLL for (int v = 0; v < VECTORS; v++)
-        EACH_COLUMN(c) f32_store(t->o + (from + c) * t->padded + e + 16 * v, sum[v][c]);
+    const float *p = b->p + from * PAGE_SLOTS;
+    const char *values = page + keys_nbytes(&b->job->head);
+    if (TYPE == KV_F16) page_values_f16(C, p, values, b->padded, ahead, begin, end, record + SUMS, b->record);
+    else page_values_q8(C, p, values, b->padded, ahead, begin, end, record + SUMS, b->record, b->scaled);
 }
 
-ALWAYS_INLINE void page_values(const int C, const struct columns *t, size_t from, const uint16_t *values, size_t begin, size_t end)
+/* Columns tile .. tile + C - 1 over the page that begins at `slot`. What all attend to is added together, the rest column by column. */
+ALWAYS_INLINE void attend_page(
+    const int C, const enum kv_type TYPE, const struct block *b, size_t tile, const char *page, ptrdiff_t ahead, size_t slot, float *records)
 {
-    const int many = C * 4 <= 2 * TILE_COLUMNS ? 4 : C * 2 <= 2 * TILE_COLUMNS ? 2 : 1;
-    for (size_t e = 0; e < t->padded;) {
-        size_t left = strip_width(e, t->padded) - e % STRIP;
-        if (left >= 16 * (size_t)many) {
-            add_values(C, many, t, from, values, e, begin, end);
-            e += 16 * many;
-        } else {
-            add_values(C, 1, t, from, values, e, begin, end);
-            e += 16;
-        }
+    size_t begin[C], end[C], least = PAGE_SLOTS, most = 0, from = 0, to = PAGE_SLOTS;     /* least .. most: any; from .. to: all */
+    for (int c = 0; c < C; c++) {
+        begin[c] = b->begin[tile + c] <= slot ? 0 : b->begin[tile + c] - slot < PAGE_SLOTS ? b->begin[tile + c] - slot : PAGE_SLOTS;
+        end[c] = b->end[tile + c] <= slot ? 0 : b->end[tile + c] - slot < PAGE_SLOTS ? b->end[tile + c] - slot : PAGE_SLOTS;
+        if (begin[c] < least) least = begin[c];
+        if (end[c] > most) most = end[c];
+        if (begin[c] > from) from = begin[c];
+        if (end[c] < to) to = end[c];
+    }
+    if (least >= most) return;
+    const char *q = b->queries + tile * b->query_nbytes;
+    if (TYPE == KV_F16) page_scores_f16(C, q, b->job->head.keys, page, ahead, least / 16, (most + 15) / 16, b->p);
+    else page_scores_q8(C, q, b->job->head.keys, page, ahead, least / 16, (most + 15) / 16, b->p);
+    for (int c = 0; c < C; c++) {
+        float *record = records + (tile + c) * b->record;
+        if (begin[c] == 0 && end[c] == PAGE_SLOTS) page_softmax(1, b->p + c * PAGE_SLOTS, 0, PAGE_SLOTS, b->job->softcap, record, b->padded);
+        else if (begin[c] < end[c]) page_softmax(0, b->p + c * PAGE_SLOTS, begin[c], end[c], b->job->softcap, record, b->padded);
+    }
+    if (from >= to) from = to = PAGE_SLOTS;
+    for (int c = 0; c < C; c++) {
+        size_t last = end[c] < from ? end[c] : from;
+        if (begin[c] < last) add_values(1, TYPE, b, c, page, 0, begin[c], last, records + (tile + c) * b->record);
+    }
+    if (from < to) add_values(C, TYPE, b, 0, page, ahead, from, to, records + tile * b->record);
+    for (int c = 0; c < C; c++)
+        if (to < end[c]) add_values(1, TYPE, b, c, page, 0, to, end[c], records + (tile + c) * b->record);
+}
+
+#define ATTEND_F16(size) case size: attend_page(size, KV_F16, b, tile, page, ahead, slot, records); break;
+#define ATTEND_Q8(size) case size: attend_page(size, KV_Q8_0, b, tile, page, ahead, slot, records); break;
+
+static void attend_page_by_tiles(const struct block *b, const char *page, ptrdiff_t ahead, size_t slot, float *records)
+{
+    for (size_t tile = 0, C; tile < b->count; tile += C, ahead = 0) {
+        C = tile_size(b->count - tile);
+        if (b->job->head.type == KV_F16) switch (C) { COLUMN_SIZES(ATTEND_F16) }
+        else switch (C) { COLUMN_SIZES(ATTEND_Q8) }
     }
 }
 
-/* Add column c's page to its total. */
-static inline void merge_page(struct columns *t, int c, float largest, float sum, int is_first)
+/* All columns over one run, into records that are made here. */
+static void attend_run(const struct block *b, size_t run, float *records)
 {
-    float *o = t->o + c * t->padded, *total = t->total + c * t->padded;
+    const struct attention_job *job = b->job;
+    for (size_t c = 0; c < b->count; c++) {
+        float *record = memset(records + c * b->record, 0, b->record * sizeof *record);
+        record[LARGEST] = -INFINITY;
+    }
+    size_t slot = run * RUN_SLOTS, end = slot + RUN_SLOTS < b->end_slot ? slot + RUN_SLOTS : b->end_slot;
+    if (slot < b->first_slot) slot = b->first_slot / PAGE_SLOTS * PAGE_SLOTS;
+    for (; slot < end; slot += PAGE_SLOTS) {
+        size_t next = slot + PAGE_SLOTS < b->end_slot ? slot + PAGE_SLOTS : slot;
+        const char *page = job->cache + job->pages[slot / PAGE_SLOTS] * job->page_stride;
+        attend_page_by_tiles(b, page, job->cache + job->pages[next / PAGE_SLOTS] * job->page_stride - page, slot, records);
+    }
+}
+
+/* Add a run's record of one column to its total. */
+static void join_run(float *total, const float *run, size_t padded, int is_first)
+{
     if (is_first) {
-        t->m[c] = largest;
-        t->l[c] = sum;
-        memcpy(total, o, t->padded * sizeof *o);
+        memcpy(total, run, (SUMS + padded) * sizeof *total);
         return;
     }
-    float m = t->m[c] > largest ? t->m[c] : largest, scale[LANES];
-    f32_store(scale, f32_exp(f32_first(1, f32_set(t->m[c] - m), f32_set(largest - m))));
+    float m = total[LARGEST] > run[LARGEST] ? total[LARGEST] : run[LARGEST], scale[LANES];
+    f32_store(scale, f32_exp(f32_first(1, f32_set(total[LARGEST] - m), f32_set(run[LARGEST] - m))));
     f32 a = f32_set(scale[0]), b = f32_set(scale[1]);
-    t->m[c] = m;
-    t->l[c] = fmaf(t->l[c], scale[0], sum * scale[1]);
-    for (size_t e = 0; e < t->padded; e += 16)
-        f32_store(total + e, f32_fma(f32_load(total + e), a, f32_mul(f32_load(o + e), b)));
+    total[LARGEST] = m;
+    total[WEIGHTS] = fmaf(total[WEIGHTS], scale[0], run[WEIGHTS] * scale[1]);
+    for (size_t e = SUMS; e < SUMS + padded; e += 16)
+        f32_store(total + e, f32_fma(f32_load(total + e), a, f32_mul(f32_load(run + e), b)));
 }
 
-ALWAYS_INLINE void attend_page(const int C, struct columns *t, const uint16_t *page, size_t first_slot)
+static void write_column(const struct attention_job *job, size_t column, const float *total)
 {
-    const uint16_t *values = page + keys_count(t->E);
-    size_t common = t->fewest <= first_slot ? 0 : t->fewest - first_slot < PAGE_SLOTS ? t->fewest - first_slot : PAGE_SLOTS;
-    size_t most = t->most - first_slot < PAGE_SLOTS ? t->most - first_slot : PAGE_SLOTS;
-    float largest[C], sum[C];
-    page_scores(C, t, page, (most + 15) / 16);
-    for (int c = 0; c < C; c++)
-        if (t->slots[c] > first_slot) page_softmax(t->p + c * PAGE_SLOTS, t->slots[c] - first_slot, &largest[c], &sum[c]);
-    if (common) page_values(C, t, 0, values, 0, common);
-    for (int c = 0; c < C; c++) {
-        if (t->slots[c] <= first_slot) continue;
-        size_t own = t->slots[c] - first_slot < PAGE_SLOTS ? t->slots[c] - first_slot : PAGE_SLOTS;
-        if (own > common) page_values(1, t, c, values, common, own);
-        merge_page(t, c, largest[c], sum[c], first_slot == 0);
+    size_t token = column / job->group, head = column % job->group, F = job->head.values;
+    float *out = job->out + (token * job->n_heads + head) * F, scale[LANES] = {1.0f}, weights = total[WEIGHTS];
+    if (job->sinks) {
+        float sink = job->sinks[head], m = total[LARGEST] > sink ? total[LARGEST] : sink;
+        f32_store(scale, f32_exp(f32_first(1, f32_set(total[LARGEST] - m), f32_set(sink - m))));
+        weights = fmaf(weights, scale[0], scale[1]);
+    }
+    for (size_t e = 0; e < F; e += 16) {
+        f32 value = f32_div(f32_mul(f32_load(total + SUMS + e), f32_set(scale[0])), f32_set(weights));
+        f32_store_first(out + e, value, F - e < 16 ? (int)(F - e) : 16);
     }
 }
 
-ALWAYS_INLINE void attend(const int C, const struct attention_job *job, size_t first)
+/* Columns first .. first + count - 1, at most a block, over one run: what it has of them into records [count]. */
+static void attention_run(const struct attention_job *job, size_t first, size_t count, size_t run, float *records)
 {
-    size_t E = job->head_dim, padded = padded16(E);
-    struct columns t = {.E = E, .padded = padded, .q = job->scratch, .fewest = SIZE_MAX};
-    t.p = t.q + C * E;
-    t.o = t.p + C * PAGE_SLOTS;
-    t.total = t.o + C * padded;
-    for (int c = 0; c < C; c++) {
-        size_t token = (first + c) / job->group, head = (first + c) % job->group;
-        const float *q = job->q + token * job->row_stride + head * E;
-        for (size_t e = 0; e < E; e++) t.q[e * C + c] = q[e] * job->scale;
-        t.slots[c] = job->position + token + 1;
-        if (t.slots[c] < t.fewest) t.fewest = t.slots[c];
-        if (t.slots[c] > t.most) t.most = t.slots[c];
-    }
-    for (size_t slot = 0; slot < t.most; slot += PAGE_SLOTS)
-        attend_page(C, &t, job->cache + (size_t)job->pages[slot / PAGE_SLOTS] * job->page_stride, slot);
-    for (int c = 0; c < C; c++) {
-        size_t token = (first + c) / job->group, head = (first + c) % job->group;
-        float *out = job->out + token * job->row_stride + head * E;
-        for (size_t e = 0; e < E; e += 16) {
-            f32 value = f32_div(f32_load(t.total + c * padded + e), f32_set(t.l[c]));
-            f32_store_first(out + e, value, E - e < 16 ? (int)(E - e) : 16);
-        }
-    }
+    struct block b;
+    open_block(&b, job, first, count);
+    attend_run(&b, run, records);
 }
 
-#define ATTEND_LARGEST(size) if (size <= end - first) n = size;
-#define ATTEND_CASE(size) case size: attend(size, job, first); break;
-
-static void attention(const struct attention_job *job, size_t first, size_t end)
+/* One column: its records of the runs it attends to, joined in the first one and written out. They stand `stride` floats apart,
+ * from run first_run on. */
+static void attention_join(const struct attention_job *job, size_t column, float *records, size_t stride, size_t first_run)
 {
-    while (first < end) {
-        size_t n = 1;
-        TILE_SIZES(ATTEND_LARGEST)
-        switch (n) { TILE_SIZES(ATTEND_CASE) }
-        first += n;
+    size_t end = job->position + column / job->group + 1, first = end > job->window ? (end - job->window) / RUN_SLOTS : 0;
+    float *total = records + (first - first_run) * stride;
+    for (size_t run = first + 1; run * RUN_SLOTS < end; run++)
+        join_run(total, records + (run - first_run) * stride, padded_values(&job->head), 0);
+    write_column(job, column, total);
+}
+
+/* Columns first .. first + count - 1, at most a block, over all their slots. */
+static void attention(const struct attention_job *job, size_t first, size_t count)
+{
+    struct block b;
+    open_block(&b, job, first, count);
+    float *records = b.scaled + 2 * MOST_COLUMNS * PAGE_SLOTS, *totals = records + BLOCK_COLUMNS * b.record;
+    size_t runs = (b.end_slot - 1) / RUN_SLOTS + 1;
+    for (size_t run = b.first_slot / RUN_SLOTS; run < runs; run++) {
+        attend_run(&b, run, records);
+        for (size_t c = 0; c < count; c++)
+            if (b.begin[c] < (run + 1) * RUN_SLOTS && b.end[c] > run * RUN_SLOTS)
+                join_run(totals + c * b.record, records + c * b.record, b.padded, b.begin[c] / RUN_SLOTS == run);
     }
+    for (size_t c = 0; c < count; c++) write_column(job, first + c, totals + c * b.record);
 }
 
 #endif

@@ -7,6 +7,7 @@
 #define OLLAMA_KERNELS_H
 
 #include "activations.h"
+#include "page.h"
 
 /* out[t, n] = sum_k x[t, k] weight[n, k] for t < T and the 16 n of each group. */
 struct linear_job {
@@ -19,19 +20,21 @@ struct linear_job {
 
 typedef void linear_kernel(const struct linear_job *job, size_t first_group, size_t end_group);
 
-/* One kv head of one sequence, for some of its columns. A column is one query head of one token: column c is token c / group,
- * head c % group of the kv head. The KV pages are laid out as page.h says. */
+/* One kv head of one sequence. A column is one query head of one token: column c is token c / group, head c % group of the kv head.
+ * It attends to its own slot and the window - 1 before. Records are page.h's. */
 struct attention_job {
-    const float *q;             /* in  [tokens, n_heads * head_dim], at this kv head's first query head */
-    float *out;                 /* out, the same layout */
-    const uint16_t *cache;      /* page 0, this kv head */
+    const float *q;             /* in  [tokens, n_heads * head.keys], at this kv head's first query head */
+    float *out;                 /* out [tokens, n_heads * head.values], likewise */
+    const char *cache;          /* page 0, this kv head */
     const int32_t *pages;       /* page table of the sequence */
-    size_t page_stride;         /* values from one page to the next */
-    size_t row_stride;          /* n_heads * head_dim */
-    size_t head_dim, group;
+    const float *sinks;         /* [group], or NULL */
+    size_t page_stride;         /* bytes from one page to the next */
+    struct kv_head head;
+    size_t n_heads, group;
     size_t position;            /* of the sequence's first token in this pass */
-    float scale;
-    float *scratch;             /* attention_scratch(head_dim) floats */
+    size_t window;
+    float scale, softcap;       /* softcap 0: none */
+    float *scratch;             /* attention_scratch(&head) floats */
 };
 
 struct kernels {
@@ -44,9 +47,11 @@ struct kernels {
     void (*route)(const float *logits, float *routing, size_t n_experts, size_t n_used, int over_all);
     void (*expert_sum)(const float *x, const float *routing, const int32_t *experts, float *out, size_t n_used, size_t D);
     void (*rope)(const float *x, const float *cos_sin, float *out, size_t n_heads, size_t head_dim, size_t rotary_dim, int halves);
-    void (*store_keys)(const float *k, uint16_t *keys, size_t slot, size_t head_dim);
-    void (*store_values)(const float *v, uint16_t *values, size_t slot, size_t head_dim);
-    void (*attention)(const struct attention_job *job, size_t first_column, size_t end_column);
+    void (*store_keys[KV_TYPES])(const float *k, char *keys, size_t slot, size_t head_dim);
+    void (*store_values[KV_TYPES])(const float *v, char *values, size_t slot, size_t value_dim);
+    void (*attention)(const struct attention_job *job, size_t first_column, size_t count);
+    void (*attention_run)(const struct attention_job *job, size_t first_column, size_t count, size_t run, float *records);
+    void (*attention_join)(const struct attention_job *job, size_t column, float *records, size_t stride, size_t first_run);
 };
 
 extern const struct kernels kernels_generic, kernels_avx2, kernels_avx512, kernels_neon, kernels_neon_dot;

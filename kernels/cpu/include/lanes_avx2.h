@@ -12,6 +12,7 @@
 enum { LANES = 16 };
 #define TILE_COLUMNS 4
 #define TILE_SIZES(size) size(1) size(2) size(3) size(4)
+#define ACCUMULATORS 6
 #define UNROLL _Pragma("GCC unroll 16")
 
 typedef struct { __m256 low, high; } f32;

@@ -12,6 +12,7 @@
 enum { LANES = 16 };
 #define TILE_COLUMNS 12
 #define TILE_SIZES(size) size(1) size(2) size(3) size(4) size(6) size(8) size(12)
+#define ACCUMULATORS 24
 #define UNROLL _Pragma("GCC unroll 16")
 
 typedef __m512 f32;

@@ -15,6 +15,7 @@
 enum { LANES = 16 };
 #define TILE_COLUMNS 1              /* columns of a panel: as many as have accumulators in registers */
 #define TILE_SIZES(size) size(1)    /* of tiles that a panel is cut into */
+#define ACCUMULATORS 1          /* f32 that attention sums up in registers */
 #define UNROLL
 
 typedef struct { float lane[LANES]; } f32;

@@ -16,6 +16,7 @@
 enum { LANES = 16 };
 #define TILE_COLUMNS 4
 #define TILE_SIZES(size) size(1) size(2) size(3) size(4)
+#define ACCUMULATORS 6
 #define UNROLL _Pragma("GCC unroll 16")
 
 typedef struct { float32x4_t a, b, c, d; } f32;

@@ -2,7 +2,7 @@
  *
  *   rows         a chain of ops on one row at a time; a thread takes rows and runs the whole chain on each
  *   linear       one or more weights at once, in chunks of 16-row groups
- *   attention    tiles of query columns
+ *   attention    blocks of query columns; where contexts are long and blocks few, their runs of slots, which are joined after a barrier
  *   gather       which slots go to which expert (experts.h), on one thread
  *   experts      like linear, over the experts in use
  *
@@ -28,7 +28,8 @@ struct row_op {
     const void *weight;             /* EMBED's packed [V, D]; RMS_NORM, ADD_BIAS float [width]; ANGLES double [width / 2] */
     enum format format;             /* of EMBED's weight */
     enum activation activation;     /* of PACK */
-    size_t n_heads, head_dim;       /* ROPE, STORE_KV */
+    size_t n_heads, head_dim;       /* ROPE; STORE_KV's n_heads */
+    struct kv_head head;            /* STORE_KV */
     int halves;                     /* ROPE: which values make a pair */
     float eps;                      /* RMS_NORM */
     size_t n_experts, n_used;       /* ROUTE, PACK_SLOTS, EXPERT_SUM */
@@ -39,11 +40,12 @@ struct row_op {
 struct linear_part { const void *weight, *x; float *out; enum format format; size_t N, K, groups; };
 
 struct attention_op {
-    const float *q;
+    const float *q, *sinks;
     float *out;
-    const uint16_t *cache;
-    size_t n_heads, n_kv_heads, head_dim;
-    float scale;
+    const char *cache;
+    struct kv_head head;
+    size_t n_heads, n_kv_heads, window;
+    float scale, softcap;
 };
 
 enum step_kind { ROWS_STEP, LINEAR_STEP, ATTENTION_STEP, GATHER_STEP, EXPERTS_STEP };
@@ -77,21 +79,21 @@ struct program {
     int count;
     float *scratch;                 /* [threads][thread_scratch], attention's */
     size_t thread_scratch;
+    float *records;                 /* [record_floats], of attention's runs */
+    size_t record_floats;
     struct pass pass;
 };
 
-static inline uint16_t *page_of(const uint16_t *cache, int32_t page, size_t kv_head, size_t n_kv_heads, size_t head_dim)
-{
-    return (uint16_t *)cache + ((size_t)page * n_kv_heads + kv_head) * page_count(head_dim);
-}
+#include "attend.h"
 
 static void store_kv(const struct program *p, const struct row_op *op, size_t t)
 {
-    size_t slot = (size_t)p->pass.positions[t] % PAGE_SLOTS, E = op->head_dim;
+    const struct kv_head *head = &op->head;
+    size_t slot = (size_t)p->pass.positions[t] % PAGE_SLOTS;
     for (size_t g = 0; g < op->n_heads; g++) {
-        uint16_t *page = page_of(op->out, p->pass.pages[t], g, op->n_heads, E);
-        p->kernels->store_keys(op->a + t * op->width + g * E, page, slot, E);
-        p->kernels->store_values(op->b + t * op->width + g * E, page + keys_count(E), slot, E);
+        char *page = page_of(op->out, p->pass.pages[t], g, op->n_heads, head);
+        p->kernels->store_keys[head->type](op->a + (t * op->n_heads + g) * head->keys, page, slot, head->keys);
+        p->kernels->store_values[head->type](op->b + (t * op->n_heads + g) * head->values, page + keys_nbytes(head), slot, head->values);
     }
 }
 
@@ -207,50 +209,6 @@ static void run_experts(const struct program *p, const struct step *step, int th
         }
 }
 
-static size_t tiles_of(const struct program *p, const struct attention_op *op, size_t b)
-{
-    size_t tokens = (size_t)(p->pass.first_token[b + 1] - p->pass.first_token[b]);
-    size_t columns = tokens * (op->n_heads / op->n_kv_heads);
-    return (columns + p->kernels->panel_columns - 1) / p->kernels->panel_columns;
-}
-
-/* Tile `tile` of kv head g of sequence b. */
-static void run_tile_of(const struct program *p, const struct attention_op *op, size_t b, size_t g, size_t tile, float *scratch)
-{
-    size_t group = op->n_heads / op->n_kv_heads, width = op->n_heads * op->head_dim, first = (size_t)p->pass.first_token[b];
-    size_t tokens = (size_t)p->pass.first_token[b + 1] - first, begin = tile * p->kernels->panel_columns;
-    size_t end = begin + p->kernels->panel_columns, at = first * width + g * group * op->head_dim;
-    struct attention_job job = {
-        .q = op->q + at,
-        .out = op->out + at,
-        .cache = page_of(op->cache, 0, g, op->n_kv_heads, op->head_dim),
-        .pages = p->pass.tables[b],
-        .page_stride = op->n_kv_heads * page_count(op->head_dim),
-        .row_stride = width,
-        .head_dim = op->head_dim,
-        .group = group,
-        .position = (size_t)p->pass.positions[first],
-        .scale = op->scale,
-        .scratch = scratch,
-    };
-    p->kernels->attention(&job, begin, end < tokens * group ? end : tokens * group);
-}
-
-static void run_attention(const struct program *p, const struct step *step, int thread)
-{
-    const struct attention_op *op = &step->attention;
-    float *scratch = p->scratch + (size_t)thread * p->thread_scratch;
-    long tiles = 0, taken;
-    for (size_t b = 0; b < p->pass.B; b++) tiles += (long)(tiles_of(p, op, b) * op->n_kv_heads);
-    while (pool_take(p->pool, thread, tiles, 1, &taken)) {
-        size_t left = (size_t)(tiles - 1 - taken), b = p->pass.B - 1;       /* the last tiles see the most slots: they go first */
-        size_t before = (size_t)tiles - tiles_of(p, op, b) * op->n_kv_heads;
-        while (left < before) before -= tiles_of(p, op, --b) * op->n_kv_heads;
-        left -= before;
-        run_tile_of(p, op, b, left % op->n_kv_heads, left / op->n_kv_heads, scratch);
-    }
-}
-
 static void run_steps(void *context, int thread)
 {
     const struct program *p = context;
@@ -262,7 +220,7 @@ static void run_steps(void *context, int thread)
         else if (step->kind == LINEAR_STEP)
             run_linear(p, step, thread);
         else if (step->kind == ATTENTION_STEP)
-            run_attention(p, step, thread);
+            run_attention(p, &step->attention, thread);
         else if (step->kind == GATHER_STEP)
             run_gather(p, step, thread);
         else

@@ -1,9 +1,7 @@
 /* Ops that work on one row at a time, in lanes. Contracts: ollama_zmq/ops/rms_norm.py, silu_mul.py, rope.py, route.py,
- * expert_sum.py, store_kv.py. */
+ * expert_sum.py. */
 #ifndef OLLAMA_ROWS_H
 #define OLLAMA_ROWS_H
-
-#include "page.h"
 
 /* The sum of squares stands in 16 lanes, lane l adding x[l], x[l + 16] ...; one lane alone would be too coarse at D = 8192. */
 static void rms_norm(
@@ -119,26 +117,6 @@ static void expert_sum(
         f32 total = f32_zero();
         for (size_t j = 0; j < n_used; j++) total = f32_fma(f32_set(routing[experts[j]]), f32_load_first(x + j * D + d, n), total);
         f32_store_first(out + d, total, n);
-    }
-}
-
-/* One head's keys or values into their slot of a page (page.h). */
-static void store_keys(const float *k, uint16_t *keys, size_t slot, size_t head_dim)
-{
-    uint16_t halves[16], *out = keys + slot;
-    for (size_t e = 0; e < head_dim; e += 16) {
-        size_t n = head_dim - e < 16 ? head_dim - e : 16;
-        half_store(halves, f32_load_first(k + e, (int)n));
-        for (size_t i = 0; i < n; i++) out[(e + i) * PAGE_SLOTS] = halves[i];
-    }
-}
-
-static void store_values(const float *v, uint16_t *values, size_t slot, size_t head_dim)
-{
-    size_t padded = padded16(head_dim);
-    for (size_t e = 0; e < head_dim; e += 16) {
-        uint16_t *out = values + strip_at(e) + slot * strip_width(e, padded);
-        half_store(out, f32_load_first(v + e, head_dim - e < 16 ? (int)(head_dim - e) : 16));
     }
 }
 

@@ -2,7 +2,9 @@
 #define KERNEL_TABLE(isa)                                                                                                   \
     {                                                                                                                       \
         .name = isa, .panel_columns = TILE_COLUMNS, .pack_activation = pack_activation, .rms_norm = rms_norm,               \
-        .silu_mul = silu_mul, .rope = rope, .store_keys = store_keys, .store_values = store_values, .attention = attention, \
+        .silu_mul = silu_mul, .rope = rope, .attention = attention, .attention_run = attention_run,                         \
+        .attention_join = attention_join, .store_keys = {store_keys_f16, store_keys_q8_0},                                  \
+        .store_values = {store_values_f16, store_values_q8_0},                                                              \
         .route = route, .expert_sum = expert_sum,                                                                           \
         .linear = {                                                                                                         \
             [F32] = linear_f32, [F16] = linear_f16, [BF16] = linear_bf16, [Q4_0] = linear_q4_0, [Q4_1] = linear_q4_1,       \
