@@ -26,6 +26,7 @@ VARIABLES = {
     "OLLAMA_DEBUG": "Show additional debug information (e.g. OLLAMA_DEBUG=1)",
     "OLLAMA_HOST": "IP Address for the ollama server (default 127.0.0.1:11434)",
     "OLLAMA_KEEP_ALIVE": 'The duration that models stay loaded in memory (default "5m")',
+    "OLLAMA_KV_CACHE_TYPE": "Quantization type for the K/V cache: f16 or q8_0 (default: f16)",
     "OLLAMA_MAX_LOADED_MODELS": "Maximum number of loaded models (default 0: as many as fit)",
     "OLLAMA_MAX_QUEUE": "Maximum number of queued requests (default 512)",
     "OLLAMA_MODELS": "The path to the models directory",
@@ -76,6 +77,7 @@ class Config:
         host: ``OLLAMA_HOST``.
         models: folder of manifests and blobs.
         keep_alive_s: how long an unused model stays loaded; ``inf`` for ever.
+        kv_cache_type: "f16" or "q8_0", what keys and values are kept as.
         context_length: ``num_ctx`` where neither request nor Modelfile has one; 0 for the default.
         num_parallel: sequences per model at the same time; 0 for as many as the KV cache holds.
         max_queue: requests that may wait.
@@ -89,6 +91,7 @@ class Config:
     host: Address = Address("http", "127.0.0.1", DEFAULT_PORT)
     models: Path = field(default_factory=lambda: Path.home() / ".ollama" / "models")
     keep_alive_s: float = 300.0
+    kv_cache_type: str = "f16"
     context_length: int = 0
     num_parallel: int = 0
     max_queue: int = 512
@@ -109,6 +112,7 @@ class Config:
             host=host,
             models=Path(values.text("OLLAMA_MODELS") or Path.home() / ".ollama" / "models").expanduser(),
             keep_alive_s=values.duration("OLLAMA_KEEP_ALIVE", 300.0),
+            kv_cache_type=values.choice("OLLAMA_KV_CACHE_TYPE", ("f16", "q8_0")),
             context_length=values.count("OLLAMA_CONTEXT_LENGTH", 0),
             num_parallel=values.count("OLLAMA_NUM_PARALLEL", 0),
             max_queue=values.count("OLLAMA_MAX_QUEUE", 512),

@@ -49,6 +49,18 @@ def test_host_is_read_as_ollama_reads_it(text, netloc):
     assert (config.host.netloc, config.warnings) == (netloc, ())
 
 
+@pytest.mark.parametrize(("text", "kept"), [("", "f16"), ("f16", "f16"), ("Q8_0", "q8_0")])
+def test_a_type_of_kv_cache_is_read_as_it_is_kept(text, kept):
+    config = read(OLLAMA_KV_CACHE_TYPE=text)
+    assert (config.kv_cache_type, config.warnings) == (kept, ())
+
+
+def test_a_type_of_kv_cache_that_is_not_kept_is_a_warning_and_float16():
+    config = read(OLLAMA_KV_CACHE_TYPE="q4_0")
+    warning = "OLLAMA_KV_CACHE_TYPE='q4_0': not one of f16, q8_0, using f16"
+    assert (config.kv_cache_type, config.warnings) == ("f16", (warning,))
+
+
 @pytest.mark.parametrize("text", ["example.com:99999", "example.com:http", "http://example.com:-1"])
 def test_an_impossible_port_is_a_warning_and_the_default(text):
     config = read(OLLAMA_HOST=text)

@@ -55,7 +55,7 @@ def _thread_nbytes(planned: Plan, verified: Verified) -> int:
 
 
 def _records_nbytes(planned: Plan, verified: Verified, kv_pages: int, max_tokens: int) -> int:
-    """Return the bytes of the records of runs: those of every query head over the whole cache, in up to 32 sequences."""
+    """Return the bytes of the records of runs: of every query head over the whole cache, in up to 32 sequences."""
     runs = -(-kv_pages // executor.RUN_PAGES) + min(max_tokens, 32)
     heads = (op.attrs["n_heads"] * int(executor.record_nbytes(cache)) for op, cache in _attended(planned, verified))
     return _aligned(runs * max(heads, default=0))

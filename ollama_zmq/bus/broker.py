@@ -60,6 +60,7 @@ class LoadRequest:
         num_batch: the most tokens of one pass.
         num_parallel: sequences at once, with room for a whole context each; 0 for as many as the KV pages hold.
         num_thread: the most threads of the local device; 0 for all it has. Workers have threads of their own.
+        kv_type: what keys and values are kept as, one of ``ops.program.KV_TYPES``.
         max_in_flight: microbatches in the stages at once; 0 leaves it to the cost model.
     """
 
@@ -73,6 +74,7 @@ class LoadRequest:
     num_thread: int = 0
     max_in_flight: int = 0
     policy: Policy = Policy.THROUGHPUT
+    kv_type: str = "f16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,7 +333,7 @@ class Broker:
     ) -> _Model:
         gguf = open_gguf(wanted.path)
         try:
-            network = Network(gguf)
+            network = Network(gguf, wanted.kv_type)
             tokenizer = load_tokenizer(gguf.metadata) if "tokenizer.ggml.model" in gguf.metadata else None
             embedding = Embedding(gguf) if wanted.rpc_servers else None
         except OllamaZmqError:

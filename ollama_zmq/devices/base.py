@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ollama_zmq.errors import OutOfDeviceMemory, ShapeError
-from ollama_zmq.ops.program import PAGE_SLOTS, CacheSpec, Verified, WeightSpec
+from ollama_zmq.ops.program import PAGE_SLOTS, Verified, WeightSpec
 from ollama_zmq.units import human_bytes
 
 Array = npt.NDArray[Any]
@@ -248,8 +248,3 @@ class Device(Protocol):
 
     def close(self) -> None:
         """Free everything."""
-
-
-def kv_nbytes(cache: CacheSpec, kv_pages: int, bytes_per_value: int = 2) -> int:
-    """Return the bytes of one layer's keys and values over *kv_pages* pages."""
-    return 2 * kv_pages * PAGE_SLOTS * cache.n_kv_heads * cache.head_dim * bytes_per_value

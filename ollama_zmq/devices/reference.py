@@ -1,8 +1,8 @@
 """The reference device: a program interpreted op by op in NumPy. Plain and slow; the others are measured against it.
 
 Weights are dequantized when loaded and kept as float32. Inside an op everything is float64; what an op writes is
-rounded to float32, and keys and values to float16, as the declarations say. Batch invariance is not promised: NumPy's
-matrix product may order its sums by the shape it is given.
+rounded to float32, and keys and values to the type of their cache, as the declarations say. Batch invariance is not
+promised: NumPy's matrix product may order its sums by the shape it is given.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ollama_zmq.devices.base import Array, Budget, DeviceWeight, Speeds, Step, kv_nbytes
+from ollama_zmq.devices.base import Array, Budget, DeviceWeight, Speeds, Step
 from ollama_zmq.devices.reference_ops import FUNCTIONS, KvCache
 from ollama_zmq.errors import ModelFileError, OpError, ShapeError, UnsupportedOp
 from ollama_zmq.formats.dequantize import SUPPORTED
@@ -193,7 +193,7 @@ def _carry_out(call: Call, values: dict[str, Any], step: Step) -> None:
 
 
 def _executable_nbytes(verified: Verified, *, kv_pages: int, max_tokens: int) -> int:
-    caches = sum(kv_nbytes(spec, kv_pages) for spec in verified.program.caches)
+    caches = sum(spec.nbytes(kv_pages) for spec in verified.program.caches)
     return caches + max_tokens * row_floats(verified) * FLOAT32_NBYTES
 
 

@@ -23,16 +23,32 @@ Float64 = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class KvCache:
-    """The keys and values of one layer: float16 [S, G, E] each, S = pages * PAGE_SLOTS."""
+    """The keys [S, G, E] and values [S, G, F] of one layer as they come back, S = pages * PAGE_SLOTS."""
 
-    k: npt.NDArray[np.float16]
-    v: npt.NDArray[np.float16]
+    type: str
+    k: Array
+    v: Array
 
     @classmethod
     def empty(cls, spec: CacheSpec, kv_pages: int) -> KvCache:
         """Return a cache of zeros."""
-        shape = (kv_pages * PAGE_SLOTS, spec.n_kv_heads, spec.head_dim)
-        return cls(np.zeros(shape, np.float16), np.zeros(shape, np.float16))
+        slots = kv_pages * PAGE_SLOTS, spec.n_kv_heads
+        dtype = np.float16 if spec.type == "f16" else np.float32
+        return cls(spec.type, np.zeros((*slots, spec.head_dim), dtype), np.zeros((*slots, spec.value_dim), dtype))
+
+    def rounded(self, rows: Array) -> Array:
+        """Return *rows* [..., E] as this cache gives them back."""
+        return rows.astype(np.float16) if self.type == "f16" else _q8_0(rows)
+
+
+def _q8_0(rows: Array) -> Array:
+    """Return rows [..., E] rounded in blocks of 32: d = max|x| / 127, d * round(x / d), d as float16."""
+    padded = np.zeros((*rows.shape[:-1], -(-rows.shape[-1] // 32), 32), np.float32)
+    padded.reshape(*rows.shape[:-1], -1)[..., : rows.shape[-1]] = rows
+    d = np.abs(padded).max(axis=-1, keepdims=True) / np.float32(127)
+    q = np.rint(np.divide(padded, d, out=np.zeros_like(padded), where=d != 0))
+    rounded: Array = (q * d.astype(np.float16).astype(np.float32)).reshape(*rows.shape[:-1], -1)
+    return rounded[..., : rows.shape[-1]]
 
 
 def embed(token_ids: Array, weight: Array) -> Float64:
@@ -121,27 +137,44 @@ def take_rows(x: Array, rows: Array) -> Float64:
     return _float64(x[rows])
 
 
-def store_kv(step: Step, k: Array, v: Array, cache: KvCache, *, n_kv_heads: int, head_dim: int) -> None:
+def store_kv(step: Step, k: Array, v: Array, cache: KvCache, *, n_kv_heads: int, head_dim: int, value_dim: int) -> None:
     for rows, start, slots in _sequences(step):
         written = slots[start:]
-        cache.k[written] = k[rows].reshape(-1, n_kv_heads, head_dim).astype(np.float16)
-        cache.v[written] = v[rows].reshape(-1, n_kv_heads, head_dim).astype(np.float16)
+        cache.k[written] = cache.rounded(k[rows].reshape(-1, n_kv_heads, head_dim))
+        cache.v[written] = cache.rounded(v[rows].reshape(-1, n_kv_heads, value_dim))
 
 
 def attention(
-    step: Step, q: Array, cache: KvCache, *, n_heads: int, n_kv_heads: int, head_dim: int, scale: float
+    step: Step,
+    q: Array,
+    cache: KvCache,
+    sinks: Array | None = None,
+    *,
+    n_heads: int,
+    n_kv_heads: int,
+    head_dim: int,
+    value_dim: int,
+    scale: float,
+    window: int,
+    softcap: float,
 ) -> Float64:
-    out = np.empty((len(q), n_heads, head_dim))
+    out = np.empty((len(q), n_heads, value_dim))
     for rows, start, slots in _sequences(step):
         queries = _float64(q[rows]).reshape(-1, n_heads, head_dim)
         keys, values = _float64(cache.k[slots]), _float64(cache.v[slots])
-        future = np.arange(len(slots)) > start + np.arange(len(queries))[:, None]
+        behind = start + np.arange(len(queries))[:, None] - np.arange(len(slots))
+        seen = (behind >= 0) & (behind < window)
         for h in range(n_heads):
             g = h // (n_heads // n_kv_heads)
-            scores = np.where(future, -np.inf, scale * np.einsum("te,ce->tc", queries[:, h], keys[:, g]))
-            weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-            out[rows, h] = np.einsum("tc,ce->te", weights, values[:, g]) / weights.sum(axis=-1, keepdims=True)
-    return out.reshape(q.shape)
+            scores = scale * np.einsum("te,ce->tc", queries[:, h], keys[:, g])
+            scores = np.where(seen, softcap * np.tanh(scores / softcap) if softcap else scores, -np.inf)
+            largest = scores.max(axis=-1, keepdims=True)
+            weights = np.exp(scores - largest)
+            total = weights.sum(axis=-1, keepdims=True)
+            if sinks is not None:
+                total += np.exp(_float64(sinks[h]) - largest)
+            out[rows, h] = np.einsum("tc,cf->tf", weights, values[:, g]) / total
+    return out.reshape(len(q), n_heads * value_dim)
 
 
 def _sequences(step: Step) -> Iterator[tuple[slice, int, Array]]:
@@ -162,6 +195,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "add": add,
     "add_bias": add_bias,
     "attention": attention,
+    "attention_sinks": attention,
     "embed": embed,
     "expert_linear": expert_linear,
     "expert_sum": expert_sum,

@@ -75,10 +75,11 @@ class Network:
         ModelFileError: unknown architecture, or a tensor is missing, has the wrong shape, or would not be used.
     """
 
-    def __init__(self, gguf: GgufFile) -> None:
+    def __init__(self, gguf: GgufFile, kv_type: str = "f16") -> None:
         from ollama_zmq.models import architecture
 
         self.gguf = gguf
+        self.kv_type = kv_type
         self.architecture = architecture(gguf.architecture)
         self.model = self.architecture.from_metadata(gguf.metadata, gguf.tensors)
         self.layers = [self._layer_weights(i) for i in range(self.model.n_layers)]
@@ -111,7 +112,7 @@ class Network:
     @property
     def cache(self) -> CacheSpec:
         """The KV cache that every layer has."""
-        return CacheSpec("kv", self.model.n_kv_heads, self.model.head_dim)
+        return CacheSpec("kv", self.model.n_kv_heads, self.model.head_dim, self.model.head_dim, self.kv_type)
 
     def layer_nbytes(self, i: int) -> int:
         """Return the bytes of layer *i*'s weights in the file."""
@@ -128,9 +129,8 @@ class Network:
         return sum(self.gguf.tensors[name].nbytes for name in {self.embedding.name, self.output.name})
 
     def kv_nbytes(self, n_tokens: int) -> int:
-        """Return the bytes of one layer's float16 keys and values for *n_tokens* tokens, in whole pages."""
-        pages = -(-n_tokens // PAGE_SLOTS)
-        return 2 * 2 * pages * PAGE_SLOTS * self.model.n_kv_heads * self.model.head_dim
+        """Return the bytes of one layer's keys and values for *n_tokens* tokens, in whole pages."""
+        return self.cache.nbytes(-(-n_tokens // PAGE_SLOTS))
 
     def parameter_count(self) -> int:
         """Return how many numbers the file's tensors hold."""
@@ -169,12 +169,17 @@ class Network:
         for i in layers:
             given = LayerValues(
                 weights={name: ops.weight(spec) for name, spec in self.layers[i].items()},
-                cache=ops.cache(f"kv.{i}", n_kv_heads=self.model.n_kv_heads, head_dim=self.model.head_dim),
+                cache=self._cache(ops, i),
                 positions=ops.positions,
                 rope_factors=factors,
             )
             hidden_state = self.model.layer(ops, i, hidden_state, given)
         return hidden_state
+
+    def _cache(self, ops: Builder, i: int) -> Value:
+        spec = self.cache
+        heads = {"n_kv_heads": spec.n_kv_heads, "head_dim": spec.head_dim, "value_dim": spec.value_dim}
+        return ops.cache(f"kv.{i}", **heads, type=spec.type)
 
     def _run_head(self, ops: Builder, hidden_state: Value) -> Value:
         wanted = ops.take_rows(hidden_state, ops.rows)

@@ -1,20 +1,21 @@
-"""Grouped-query attention of each token to its own sequence: itself and what came before it, as far as ``window`` reaches.
+"""Grouped-query attention of each token to its own sequence: itself and what came before, as far as ``window`` reaches.
 
-    score[t, h, c] = scale * sum_e q[t, h, e] * cache.k[c, h // (H/G), e]        c = max(0, position - window + 1) .. position
-    score          = softcap * tanh(score / softcap)                            where softcap is not 0
+    score[t, h, c] = scale * sum_e q[t, h, e] * cache.k[c, h // (H/G), e]      c = position - window + 1 .. position, >= 0
+    score          = softcap * tanh(score / softcap)                           where softcap is not 0
     out[t, h, f]   = sum_c softmax_c(score[t, h, c]) * cache.v[c, h // (H/G), f]
 
 ``attention_sinks`` has one more learned score per query head, which joins the softmax's denominator and nothing else:
 
     softmax_c(score) = exp(score[t, h, c]) / (exp(sinks[h]) + sum_c exp(score[t, h, c]))
 
-A sequence's keys and values are found through the step's page table. Partial sums are taken over runs of pages that begin at
-fixed positions and combined in their order, so a row does not depend on what else is in the pass. ``rtol`` is relative to the
-same sum over |cache.v|: where values cancel, an output may be small and its error is not. It holds for scores of ordinary size
-(tens) and values as the cache gives them back; over a q8_0 cache it is ``Q8_0_RTOL``, since a kernel may round queries too.
+A sequence's keys and values are found through the step's page table. Partial sums are taken over runs of pages that
+begin at fixed positions and combined in their order, so a row does not depend on what else is in the pass. ``rtol`` is
+relative to the same sum over |cache.v|: where values cancel, an output may be small and its error is not. Keys and
+values are meant as the cache gives them back; over a q8_0 cache ``rtol`` is ``Q8_0_RTOL``, since a kernel may round
+queries too.
 
-Source: Ainslie et al. 2023, "GQA"; Milakov & Gimelshein 2018, "Online normalizer calculation for softmax"; Gemma Team 2024,
-"Gemma 2" (soft-cap); Xiao et al. 2023, "Efficient Streaming Language Models with Attention Sinks".
+Source: Ainslie et al. 2023, "GQA"; Milakov & Gimelshein 2018, "Online normalizer calculation for softmax"; Gemma Team
+2024, "Gemma 2" (soft-cap); Xiao et al. 2023, "Efficient Streaming Language Models with Attention Sinks".
 """
 
 from collections.abc import Mapping

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from ollama_zmq.errors import OpError
+from ollama_zmq.ops.attention import NO_WINDOW
 from ollama_zmq.ops.program import POSITIONS, ROWS, CacheSpec, Call, Program, TensorSpec, WeightSpec, verify
 from ollama_zmq.ops.registry import op_named
 from ollama_zmq.ops.spec import Shape
@@ -78,17 +79,44 @@ class Ops(ABC):
             return self.apply("rope", {"x": x, "positions": positions}, attrs)
         return self.apply("rope_factors", {"x": x, "positions": positions, "factors": factors}, attrs)
 
-    def store_kv(self, k: Value, v: Value, cache: Value, *, n_kv_heads: int, head_dim: int) -> None:
-        self.apply("store_kv", {"k": k, "v": v, "cache": cache}, {"n_kv_heads": n_kv_heads, "head_dim": head_dim})
+    def store_kv(
+        self, k: Value, v: Value, cache: Value, *, n_kv_heads: int, head_dim: int, value_dim: int | None = None
+    ) -> None:
+        """Keys of *head_dim* and values of *value_dim* numbers, the same if None, into the cache."""
+        attrs: dict[str, int | float | str] = {
+            "n_kv_heads": n_kv_heads,
+            "head_dim": head_dim,
+            "value_dim": head_dim if value_dim is None else value_dim,
+        }
+        self.apply("store_kv", {"k": k, "v": v, "cache": cache}, attrs)
 
-    def attention(self, q: Value, cache: Value, *, n_heads: int, n_kv_heads: int, head_dim: int, scale: float) -> Value:
+    def attention(
+        self,
+        q: Value,
+        cache: Value,
+        sinks: Value | None = None,
+        *,
+        n_heads: int,
+        n_kv_heads: int,
+        head_dim: int,
+        value_dim: int | None = None,
+        scale: float,
+        window: int | None = None,
+        softcap: float = 0.0,
+    ) -> Value:
+        """To the last *window* slots, all if None; *softcap* 0 is none."""
         attrs: dict[str, int | float | str] = {
             "n_heads": n_heads,
             "n_kv_heads": n_kv_heads,
             "head_dim": head_dim,
+            "value_dim": head_dim if value_dim is None else value_dim,
             "scale": scale,
+            "window": NO_WINDOW if window is None else window,
+            "softcap": softcap,
         }
-        return self.apply("attention", {"q": q, "cache": cache}, attrs)
+        if sinks is None:
+            return self.apply("attention", {"q": q, "cache": cache}, attrs)
+        return self.apply("attention_sinks", {"q": q, "cache": cache, "sinks": sinks}, attrs)
 
     def route(self, logits: Value, *, n_used: int, softmax_over: str) -> Value:
         return self.apply("route", {"logits": logits}, {"n_used": n_used, "softmax_over": softmax_over})
@@ -130,10 +158,13 @@ class Builder(Ops):
             )
         return Value(spec.name, spec.shape, "any")
 
-    def cache(self, name: str, *, n_kv_heads: int, head_dim: int) -> Value:
-        """Declare the KV cache of one layer."""
-        self._caches.append(CacheSpec(name, n_kv_heads, head_dim))
-        return Value(name, (n_kv_heads, head_dim), "kv")
+    def cache(
+        self, name: str, *, n_kv_heads: int, head_dim: int, value_dim: int | None = None, type: str = "f16"
+    ) -> Value:
+        """Declare the KV cache of one layer; values are as long as keys if *value_dim* is None."""
+        value_dim = head_dim if value_dim is None else value_dim
+        self._caches.append(CacheSpec(name, n_kv_heads, head_dim, value_dim, type))
+        return Value(name, (n_kv_heads, head_dim, value_dim), "kv")
 
     def apply(self, op: str, args: dict[str, Value], attrs: dict[str, int | float | str]) -> Value:
         declared = op_named(op)

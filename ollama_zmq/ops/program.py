@@ -28,6 +28,7 @@ from ollama_zmq.ops.registry import op_named
 from ollama_zmq.ops.spec import OPEN_SYMBOLS, Op, Shape
 
 PAGE_SLOTS = 64  # tokens in one page of the KV cache, the same on every device
+KV_TYPES = {"f16": (1, 2), "q8_0": (32, 34)}  # numbers in a block, bytes it takes
 POSITIONS = "positions"
 ROWS = "rows"
 STEP_VALUES = (POSITIONS, ROWS)
@@ -56,11 +57,22 @@ class WeightSpec(msgspec.Struct, frozen=True, array_like=True):
 
 
 class CacheSpec(msgspec.Struct, frozen=True, array_like=True):
-    """The paged keys and values of one layer."""
+    """The paged keys and values of one layer: *n_kv_heads* keys of *head_dim* and values of *value_dim* numbers a token.
+
+    ``type`` is one of ``KV_TYPES``; what each keeps stands in ``ops/store_kv.py``.
+    """
 
     name: str
     n_kv_heads: int
     head_dim: int
+    value_dim: int
+    type: str
+
+    def nbytes(self, kv_pages: int) -> int:
+        """Return the bytes of *kv_pages* pages, without what a device pads them with."""
+        block, block_nbytes = KV_TYPES[self.type]
+        blocks = -(-self.head_dim // block) + -(-self.value_dim // block)
+        return kv_pages * PAGE_SLOTS * self.n_kv_heads * blocks * block_nbytes
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True):
@@ -149,7 +161,10 @@ def verify(program: Program) -> Verified:
     for weight in program.weights:
         _declare(weight.name, weight.shape, "any", shapes, dtypes)
     for cache in program.caches:
-        _declare(cache.name, (cache.n_kv_heads, cache.head_dim), "kv", shapes, dtypes)
+        _declare(cache.name, (cache.n_kv_heads, cache.head_dim, cache.value_dim), "kv", shapes, dtypes)
+        if cache.type not in KV_TYPES:
+            known = ", ".join(KV_TYPES)
+            raise OpError(f"cache {cache.name[:MAX_NAME]!r}: type {cache.type[:MAX_NAME]!r}, expected one of {known}")
     for call in program.calls:
         _infer(call, shapes, dtypes)
     _check_output(program.outputs[0], shapes, dtypes)

@@ -7,7 +7,7 @@ import hashlib
 from ollama_zmq.errors import UnsupportedOp
 from ollama_zmq.ops.add import ADD
 from ollama_zmq.ops.add_bias import ADD_BIAS
-from ollama_zmq.ops.attention import ATTENTION
+from ollama_zmq.ops.attention import ATTENTION, ATTENTION_SINKS
 from ollama_zmq.ops.embed import EMBED
 from ollama_zmq.ops.expert_linear import EXPERT_LINEAR
 from ollama_zmq.ops.expert_sum import EXPERT_SUM
@@ -26,6 +26,7 @@ OPS: dict[str, Op] = {
         ADD,
         ADD_BIAS,
         ATTENTION,
+        ATTENTION_SINKS,
         EMBED,
         EXPERT_LINEAR,
         EXPERT_SUM,

@@ -6,7 +6,7 @@ where ``slot(t)`` is the place of token t in the page that the step's page table
 as its type says, and ``rtol`` and ``atol`` are float16's:
 
     f16     to the nearest float16, ties to even
-    q8_0    blocks of 32 values of a head: d = max|x| / 127, q = round(x / d), kept as int8 and d as float16; off by d / 2
+    q8_0    blocks of 32 values of a head: d = max|x| / 127, q = round(x / d), kept as int8, d as float16
 """
 
 from ollama_zmq.ops.spec import Attr, Cache, Input, Op

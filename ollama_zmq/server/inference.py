@@ -125,6 +125,7 @@ def load_of(
         num_parallel=services.config.num_parallel,
         num_thread=max(0, options.num_thread),
         policy=Policy(services.config.rpc_policy),
+        kv_type=services.config.kv_cache_type,
     )
 
 

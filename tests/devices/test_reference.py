@@ -4,7 +4,7 @@ import numpy as np
 import psutil
 import pytest
 
-from ollama_zmq.devices.base import Budget, Device, Step, kv_nbytes
+from ollama_zmq.devices.base import Budget, Device, Step
 from ollama_zmq.devices.reference import FUNCTIONS, ReferenceDevice
 from ollama_zmq.devices.registry import KINDS, available_memory, default_budget, open_device
 from ollama_zmq.errors import ModelFileError, OpError, OutOfDeviceMemory, RequestError, ShapeError, UnsupportedOp
@@ -46,7 +46,7 @@ def test_what_is_announced_is_what_is_taken(device):
     nbytes = device.executable_nbytes(verified, kv_pages=3, max_tokens=5)
     executable = device.compile(verified, {}, kv_pages=3, max_tokens=5)
     assert (device.budget.used, executable.nbytes) == (nbytes, nbytes)
-    assert nbytes >= kv_nbytes(CacheSpec("kv", 2, 4), 3)
+    assert nbytes >= CacheSpec("kv", 2, 4, 4, "f16").nbytes(3)
     weight = loaded(device)["w"]
     assert device.budget.used == nbytes + weight.nbytes
     assert weight.nbytes == device.weight_nbytes(SPEC)

@@ -59,10 +59,10 @@ static uint64_t digest_of(const float *values, size_t count)
     return digest;
 }
 
-static uint64_t digest_of_halves(const uint16_t *values, size_t count)
+static uint64_t digest_of_bytes(const char *bytes, size_t count)
 {
     uint64_t digest = 14695981039346656037u;
-    for (size_t i = 0; i < count; i++) digest = mixed(digest, (values[i] & 0x7fff) > 0x7c00 ? 0x7e00u : values[i]);
+    for (size_t i = 0; i < count; i++) digest = mixed(digest, (uint8_t)bytes[i]);
     return digest;
 }
 
@@ -158,36 +158,61 @@ static void run_rope(size_t head_dim, size_t rotary_dim, int32_t position)
     free(x), free(out), free(angles), free(frequency);
 }
 
-static void fill_pages(uint16_t *cache, size_t slots, size_t E)
+static void fill_pages(char *cache, const struct kv_head *head, size_t slots)
 {
-    float *key = buffer(E * sizeof *key), *value = buffer(E * sizeof *value);
-    memset(cache, 0, (slots + PAGE_SLOTS - 1) / PAGE_SLOTS * page_count(E) * sizeof *cache);
+    float *key = buffer(head->keys * sizeof *key), *value = buffer(head->values * sizeof *value);
+    memset(cache, 0, (slots + PAGE_SLOTS - 1) / PAGE_SLOTS * page_nbytes(head));
     for (size_t s = 0; s < slots; s++) {
-        uint16_t *page = cache + s / PAGE_SLOTS * page_count(E);
-        for (size_t e = 0; e < E; e++) key[e] = draw_float(e), value[e] = draw_float(e);
-        k->store_keys(key, page, s % PAGE_SLOTS, E);
-        k->store_values(value, page + keys_count(E), s % PAGE_SLOTS, E);
+        char *page = cache + s / PAGE_SLOTS * page_nbytes(head);
+        for (size_t e = 0; e < head->keys; e++) key[e] = draw_float(e);
+        for (size_t e = 0; e < head->values; e++) value[e] = draw_float(e);
+        k->store_keys[head->type](key, page, s % PAGE_SLOTS, head->keys);
+        k->store_values[head->type](value, page + keys_nbytes(head), s % PAGE_SLOTS, head->values);
     }
     free(key), free(value);
 }
 
-static void run_attention(size_t group, size_t E, size_t position, size_t tokens)
+/* Whole blocks, and runs that are joined: they must be equal, so one digest stands for both. */
+static uint64_t attended(const struct attention_job *job, float *out, size_t tokens, size_t width)
 {
-    static const int32_t pages[] = {0, 1, 2};
-    size_t width = group * E, slots = position + tokens, count = (slots + PAGE_SLOTS - 1) / PAGE_SLOTS * page_count(E);
-    float *q = floats(tokens * width), *out = buffer(tokens * width * sizeof *out);
-    float *scratch = buffer(attention_scratch(E) * sizeof *scratch);
-    uint16_t *cache = buffer(count * sizeof *cache);
-    fill_pages(cache, slots, E);
-    report("store_kv", E, slots, 0, digest_of_halves(cache, count));
-    struct attention_job job = {.q = q, .out = out, .cache = cache, .pages = pages, .page_stride = page_count(E), .row_stride = width,
-                                .head_dim = E, .group = group, .position = position, .scale = 0.125f, .scratch = scratch};
-    for (size_t first = 0; first < tokens * group; first += k->panel_columns) {
-        size_t end = first + k->panel_columns;
-        k->attention(&job, first, end < tokens * group ? end : tokens * group);
-    }
-    report("attention", group, E, slots, digest_of(out, tokens * width));
-    free(q), free(out), free(scratch), free(cache);
+    size_t columns = tokens * job->group, record = record_floats(&job->head), runs = (job->position + tokens - 1) / RUN_SLOTS + 1;
+    float *records = buffer(runs * columns * record * sizeof *records);
+    for (size_t first = 0; first < columns; first += BLOCK_COLUMNS)
+        k->attention(job, first, columns - first < BLOCK_COLUMNS ? columns - first : BLOCK_COLUMNS);
+    uint64_t digest = digest_of(out, tokens * width);
+    memset(out, 0x5a, tokens * width * sizeof *out);
+    for (size_t run = 0; run < runs; run++)
+        for (size_t first = 0; first < columns; first += 5)
+            k->attention_run(job, first, columns - first < 5 ? columns - first : 5, run, records + (run * columns + first) * record);
+    for (size_t c = 0; c < columns; c++) k->attention_join(job, c, records + c * record, columns * record, 0);
+    free(records);
+    return digest == digest_of(out, tokens * width) ? digest : 0;
+}
+
+static void run_attention(struct kv_head head, size_t group, size_t position, size_t tokens)
+{
+    static const int32_t pages[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9};
+    size_t slots = position + tokens, nbytes = (slots + PAGE_SLOTS - 1) / PAGE_SLOTS * page_nbytes(&head);
+    float *q = floats(tokens * group * head.keys), *out = buffer(tokens * group * head.values * sizeof *out), *sinks = floats(group);
+    float *scratch = buffer(attention_scratch(&head) * sizeof *scratch);
+    char *cache = buffer(nbytes);
+    fill_pages(cache, &head, slots);
+    report(head.type == KV_F16 ? "store f16" : "store q8_0", head.keys, head.values, slots, digest_of_bytes(cache, nbytes));
+    struct attention_job job = {.q = q, .out = out, .cache = cache, .pages = pages, .page_stride = page_nbytes(&head), .head = head,
+                                .n_heads = group, .group = group, .position = position, .window = SIZE_MAX, .scale = 0.125f, .scratch = scratch};
+    report("attention", group, head.keys, slots, attended(&job, out, tokens, group * head.values));
+    job.sinks = sinks, job.softcap = 20;
+    for (job.window = 1; job.window < 600; job.window = job.window * 9 + 4)
+        report("windowed", group, head.keys, slots, attended(&job, out, tokens, group * head.values));
+    free(q), free(out), free(sinks), free(scratch), free(cache);
+}
+
+static void run_head(enum kv_type type, size_t keys, size_t values)
+{
+    struct kv_head head = {type, keys, values};
+    run_attention(head, 3, 0, 5);
+    run_attention(head, 5, 130, 17);
+    run_attention(head, 1, 570, 3);
 }
 
 int main(int count, char **arguments)
@@ -201,6 +226,7 @@ int main(int count, char **arguments)
     for (size_t i = 0; i < sizeof widths / sizeof *widths; i++) run_rows(widths[i]);
     run_experts(8, 2, 64), run_experts(1, 1, 15), run_experts(61, 7, 97);
     run_rope(64, 64, 1000), run_rope(80, 32, 131071), run_rope(6, 2, 1);
-    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) run_attention(3, heads[i], 0, 5), run_attention(5, heads[i], 130, 7);
+    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++)
+        for (int type = 0; type < KV_TYPES; type++) run_head((enum kv_type)type, heads[i], i % 2 ? heads[i] : heads[i] + 7);
     return 0;
 }

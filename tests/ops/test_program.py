@@ -80,7 +80,7 @@ def test_bytes_and_back():
 
 def test_golden_id():
     """If this changes, programs mean something else on the wire: change PROTOCOL."""
-    assert PROGRAM.id.hex() == "9844a6b2c927ef22446ce97165410a07"
+    assert PROGRAM.id.hex() == "60ccca89eace071034dda5a80ac4197a"
     assert program_id(PROGRAM.to_bytes()) == PROGRAM.id
 
 
@@ -126,7 +126,12 @@ WRONG = {
     "weight of size 0": (changed(weights=(WeightSpec("norm", 0, (0,)),)), ShapeError, "norm: size 0"),
     "weight too large": (changed(weights=(WeightSpec("norm", 0, (MAX_SIZE,)),)), ShapeError, "norm: size"),
     "weight declared twice": (changed(weights=PROGRAM.weights * 2), OpError, "'norm'.*declared twice"),
-    "cache without heads": (changed(caches=(CacheSpec("kv.0", 0, 4),)), ShapeError, "kv.0: size 0"),
+    "cache without heads": (changed(caches=(CacheSpec("kv.0", 0, 4, 4, "f16"),)), ShapeError, "kv.0: size 0"),
+    "cache of an unknown type": (
+        changed(caches=(CacheSpec("kv.0", 1, 4, 4, "q4_0"),)),
+        OpError,
+        "cache 'kv.0': type 'q4_0', expected one of f16, q8_0",
+    ),
     "cache not declared": (changed(caches=()), OpError, r"store_kv\.cache: value 'kv.0' is not written"),
     "weight not declared": (changed(weights=()), OpError, r"rms_norm\.weight: value 'norm' is not written"),
     "a step value declared": (changed(weights=(WeightSpec("rows", 0, (8,)),)), OpError, "'rows'.*declared twice"),

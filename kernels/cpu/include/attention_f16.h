@@ -11,13 +11,16 @@ static inline void pack_query_f16(const float *q, size_t head_dim, float scale, 
     for (size_t e = 0; e < head_dim; e++) out[e * C] = q[e] * scale;
 }
 
-/* Scores of 16 * GROUPS slots. With 4 groups a step takes two cache lines, and asks for those `ahead` bytes on. */
+/* Few columns, as in decoding, wait for memory: they ask for the cache lines `ahead` bytes on. */
+#define FEW_COLUMNS 6
+
+/* Scores of 16 * GROUPS slots. */
 ALWAYS_INLINE void scores_f16(const int C, const int GROUPS, const float *q, size_t head_dim, const uint16_t *k, ptrdiff_t ahead, float *p)
 {
     f32 sum[4][MOST_COLUMNS], key[4];
     UNROLL for (int g = 0; g < GROUPS; g++) EACH_COLUMN(c) sum[g][c] = f32_zero();
     for (size_t e = 0; e < head_dim; e++, k += PAGE_SLOTS, q += C) {
-        if (GROUPS == 4) {
+        if (C <= FEW_COLUMNS) {
             PREFETCH((const char *)k + ahead);
             PREFETCH((const char *)k + 64 + ahead);
         }
@@ -36,7 +39,7 @@ ALWAYS_INLINE void page_scores_f16(const int C, const char *q, size_t head_dim, 
     const int many = C * 4 <= ACCUMULATORS ? 4 : C * 2 <= ACCUMULATORS ? 2 : 1;
     const uint16_t *k = (const uint16_t *)keys;
     size_t g = first;
-    for (; g + many <= end; g += many) scores_f16(C, many, (const float *)q, head_dim, k + g * 16, ahead, p + g * 16);
+    for (; g + many <= end; g += many) scores_f16(C, many, (const float *)q, head_dim, k + g * 16, g == first ? ahead : 0, p + g * 16);
     for (; g < end; g++) scores_f16(C, 1, (const float *)q, head_dim, k + g * 16, 0, p + g * 16);
 }
 
@@ -47,7 +50,7 @@ ALWAYS_INLINE void values_f16(
     f32 sum[4][MOST_COLUMNS], value[4];
     UNROLL for (int i = 0; i < VECTORS; i++) EACH_COLUMN(c) sum[i][c] = f32_load(o + c * record + 16 * i);
     for (size_t s = begin; s < end; s++, v += width) {
-        if (VECTORS == 4) {
+        if (C <= FEW_COLUMNS) {
             PREFETCH((const char *)v + ahead);
             PREFETCH((const char *)v + 64 + ahead);
         }
@@ -68,7 +71,7 @@ ALWAYS_INLINE void page_values_f16(
         size_t width = strip_width(e, padded), at = e % STRIP;
         const uint16_t *v = (const uint16_t *)values + (e - at) * PAGE_SLOTS + begin * width + at;
         int wide = width - at >= 16 * (size_t)many;
-        if (wide) values_f16(C, many, p, v, width, ahead, begin, end, o + e, record);
+        if (wide) values_f16(C, many, p, v, width, at ? 0 : ahead, begin, end, o + e, record);
         else values_f16(C, 1, p, v, width, 0, begin, end, o + e, record);
         e += wide ? 16 * many : 16;
     }
