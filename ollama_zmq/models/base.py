@@ -179,7 +179,7 @@ class Network:
     def _cache(self, ops: Builder, i: int) -> Value:
         spec = self.cache
         heads = {"n_kv_heads": spec.n_kv_heads, "head_dim": spec.head_dim, "value_dim": spec.value_dim}
-        return ops.cache(f"kv.{i}", **heads, type=spec.type)
+        return ops.cache(f"kv.{i}", **heads, kv_type=spec.type)
 
     def _run_head(self, ops: Builder, hidden_state: Value) -> Value:
         wanted = ops.take_rows(hidden_state, ops.rows)

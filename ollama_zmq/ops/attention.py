@@ -1,7 +1,7 @@
 """Grouped-query attention of each token to its own sequence: itself and what came before, as far as ``window`` reaches.
 
-    score[t, h, c] = scale * sum_e q[t, h, e] * cache.k[c, h // (H/G), e]      c = position - window + 1 .. position, >= 0
-    score          = softcap * tanh(score / softcap)                           where softcap is not 0
+    score[t, h, c] = scale * sum_e q[t, h, e] * cache.k[c, h // (H/G), e]    c = position - window + 1 .. position, >= 0
+    score          = softcap * tanh(score / softcap)                         where softcap is not 0
     out[t, h, f]   = sum_c softmax_c(score[t, h, c]) * cache.v[c, h // (H/G), f]
 
 ``attention_sinks`` has one more learned score per query head, which joins the softmax's denominator and nothing else:

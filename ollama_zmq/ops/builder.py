@@ -159,11 +159,11 @@ class Builder(Ops):
         return Value(spec.name, spec.shape, "any")
 
     def cache(
-        self, name: str, *, n_kv_heads: int, head_dim: int, value_dim: int | None = None, type: str = "f16"
+        self, name: str, *, n_kv_heads: int, head_dim: int, value_dim: int | None = None, kv_type: str = "f16"
     ) -> Value:
         """Declare the KV cache of one layer; values are as long as keys if *value_dim* is None."""
         value_dim = head_dim if value_dim is None else value_dim
-        self._caches.append(CacheSpec(name, n_kv_heads, head_dim, value_dim, type))
+        self._caches.append(CacheSpec(name, n_kv_heads, head_dim, value_dim, kv_type))
         return Value(name, (n_kv_heads, head_dim, value_dim), "kv")
 
     def apply(self, op: str, args: dict[str, Value], attrs: dict[str, int | float | str]) -> Value:

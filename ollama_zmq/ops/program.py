@@ -57,7 +57,7 @@ class WeightSpec(msgspec.Struct, frozen=True, array_like=True):
 
 
 class CacheSpec(msgspec.Struct, frozen=True, array_like=True):
-    """The paged keys and values of one layer: *n_kv_heads* keys of *head_dim* and values of *value_dim* numbers a token.
+    """The paged keys and values of one layer: *n_kv_heads* keys of *head_dim* and values of *value_dim* numbers a slot.
 
     ``type`` is one of ``KV_TYPES``; what each keeps stands in ``ops/store_kv.py``.
     """

@@ -1,7 +1,8 @@
 """How an op is declared: its arguments' shapes in symbols, its attributes' ranges, its tolerance.
 
 One capital per axis, the same everywhere: ``T`` tokens in this pass, ``R`` rows asked for, ``D`` hidden, ``N`` and
-``K`` rows and columns of a weight, ``H``/``G`` query and key-value heads, ``E``/``F`` sizes of a head's key and value, ``V`` vocabulary. A
+``K`` rows and columns of a weight, ``H``/``G`` query and key-value heads, ``E``/``F`` sizes of a key and a value,
+``V`` vocabulary. A
 symbol is bound by the first argument or attribute that carries it; ``H*E`` is the product of two that are known. So
 one check serves every op: when a Builder records a call, when a worker verifies a program that came over the wire, and
 when a kernel is called directly.

@@ -2,8 +2,8 @@
 
     cache.k[slot(t), g, e] = k[t, g*E + e],  cache.v[slot(t), g, f] = v[t, g*F + f]
 
-where ``slot(t)`` is the place of token t in the page that the step's page table gives for its position. The cache rounds
-as its type says, and ``rtol`` and ``atol`` are float16's:
+where ``slot(t)`` is the place of token t in the page that the step's page table gives for its position. The cache
+rounds as its type says, and ``rtol`` and ``atol`` are float16's:
 
     f16     to the nearest float16, ties to even
     q8_0    blocks of 32 values of a head: d = max|x| / 127, q = round(x / d), kept as int8, d as float16

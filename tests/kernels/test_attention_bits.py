@@ -31,7 +31,7 @@ def program(G, group, E, variant="f16"):
     kv_type, options = VARIANTS[variant]
     ops = Builder("attention")
     x = ops.input("x", ("T", G * group * E))
-    cache = ops.cache("kv", n_kv_heads=G, head_dim=E, type=kv_type)
+    cache = ops.cache("kv", n_kv_heads=G, head_dim=E, kv_type=kv_type)
     kv = ops.linear(x, ops.weight(spec(G, group, E)))
     ops.store_kv(kv, kv, cache, n_kv_heads=G, head_dim=E)
     sinks = ops.weight(WeightSpec("sinks", 0, (G * group,))) if options else None

@@ -63,7 +63,7 @@ class Layer:
         """The program on *device*, its cache and scratch full of NaN."""
         tables = Tables("attention")
         dims = self.kv_heads | {"value_dim": self.value_dim}
-        cache = tables.ops.cache("kv.0", **dims, type=self.kv_type)
+        cache = tables.ops.cache("kv.0", **dims, kv_type=self.kv_type)
         k, v, q = tables.rows("k", self.k), tables.rows("v", self.v), tables.rows("q", self.q)
         tables.ops.store_kv(k, v, cache, **dims)
         sinks = None if self.sinks is None else tables.weight("sinks", plain(self.sinks))
