@@ -22,7 +22,7 @@ from bisect import insort
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ollama_zmq.engine.pacing import Pacing
+from ollama_zmq.engine.pacing import Pacing, Plan
 from ollama_zmq.engine.pages import PagePool, common_prefix, pages_for
 from ollama_zmq.engine.sequence import Scoring, Sequence
 from ollama_zmq.ops.program import PAGE_SLOTS
@@ -57,6 +57,7 @@ class Scheduler:
         self.in_flight: dict[int, list[Slice]] = {}
         self._arrivals = 0
         self._turns_given = 0
+        self._opened = 0  # microbatches in flight that landings since the last prompt came have made room for
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence behind all others."""
@@ -80,7 +81,7 @@ class Scheduler:
         prompts = [sequence for sequence in turns if not sequence.decodes and not self._follows(sequence)]
         decoding = sum(sequence.decodes for sequence in self.running)
         pace = self.pacing.plan(decoding, sum(sequence.pending for sequence in prompts))
-        if len(self.in_flight) >= (pace.depth if prompts else pace.groups):
+        if len(self.in_flight) >= self._limit(pace, prompts=bool(prompts), decoding=bool(decoding)):
             return []
         places = -(-decoding // pace.groups)
         # the first may all lack pages
@@ -94,9 +95,20 @@ class Scheduler:
             self.in_flight[microbatch] = slices
         return slices
 
+    def _limit(self, pace: Plan, *, prompts: bool, decoding: bool) -> int:
+        """Microbatches in flight at most. While sequences decode, a prompt's go out one by one as others land.
+
+        All at once, they would stand before the first stage, and every running sequence behind them.
+        """
+        if not prompts:
+            self._opened = pace.groups
+            return pace.groups
+        return min(pace.depth, max(self._opened, pace.groups) + 1) if decoding else pace.depth
+
     def landed(self, microbatch: int) -> list[Slice]:
         """The slices of a microbatch that came back, now in the pages; none when it is not in flight."""
         slices = self.in_flight.pop(microbatch, [])
+        self._opened += 1
         for piece in slices:
             sequence = piece.sequence
             sequence.in_flight -= 1

@@ -13,6 +13,7 @@ from collections import deque
 import numpy as np
 
 from ollama_zmq.engine.engine import Engine
+from ollama_zmq.engine.pacing import StageTime
 from ollama_zmq.engine.requests import Finished, GenerationRequest, Piece
 from ollama_zmq.engine.sampler import Sampler
 from ollama_zmq.formats.options import Options
@@ -96,7 +97,7 @@ class FakeModel:
 class Driver:
     """An engine and a model side by side: sends microbatches and brings the logits back in order."""
 
-    def __init__(self, *, kv_pages=64, num_ctx=256, max_tokens=64, max_rows=None, model=None, **sizes):
+    def __init__(self, *, kv_pages=64, num_ctx=256, max_tokens=64, max_rows=None, model=None, stages=(), **sizes):
         self.engine = Engine(
             tokenizer=FakeTokenizer(),
             vocab_size=V,
@@ -105,8 +106,10 @@ class Driver:
             max_tokens=max_tokens,
             max_rows=max_rows,
             random_seed=lambda: 12345,
+            stages=stages,
             **sizes,
         )
+        self.stages = stages
         self.max_tokens = max_tokens
         self.max_rows = max_tokens if max_rows is None else max_rows
         self.kv_pages = kv_pages
@@ -136,7 +139,12 @@ class Driver:
         """Bring back the oldest microbatch."""
         microbatch, logits = self.flying.popleft()
         self.now += 1
-        self.outputs += self.engine.complete(microbatch.id, logits, self.now)
+        self.outputs += self.engine.complete(microbatch.id, logits, self.now, self.times(microbatch))
+
+    def times(self, microbatch):
+        """What each stage took: anything at all."""
+        took = [mix(microbatch.id, i) % 1000 / 1000 for i in range(len(self.stages))]
+        return tuple(StageTime(len(microbatch.token_ids), s, None if s > 0.5 else s / 9) for s in took)
 
     def run(self, *requests):
         """Submit, go on until nothing is left to do, and return the outputs of this time."""

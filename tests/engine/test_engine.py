@@ -293,6 +293,57 @@ def test_groups_follow_each_other_through_the_stages():
     assert [len(driver.send().step.lengths), len(driver.send().step.lengths)] == [2, 2]
 
 
+def test_prompts_that_arrive_together_share_the_pages_of_their_common_beginning():
+    """The second is begun when the first has filled them, and no token of them is computed twice."""
+    requests = [generation(name, prompt=[*range(200), n], num_predict=1) for n, name in enumerate("abc")]
+    driver = Driver(max_sequences=4, max_tokens=32, max_in_flight=4)
+    driver.run(*requests)
+    assert driver.model.tokens_run == 201 + 2 * (201 - 192)
+    assert [same_as_naive(driver.of(request.request_id), request) for request in requests] == [True] * 3
+
+
+def test_a_prompt_does_not_wait_for_one_that_was_canceled():
+    first, second = (generation(name, prompt=range(200), num_predict=1) for name in "ab")
+    driver = Driver(max_sequences=2, max_tokens=32)
+    driver.submit(first)
+    driver.submit(second)
+    driver.send()
+    driver.cancel("a")
+    driver.land()
+    assert same_as_naive(driver.run(), second)
+
+
+def test_chunks_of_one_prompt_follow_each_other_through_the_stages():
+    driver = Driver(max_tokens=32, max_in_flight=3)
+    driver.submit(generation(prompt=range(200)))
+    assert [driver.send().positions[0] for _ in range(3)] == [0, 32, 64]
+    assert driver.send() is None
+
+
+def test_a_client_that_leaves_gives_back_its_pages_when_what_is_in_flight_has_landed():
+    driver = Driver(max_tokens=32, max_in_flight=3)
+    driver.submit(generation(prompt=range(200)))
+    for _ in range(3):
+        driver.send()
+    driver.cancel("r")
+    assert driver.engine.next_microbatch(0.0) is None
+    for _ in range(3):
+        driver.land()
+    assert driver.engine.free_pages == driver.kv_pages
+
+
+def test_a_prompt_whose_pages_others_hold_needs_no_room_for_them():
+    """Five pages, of which each request needs four: three are the same."""
+    requests = [generation(name, prompt=[*range(200), n], num_predict=10) for n, name in enumerate("ab")]
+    driver = Driver(kv_pages=5, max_tokens=256, max_sequences=2)
+    driver.submit(requests[0])
+    driver.send()
+    driver.land()
+    driver.submit(requests[1])
+    driver.send()
+    assert (driver.engine.running, driver.engine.waiting) == (2, 0)
+
+
 def decoding(names, **sizes):
     """A driver in which a sequence of each name is about to decode."""
     driver = says(*[97, 98, 99] * 40, prompt_tokens=1, **sizes)

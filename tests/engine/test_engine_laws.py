@@ -6,10 +6,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from ollama_zmq.engine.costs import Line
+from ollama_zmq.engine.pacing import StageCost
 from ollama_zmq.engine.requests import Broken
 from tests.engine.fakes import Driver, FakeModel, finished, generation, naive, output_ids, text_of
 
 NUM_CTX = 128
+STAGES = tuple(StageCost(place, Line(1e-3, 1e-3), Line(1e-2, 0.0)) for place in "abb")
 prompts = st.lists(
     st.tuples(st.sampled_from([1, 2, 97]), st.integers(1, 90)), min_size=1, max_size=3
 )  # few beginnings, so that prompts share them
@@ -18,13 +21,13 @@ prompts = st.lists(
 class Requests(RuleBasedStateMachine):
     @initialize(
         max_sequences=st.integers(1, 4),
-        max_in_flight=st.integers(1, 3),
+        max_in_flight=st.integers(0, 3),
         max_tokens=st.sampled_from([1, 5, 64, 300]),
         max_rows=st.sampled_from([4, 9, None]),
         kv_pages=st.sampled_from([2, 3, 5, 9]),
     )
     def load(self, **sizes):
-        self.driver = Driver(num_ctx=NUM_CTX, **sizes)
+        self.driver = Driver(num_ctx=NUM_CTX, stages=STAGES, **sizes)
         self.kv_pages = sizes["kv_pages"]
         self.requests = {}
         self.canceled = set()
