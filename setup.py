@@ -50,7 +50,7 @@ def extension(name: str, *sources: str, headers: list[str]) -> Extension:
     )
 
 
-GLUE_NAMES = ("angles", "arena", "pack", "pack_low", "pack_rows", "pool", "program", "unpack")
+GLUE_NAMES = ("angles", "arena", "pack", "pack_low", "pack_rows", "pool", "program", "recode", "unpack")
 GLUE = {f"kernels/cpu/include/{name}.h" for name in GLUE_NAMES}
 HEADERS = set(glob("kernels/cpu/include/*.h"))
 

@@ -42,6 +42,10 @@ cdef extern from "program.h" nogil:
     void pool_run(c_pool *pool, pool_work *work, void *context)
     void pool_free(c_pool *pool)
     long pool_take(c_pool *pool, int thread, long count, long chunk, long *first)
+    ctypedef int recoding_t "enum recoding"
+    void recode_group(
+        recoding_t kind, const unsigned char *table, const unsigned char *file, size_t N, size_t K, size_t g, void *packed
+    )
     void pack_group(format_t format, const unsigned char *file, size_t N, size_t K, size_t g, void *packed)
     size_t groups_of(size_t N)
     ctypedef int kv_type_t "enum kv_type"
@@ -140,6 +144,7 @@ cdef extern from "program.h" nogil:
         c_pass given "pass"
     void program_run(c_program *p)
 
+RECODING_NAMES = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "TQ1_0", "TQ2_0", "NVFP4")
 ROW_KINDS = {
     "copy": COPY, "embed": EMBED, "take_rows": TAKE_ROWS, "add": ADD, "add_bias": ADD_BIAS, "rms_norm": RMS_NORM,
     "silu_mul": SILU_MUL, "angles": ANGLES, "rope": ROPE, "store_kv": STORE_KV, "pack": PACK,
@@ -249,6 +254,8 @@ cdef struct packing:
     size_t N
     size_t K
     void *packed
+    int recoding                    # number of a recoding, or -1
+    const unsigned char *table
 
 
 cdef void pack_groups(void *context, int thread) noexcept nogil:
@@ -259,7 +266,10 @@ cdef void pack_groups(void *context, int thread) noexcept nogil:
         if n == 0:
             return
         for g in range(first, first + n):
-            pack_group(job.format, job.file, job.N, job.K, <size_t>g, job.packed)
+            if job.recoding < 0:
+                pack_group(job.format, job.file, job.N, job.K, <size_t>g, job.packed)
+            else:
+                recode_group(<recoding_t>job.recoding, job.table, job.file, job.N, job.K, <size_t>g, job.packed)
 
 
 cdef struct reading:
@@ -312,9 +322,20 @@ cdef class Pool:
         Raises:
             ValueError: the pool is closed.
         """
+        self._pack(packing(self.pool, <format_t>format, &file[0], N, K, <void *>packed, -1, NULL))
+
+    def recode(self, str name, const unsigned char[::1] table, const unsigned char[::1] file, size_t N, size_t K, uintptr_t packed):
+        """Pack a weight [N, K] of a type without kernels, called *name*; *table* is what :mod:`recode` made for it.
+
+        Raises:
+            ValueError: the pool is closed.
+        """
+        cdef int number = RECODING_NAMES.index(name)
+        self._pack(packing(self.pool, <format_t>0, &file[0], N, K, <void *>packed, number, &table[0]))
+
+    cdef _pack(self, packing job):
         if self.pool == NULL:
             raise ValueError("a pool that is closed")
-        cdef packing job = packing(self.pool, <format_t>format, &file[0], N, K, <void *>packed)
         with self.lock:
             with nogil:
                 pool_run(self.pool, pack_groups, &job)

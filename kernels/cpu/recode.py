@@ -10,99 +10,95 @@
 GRID (``formats.h``) keeps one scale for every 16 values and 4 bits for each: a grid with both signs holds no more than
 16 different numbers. A digit of TQ becomes d q - d, which Q2_K says with scale and minimum 1. A value of NVFP4 has at
 most 7 significant bits between 2^-10 and 2688, so float16 holds it.
+
+``recode.h`` does it, 16 rows at a time on their way into a group, with the tables that are made here: the rows of a
+grid as indices into the numbers of ``tables.h``, or the float16 of every scale and nibble.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ollama_zmq.formats.dequantize import ternary
-from ollama_zmq.formats.grids import GRID_TYPES
+from ollama_zmq.formats.grid_tables import grid
 from ollama_zmq.formats.quants import QuantType, dequantize
 
 Bytes = NDArray[np.uint8]
 
 GRID = -1  # stands for a type id where the packed format is in no file
 GRID_NBYTES = 147
-MAGNITUDES = (  # of the tables in tables.h
-    (8, 25, 43),
-    (4, 12, 20, 28, 36, 44, 52, 62),
-    (1, 3, 5, 7, 9, 11, 13, 15),
-    (1, 7, 9),
-)
-TABLE_OF = {
-    QuantType.IQ2_XXS: 0,
-    QuantType.IQ2_XS: 0,
-    QuantType.IQ2_S: 0,
-    QuantType.IQ3_XXS: 1,
-    QuantType.IQ3_S: 2,
-    QuantType.IQ1_S: 3,
-    QuantType.IQ1_M: 3,
+MAGNITUDES = {  # of the tables in tables.h
+    "IQ2": (8, 25, 43),
+    "IQ3_XXS": (4, 12, 20, 28, 36, 44, 52, 62),
+    "IQ3_S": (1, 3, 5, 7, 9, 11, 13, 15),
+    "IQ1": (1, 7, 9),
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Recoding:
     """How a type is brought to another.
 
     Attributes:
+        kind: the type, known to the kernels by its name.
         target: type id of the packed format.
-        blocks: uint8 [n, bytes per block] -> the same values as blocks of *target*, uint8.
     """
 
+    kind: QuantType
     target: int
-    blocks: Callable[[Bytes], Bytes]
+    make_table: Callable[[str], Bytes]
+
+    @cached_property
+    def table(self) -> Bytes:
+        """What the kernels look up, flat."""
+        return np.ascontiguousarray(self.make_table(self.kind.name)).reshape(-1)
 
 
-def _index_of_number(table: int) -> Bytes:
-    """Return the index in a table of every number of it: uint8 [256], at number mod 256."""
-    magnitudes = np.array(MAGNITUDES[table])
-    numbers = np.concatenate([-magnitudes[::-1], magnitudes])
-    indices = np.zeros(256, np.uint8)
-    indices[numbers & 255] = np.arange(len(numbers))
-    return indices
+def _indices(numbers: NDArray[np.int8], magnitudes: tuple[int, ...]) -> Bytes:
+    """Return where *numbers* stand in a table of both signs."""
+    values = np.array(sorted([*magnitudes, *(-m for m in magnitudes)]))
+    return np.searchsorted(values, numbers).astype(np.uint8)
 
 
-_INDICES = tuple(_index_of_number(table) for table in range(len(MAGNITUDES)))
+def _grid(name: str) -> Bytes:
+    key = name if name.startswith("IQ3") else name[:3]
+    return _indices(grid(name), MAGNITUDES[key])
 
 
-def _to_grid(kind: QuantType, blocks: Bytes) -> Bytes:
-    """Return ``struct file_grid``: d, table, 16 scales, nibbles as in Q4_K."""
-    parts = GRID_TYPES[kind](blocks)
-    nibbles = _INDICES[TABLE_OF[kind]][parts.numbers.view(np.uint8)].reshape(-1, 4, 2, 32)
-    out = np.empty((len(blocks), GRID_NBYTES), np.uint8)
-    out[:, :2] = parts.d[:, None].view(np.uint8)
-    out[:, 2] = TABLE_OF[kind]
-    out[:, 3:19] = parts.scales.view(np.uint8)
-    out[:, 19:] = (nibbles[:, :, 0] | (nibbles[:, :, 1] << np.uint8(4))).reshape(len(blocks), -1)
-    return out
+def _grid_of_iq1(_: str) -> Bytes:
+    rows = 8 * grid("IQ1")
+    return _indices(np.concatenate([rows + np.int8(1), rows - np.int8(1)]), MAGNITUDES["IQ1"])
 
 
-def _ternary_to_q2_k(kind: QuantType, blocks: Bytes) -> Bytes:
-    """Return blocks of Q2_K: 16 scales and minimums, which are all 1, digits, d and again d."""
-    digits = ternary(kind, blocks).reshape(-1, 2, 4, 32)
-    out = np.empty((len(blocks), QuantType.Q2_K.block_nbytes), np.uint8)
-    out[:, :16] = 0x11
-    out[:, 16:80] = (digits << np.arange(0, 8, 2, dtype=np.uint8)[:, None]).sum(axis=2, dtype=np.uint8).reshape(-1, 64)
-    out[:, 80:82] = out[:, 82:84] = blocks[:, -2:]
-    return out
+def _nothing(_: str) -> Bytes:
+    return np.zeros(1, np.uint8)
 
 
-def _to_f16(kind: QuantType, blocks: Bytes) -> Bytes:
-    return (
-        dequantize(kind, blocks.tobytes(), (blocks.size // kind.block_nbytes * kind.block_size,))
-        .astype("<f2")
-        .view(np.uint8)
+def _halves_of_nvfp4(_: str) -> Bytes:
+    """Return float16 [256 scales, 16 nibbles] as bytes."""
+    blocks = np.zeros((256, QuantType.NVFP4.block_nbytes), np.uint8)
+    blocks[:, :4] = np.arange(256)[:, None]
+    blocks[:, 4:12] = np.arange(8) | np.arange(8, 16) << 4
+    values = dequantize(QuantType.NVFP4, blocks.tobytes(), (256, 64))[:, :16]
+    return values.astype("<f2").view(np.uint8)
+
+
+RECODED = {
+    kind.id: Recoding(kind, target, make_table)
+    for kind, target, make_table in (
+        (QuantType.IQ1_S, GRID, _grid_of_iq1),
+        (QuantType.IQ1_M, GRID, _grid_of_iq1),
+        (QuantType.IQ2_XXS, GRID, _grid),
+        (QuantType.IQ2_XS, GRID, _grid),
+        (QuantType.IQ2_S, GRID, _grid),
+        (QuantType.IQ3_XXS, GRID, _grid),
+        (QuantType.IQ3_S, GRID, _grid),
+        (QuantType.TQ1_0, QuantType.Q2_K.id, _nothing),
+        (QuantType.TQ2_0, QuantType.Q2_K.id, _nothing),
+        (QuantType.NVFP4, QuantType.F16.id, _halves_of_nvfp4),
     )
-
-
-RECODED = {kind.id: Recoding(GRID, partial(_to_grid, kind)) for kind in GRID_TYPES}
-RECODED |= {
-    kind.id: Recoding(QuantType.Q2_K.id, partial(_ternary_to_q2_k, kind)) for kind in (QuantType.TQ1_0, QuantType.TQ2_0)
 }
-RECODED[QuantType.NVFP4.id] = Recoding(QuantType.F16.id, partial(_to_f16, QuantType.NVFP4))

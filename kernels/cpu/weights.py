@@ -11,14 +11,13 @@ import threading
 from dataclasses import dataclass
 from math import prod
 
-import numpy as np
-
 from ollama_zmq.devices.base import Array, Budget
 from ollama_zmq.errors import ModelFileError, OutOfDeviceMemory, ShapeError, UnsupportedOp
+from ollama_zmq.formats.mapped import let_go
 from ollama_zmq.formats.quants import QuantType, dequantize, tensor_nbytes, type_of_id
 from ollama_zmq.kernels.cpu import simd
 from ollama_zmq.kernels.cpu.executor import Memory, Pool
-from ollama_zmq.kernels.cpu.recode import RECODED, Bytes
+from ollama_zmq.kernels.cpu.recode import RECODED
 from ollama_zmq.ops.program import WeightSpec
 from ollama_zmq.units import human_bytes
 
@@ -47,7 +46,7 @@ class Format:
 _PACKED = {number: Format(*record) for number, record in simd.formats().items()}
 FORMATS = {number: found for number, found in _PACKED.items() if number >= 0}
 FORMATS |= {number: _PACKED[recoding.target] for number, recoding in RECODED.items()}
-RECODED_AT_ONCE = 1 << 22  # values; a piece takes about 30 bytes for each while it is brought to another type
+PACKED_AT_ONCE = 32 << 20  # bytes of the file: what is read of it and not given back is no more, 4 ms of two threads
 
 
 def format_of(spec: WeightSpec) -> Format:
@@ -92,7 +91,12 @@ def matrix_nbytes(spec: WeightSpec) -> int:
     """Return the packed bytes of a matrix, or of one of a stack; rows are padded to whole groups."""
     found = format_of(spec)
     N, K = spec.shape[-2:]
-    return -(-N // GROUP_ROWS) * GROUP_ROWS * (K // found.block_size * found.block_nbytes)
+    return groups_of(N) * GROUP_ROWS * (K // found.block_size * found.block_nbytes)
+
+
+def groups_of(n_rows: int) -> int:
+    """Return how many groups a matrix has; the last one is padded."""
+    return -(-n_rows // GROUP_ROWS)
 
 
 def _aligned(nbytes: int) -> int:
@@ -129,22 +133,27 @@ class CpuWeight:
             self.values = self._floats()
             self.values[:] = dequantize(type_of_id(self.spec.type), data, self.spec.shape)
         else:
-            matrices = np.frombuffer(data, np.uint8).reshape(prod(self.spec.shape[:-2]), -1)
-            for i, matrix in enumerate(matrices):
-                self._pack(matrix, self.address + i * matrix_nbytes(self.spec), pool)
+            count = prod(self.spec.shape[:-2])
+            nbytes = data.nbytes // count
+            for i in range(count):
+                self._pack(data[i * nbytes : (i + 1) * nbytes], self.address + i * matrix_nbytes(self.spec), pool)
 
-    def _pack(self, file: Bytes, address: int, pool: Pool) -> None:
+    def _pack(self, matrix: memoryview, address: int, pool: Pool) -> None:
+        """Pack a matrix, some groups at a time: the pool is not kept for long, nor is what has been read."""
         N, K = self.spec.shape[-2:]
-        packed, recoding = FORMATS[self.spec.type], RECODED.get(self.spec.type)
-        if recoding is None:
-            pool.pack(packed.index, file, N, K, address)
-            return
-        kind, row_nbytes = type_of_id(self.spec.type), K // packed.block_size * packed.block_nbytes
-        step = max(RECODED_AT_ONCE // K // GROUP_ROWS, 1) * GROUP_ROWS
+        row_nbytes, packed_nbytes = matrix.nbytes // N, matrix_nbytes(self.spec) // groups_of(N)
+        step = max(PACKED_AT_ONCE // row_nbytes // GROUP_ROWS, 1) * GROUP_ROWS
         for first in range(0, N, step):
-            rows = file.reshape(N, -1)[first : first + step]
-            recoded = recoding.blocks(rows.reshape(-1, kind.block_nbytes)).reshape(-1)
-            pool.pack(packed.index, recoded, len(rows), K, address + first * row_nbytes)
+            rows = matrix[first * row_nbytes : (first + step) * row_nbytes]
+            self._pack_rows(rows, min(step, N - first), K, address + first // GROUP_ROWS * packed_nbytes, pool)
+            let_go(rows)
+
+    def _pack_rows(self, rows: memoryview, N: int, K: int, address: int, pool: Pool) -> None:
+        recoding = RECODED.get(self.spec.type)
+        if recoding is None:
+            pool.pack(FORMATS[self.spec.type].index, rows, N, K, address)
+        else:
+            pool.recode(recoding.kind.name, recoding.table, rows, N, K, address)
 
     def touch(self) -> None:
         """Fill it, with no subnormal numbers, so that the system has given it memory: a weight to measure with."""

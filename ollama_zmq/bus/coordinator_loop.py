@@ -49,6 +49,7 @@ from ollama_zmq.engine.engine import Engine
 from ollama_zmq.engine.requests import Output
 from ollama_zmq.errors import OllamaZmqError, OpError, RemoteProtocolError, Unreachable
 from ollama_zmq.formats.gguf import GgufFile
+from ollama_zmq.formats.mapped import let_go
 from ollama_zmq.wire import frames
 from ollama_zmq.wire.messages import Put, Run
 
@@ -313,6 +314,7 @@ class CoordinatorLoop:
             self._digests[key] = digest
         put = Put(effect.program, effect.source.name, effect.offset, digest.digest() if last else b"")
         self._send(effect.address, link.envelope(put, {"chunk": chunk}))
+        let_go(weight[: effect.offset + effect.nbytes])
 
     def _connect(self, address: str, epoch: int) -> None:
         if address == LOCAL:

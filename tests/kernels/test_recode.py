@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from ollama_zmq.formats.quants import QuantType, dequantize
-from ollama_zmq.kernels.cpu.recode import GRID, GRID_NBYTES, RECODED
+from ollama_zmq.formats.quants import QuantType
+from ollama_zmq.kernels.cpu.recode import GRID_NBYTES, RECODED
 from ollama_zmq.kernels.cpu.weights import weight_nbytes
 from ollama_zmq.ops.program import WeightSpec
 from tests.ops.one_op import drawn, run_op
@@ -27,18 +27,9 @@ def test_no_value_changes(device, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_weight_brought_over_in_pieces_is_one_weight(device, kind, monkeypatch):
-    monkeypatch.setattr("ollama_zmq.kernels.cpu.weights.RECODED_AT_ONCE", 1)
+    monkeypatch.setattr("ollama_zmq.kernels.cpu.weights.PACKED_AT_ONCE", 1)
     weight = drawn(np.random.default_rng(2), kind, N, 2 * QuantType[kind].block_size)
     assert_array_equal(table(device, weight), weight.values)
-
-
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if RECODED[QuantType[kind].id].target != GRID])
-def test_the_new_blocks_are_blocks_of_the_other_type(kind):
-    target = next(other for other in QuantType if other.id == RECODED[QuantType[kind].id].target)
-    weight = drawn(np.random.default_rng(3), kind, N, 512)
-    blocks = np.frombuffer(weight.data, np.uint8).reshape(-1, weight.type.block_nbytes)
-    recoded = RECODED[weight.type.id].blocks(blocks)
-    assert_array_equal(dequantize(target, recoded.tobytes(), weight.shape), weight.values)
 
 
 @pytest.mark.parametrize(("kind", "bits"), [("IQ1_S", 8 * GRID_NBYTES / 256), ("TQ1_0", 2.625), ("NVFP4", 16)])

@@ -199,30 +199,35 @@ static void pack_q6_k(struct source_rows *in, size_t K, struct packed_q6_k *out)
 
 #include "pack_low.h"
 
+/* Pack K values of 16 rows, whole blocks. */
+static void pack_rows(enum format format, struct source_rows *in, size_t K, void *out)
+{
+    switch (format) {
+    case F32: pack_32(in, K, out); break;
+    case F16: case BF16: pack_16(in, K, out); break;
+    case Q4_0: case IQ4_NL: pack_q4_0(in, K, out); break;
+    case Q4_1: pack_q4_1(in, K, out); break;
+    case Q5_0: pack_q5_0(in, K, out); break;
+    case Q5_1: pack_q5_1(in, K, out); break;
+    case Q8_0: pack_q8_0(in, K, out); break;
+    case MXFP4: pack_mxfp4(in, K, out); break;
+    case Q2_K: pack_q2_k(in, K, out); break;
+    case Q3_K: pack_q3_k(in, K, out); break;
+    case Q4_K: pack_q4_k(in, K, out); break;
+    case Q5_K: pack_q5_k(in, K, out); break;
+    case Q6_K: pack_q6_k(in, K, out); break;
+    case IQ4_XS: pack_iq4_xs(in, K, out); break;
+    case GRID: pack_grid(in, K, out); break;
+    case FORMATS: break;
+    }
+}
+
 /* Pack group g of a weight [N, K]. */
 static void pack_group(enum format format, const uint8_t *file, size_t N, size_t K, size_t g, void *packed)
 {
     size_t step = row_nbytes(format, K), first = g * 16;
     struct source_rows in = source_of(file + first * step, step, N - first < 16 ? (int)(N - first) : 16);
-    void *out = (uint8_t *)packed + first * step;
-    switch (format) {
-    case F32: pack_32(&in, K, out); break;
-    case F16: case BF16: pack_16(&in, K, out); break;
-    case Q4_0: case IQ4_NL: pack_q4_0(&in, K, out); break;
-    case Q4_1: pack_q4_1(&in, K, out); break;
-    case Q5_0: pack_q5_0(&in, K, out); break;
-    case Q5_1: pack_q5_1(&in, K, out); break;
-    case Q8_0: pack_q8_0(&in, K, out); break;
-    case MXFP4: pack_mxfp4(&in, K, out); break;
-    case Q2_K: pack_q2_k(&in, K, out); break;
-    case Q3_K: pack_q3_k(&in, K, out); break;
-    case Q4_K: pack_q4_k(&in, K, out); break;
-    case Q5_K: pack_q5_k(&in, K, out); break;
-    case Q6_K: pack_q6_k(&in, K, out); break;
-    case IQ4_XS: pack_iq4_xs(&in, K, out); break;
-    case GRID: pack_grid(&in, K, out); break;
-    case FORMATS: break;
-    }
+    pack_rows(format, &in, K, (uint8_t *)packed + first * step);
 }
 
 #endif

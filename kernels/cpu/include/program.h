@@ -15,6 +15,7 @@
 #include "experts.h"
 #include "page.h"
 #include "pool.h"
+#include "recode.h"
 #include "unpack.h"
 
 enum row_kind { COPY, EMBED, TAKE_ROWS, ADD, ADD_BIAS, RMS_NORM, SILU_MUL, ANGLES, ROPE, STORE_KV, PACK, ROUTE, PACK_SLOTS, EXPERT_SUM };
