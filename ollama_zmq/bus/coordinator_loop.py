@@ -165,10 +165,8 @@ class CoordinatorLoop:
             self._on_output(output)
 
     def _serve_once(self, poller: zmq.Poller) -> None:
-        now = time.monotonic()
-        wait_s = min(self.coordinator.next_deadline(now) - now, TICK_S if self.coordinator.n_in_flight else 1.0)
         has_work = self._arrived or self._local_step is not None
-        ready = dict(poller.poll(0 if has_work else max(int(wait_s * 1000), 0) + 1))
+        ready = dict(poller.poll(0 if has_work else self._wait_ms()))
         if self._wakeup.fileno() in ready:
             self._run_calls()
         if self._monitor.socket in ready:
@@ -180,9 +178,15 @@ class CoordinatorLoop:
         if now - self._ticked_at >= TICK_S:
             self._ticked_at = now
             self.handle(Tick())
-        for model in list(self.models):
-            self.pump(model)
+        if ready:
+            for model in list(self.models):
+                self.pump(model)
         self._run_local_step()
+
+    def _wait_ms(self) -> int:
+        now = time.monotonic()
+        wait_s = min(self.coordinator.next_deadline(now) - now, TICK_S if self.coordinator.n_in_flight else 1.0)
+        return max(int(wait_s * 1000), 0) + 1
 
     def _start_over(self) -> None:
         """After a fault of our own: whoever waits is told, nothing is loaded, and the next load may succeed."""

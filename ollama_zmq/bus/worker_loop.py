@@ -135,7 +135,7 @@ class WorkerLoop(Service):
         if self._door is not None and self._is_from_outside(self._door, parts[-1]):
             return
         try:
-            envelope = frames.decode(parts)
+            envelope = frames.decode([part.buffer for part in parts])
         except RemoteProtocolError as error:
             log.warning("message.rejected", peer=self.worker.broker, error=str(error))
             self.apply(Rejected(monotonic(), error))

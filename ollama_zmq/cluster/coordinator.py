@@ -137,7 +137,11 @@ class Coordinator:
     def _on_message(self, event: Got, now: float) -> list[Effect]:
         address, message, sequence = event.address, event.envelope.message, event.envelope.seq
         try:
-            effects = self._advance(address, lambda link: link.receive(message, sequence, now), now)
+            self.links[address].count(sequence)
+            if isinstance(message, Ran):
+                pipeline = self._programs.get(message.program)
+                return [] if pipeline is None else pipeline.ran(message, event.envelope.tensors["output"], now)
+            effects = self._advance(address, lambda link: link.receive(message, now), now)
             if isinstance(message, Failed):
                 return effects + self._on_failed(address, message, now)
             pipeline = self._programs.get(getattr(message, "program", b""))
@@ -148,8 +152,6 @@ class Coordinator:
     def _on_program(self, pipeline: Pipeline, event: Got, now: float) -> list[Effect]:
         address, message = event.address, event.envelope.message
         match message:
-            case Ran():
-                return pipeline.ran(message, event.envelope.tensors["output"], now)
             case Ready():
                 return pipeline.ready(message, now)
             case Defined():

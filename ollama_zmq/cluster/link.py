@@ -150,15 +150,18 @@ class Link:
         self.status, self.detail = status, detail
         return [Disconnect(self.address, self.epoch)]
 
-    def receive(self, message: AnyMessage, sequence: int, now: float) -> list[Effect]:
-        """Advance by a message about the link itself; others are none of its business.
+    def count(self, sequence: int) -> None:
+        """Take note of a message of this epoch.
 
         Raises:
-            RemoteProtocolError: a message was lost on the way (a gap in the sequence).
+            RemoteProtocolError: one was lost on the way (a gap in the sequence).
         """
         if sequence != self.sequence_in:
             raise RemoteProtocolError(f"{self.address}: message {sequence} arrived, {self.sequence_in} was next")
         self.sequence_in += 1
+
+    def receive(self, message: AnyMessage, now: float) -> list[Effect]:
+        """Advance by a message about the link itself; others are none of its business."""
         match message:
             case Welcome() if self.status is Status.GREETING:
                 return self._welcomed(message, now)

@@ -32,7 +32,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from functools import singledispatchmethod
 
 from ollama_zmq.devices.base import Array
 from ollama_zmq.errors import OllamaZmqError, RemoteProtocolError, StageLost
@@ -44,7 +43,6 @@ from ollama_zmq.wire.messages import (
     Define,
     Failed,
     Hello,
-    Message,
     Ping,
     Pong,
     Put,
@@ -278,25 +276,24 @@ class Worker:
         lost = RemoteProtocolError(f"message {self._next_in} of epoch {self.epoch} did not arrive, {seq} did")
         return [self._fail(lost), self._end_lease("a message was lost")]
 
-    @singledispatchmethod
-    def _on(self, message: Message, envelope: Envelope, now: float) -> list[Effect]:
+    def _on(self, message: AnyMessage, envelope: Envelope, now: float) -> list[Effect]:
         """Advance by one message of the lease's own epoch; what only a worker sends is refused."""
+        match message:
+            case Run():
+                return self._on_run(message, envelope, now)
+            case Ping(nonce):
+                return [self._send(Pong(nonce), envelope.tensors)]
+            case Define():
+                return [Verify(message)]
+            case Put():
+                return [Keep(message, envelope.tensors["chunk"])]
+            case Release(program):
+                return [Forget(program)]
+            case Bye():
+                return [self._end_lease("said bye")]
         tag = message.__struct_config__.tag
         return [self._fail(RemoteProtocolError(f"message {tag!r} is for a broker, this is a worker"))]
 
-    @_on.register
-    def _on_ping(self, message: Ping, envelope: Envelope, now: float) -> list[Effect]:
-        return [self._send(Pong(message.nonce), envelope.tensors)]
-
-    @_on.register
-    def _on_define(self, message: Define, envelope: Envelope, now: float) -> list[Effect]:
-        return [Verify(message)]
-
-    @_on.register
-    def _on_put(self, message: Put, envelope: Envelope, now: float) -> list[Effect]:
-        return [Keep(message, envelope.tensors["chunk"])]
-
-    @_on.register
     def _on_run(self, message: Run, envelope: Envelope, now: float) -> list[Effect]:
         key = (message.program, message.microbatch)
         if key in self._taken:
@@ -305,14 +302,6 @@ class Worker:
         if len(self._taken) > TAKEN_KEPT:
             del self._taken[next(iter(self._taken))]
         return [Compute(message, envelope.tensors["input"], now)]
-
-    @_on.register
-    def _on_release(self, message: Release, envelope: Envelope, now: float) -> list[Effect]:
-        return [Forget(message.program)]
-
-    @_on.register
-    def _on_bye(self, message: Bye, envelope: Envelope, now: float) -> list[Effect]:
-        return [self._end_lease("said bye")]
 
     def _end_lease(self, reason: str) -> ReleaseAll:
         self.state = State.IDLE

@@ -11,8 +11,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from ollama_zmq.formats.dequantize import dequantize
 from ollama_zmq.formats.gguf import GgufFile
-from ollama_zmq.formats.quants import dequantize, row_nbytes
+from ollama_zmq.formats.quants import row_nbytes
 from ollama_zmq.models.base import EMBED
 
 

@@ -33,6 +33,7 @@ Array = npt.NDArray[Any]
 Frame = Any  # whatever shows its bytes through the buffer protocol: bytes, memoryview, ndarray, zmq.Frame
 
 MAGIC = b"OZ"
+START = MAGIC + bytes([PROTOCOL])
 SWAPS = sys.byteorder == "big"
 DTYPES = {name: np.dtype(name).newbyteorder("<" if SWAPS else "=") for name in ("float32", "int32", "uint8", "float16")}
 NAMES = {np.dtype(name): name for name in DTYPES}
@@ -104,17 +105,16 @@ def encode(envelope: Envelope) -> list[Frame]:
         LocalProtocolError: missing, surplus, strided or unsupported tensor.
     """
     message, tensors = envelope.message, envelope.tensors
-    if tensors.keys() != set(message.tensors):
+    if tuple(tensors) != message.tensors and tensors.keys() != set(message.tensors):
         raise LocalProtocolError(f"{_tag(message)}: tensors {sorted(tensors)}, expected {sorted(message.tensors)}")
-    fields = msgspec.to_builtins(message, builtin_types=(bytes,))
-    header = {"t": fields.pop("t"), "epoch": envelope.epoch, "seq": envelope.seq, **fields}
+    header = {"t": _tag(message), "epoch": envelope.epoch, "seq": envelope.seq, **msgspec.structs.asdict(message)}
     if message.tensors:
         header["tensors"] = [_entry(message, name, tensors[name]) for name in message.tensors]
     packed = packing.pack(header)
     if len(packed) > MAX_HEADER_BYTES:
         raise LocalProtocolError(f"{_tag(message)}: header of {len(packed)} bytes, at most {MAX_HEADER_BYTES}")
     bodies = [_body(tensors[name]) for name in message.tensors]
-    return [MAGIC + bytes([PROTOCOL]), packed, *bodies]
+    return [START, packed, *bodies]
 
 
 def _entry(message: AnyMessage, name: str, array: Array) -> tuple[str, str, tuple[int, ...]]:
@@ -148,8 +148,7 @@ def decode(frames: Sequence[Frame]) -> Envelope:
     """
     if not 2 <= len(frames) <= 2 + MAX_TENSORS:
         raise RemoteProtocolError(f"{len(frames)} frames, expected 2 to {2 + MAX_TENSORS}")
-    theirs = _version(frames[0])
-    route, message = _header(_bytes(frames[1]), theirs)
+    route, message = _header(_bytes(frames[1]), _version(frames[0]))
     names = tuple(entry.name for entry in route.tensors)
     if names != message.tensors:
         raise RemoteProtocolError(f"{_tag(message)}: tensors {list(names)}, expected {list(message.tensors)}")
@@ -161,6 +160,8 @@ def decode(frames: Sequence[Frame]) -> Envelope:
 
 
 def _version(frame: Frame) -> int:
+    if frame == START:
+        return PROTOCOL
     data = _bytes(frame)
     if len(data) != 3 or data[:2] != MAGIC:
         shown = bytes(data[:8])
@@ -205,10 +206,9 @@ def _array(entry: TensorEntry, frame: Frame, message: AnyMessage) -> Array:
         raise _misfit(entry, message, f"{len(data)} bytes, expected {expected} for {entry.dtype} {list(shape)}")
     if not expected and prod(size or 1 for size in shape) > MAX_EMPTY_SIZES:
         raise _misfit(entry, message, f"shape {list(shape)} of an empty tensor is out of range")
-    array = np.frombuffer(data, dtype) if expected else np.zeros(0, dtype)
+    array: Array = np.ndarray(shape, dtype, data if expected else None)
     if SWAPS:
         array = array.astype(dtype.newbyteorder("="))
-    array = array.reshape(shape)
     array.flags.writeable = False
     return array
 
