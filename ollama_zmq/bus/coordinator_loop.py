@@ -106,7 +106,7 @@ class CoordinatorLoop:
         self._local_step: frames.Envelope | None = None  # the only one in flight; it runs when this turn is over
         self._running = True
         self._ticked_at = 0.0
-        self._arrived: deque[list[zmq.Frame]] = deque()  # read, not handled yet
+        self._arrived: deque[list[bytes]] = deque()  # read, not handled yet
         self._digests: dict[tuple[str, bytes, str], Any] = {}  # of what was sent so far
 
     def call(self, function: Callable[[], None]) -> None:
@@ -212,9 +212,9 @@ class CoordinatorLoop:
             if not self._arrived:
                 return
             parts = self._arrived.popleft()
-            address = bytes(parts[0].buffer).decode(errors="replace").partition("#")[0]
+            address = parts[0].decode(errors="replace").partition("#")[0]
             try:
-                envelope = frames.decode([part.buffer for part in parts[1:]])
+                envelope = frames.decode(parts[1:])
             except RemoteProtocolError as error:
                 log.warning("message.rejected", peer=address, error=str(error))
                 self.handle(Detached(address, f"worker {address} sent what the protocol forbids: {error}"))

@@ -133,7 +133,7 @@ def connect(router: zmq.Socket[bytes], endpoint: str, routing_id: bytes) -> None
         raise Unreachable(f"{endpoint} is not an address: {error.strerror}", endpoint=endpoint) from None
 
 
-def disconnect(router: zmq.Socket[bytes], endpoint: str) -> list[list[zmq.Frame]]:
+def disconnect(router: zmq.Socket[bytes], endpoint: str) -> list[list[bytes]]:
     """Forget the connection to *endpoint* and return the messages of all workers that had arrived, to be handled.
 
     They must be read before: polling a ROUTER takes the first frame of the next message out of its pipe, and when that
@@ -145,16 +145,16 @@ def disconnect(router: zmq.Socket[bytes], endpoint: str) -> list[list[zmq.Frame]
     return arrived
 
 
-def read_all(socket: zmq.Socket[bytes]) -> list[list[zmq.Frame]]:
-    """Return every message that has arrived. Does not wait.
+def read_all(socket: zmq.Socket[bytes], *, copy: bool = True) -> list[list[Any]]:
+    """Return every message that has arrived, its frames as bytes, or not copied as zmq.Frame. Does not wait.
 
     The socket is asked whether there is one: to find out by zmq.Again costs 20 us when the caches are cold. It may say
     so and still have none, when the connection that half a message came from is gone.
     """
-    arrived: list[list[zmq.Frame]] = []
+    arrived: list[list[Any]] = []
     with contextlib.suppress(zmq.Again):
         while int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            arrived.append(socket.recv_multipart(zmq.NOBLOCK, copy=False))
+            arrived.append(socket.recv_multipart(zmq.NOBLOCK, copy=copy))
     return arrived
 
 

@@ -115,7 +115,7 @@ class WorkerLoop(Service):
             self._wait()
 
     def _read_all(self) -> None:
-        self._inbox += [(monotonic(), parts) for parts in read_all(self._dealer)]
+        self._inbox += [(monotonic(), parts) for parts in read_all(self._dealer, copy=False)]
         if self._left:
             self._left = False
             self.apply(Gone(monotonic()))

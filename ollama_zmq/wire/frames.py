@@ -107,7 +107,8 @@ def encode(envelope: Envelope) -> list[Frame]:
     message, tensors = envelope.message, envelope.tensors
     if tuple(tensors) != message.tensors and tensors.keys() != set(message.tensors):
         raise LocalProtocolError(f"{_tag(message)}: tensors {sorted(tensors)}, expected {sorted(message.tensors)}")
-    header = {"t": _tag(message), "epoch": envelope.epoch, "seq": envelope.seq, **msgspec.structs.asdict(message)}
+    fields = msgspec.to_builtins(message, builtin_types=(bytes,))
+    header = {"epoch": envelope.epoch, "seq": envelope.seq, **fields}
     if message.tensors:
         header["tensors"] = [_entry(message, name, tensors[name]) for name in message.tensors]
     packed = packing.pack(header)

@@ -174,7 +174,7 @@ def test_our_disconnect_hands_over_what_had_arrived(worker, broker, endpoint):
     assert receive(dealer) == [b"x"]
     dealer.send_multipart([b"two", b"frames"])
     assert router.poll(WAIT_MS)
-    assert [[part.bytes for part in parts] for parts in disconnect(router, endpoint)] == [[b"w", b"two", b"frames"]]
+    assert disconnect(router, endpoint) == [[b"w", b"two", b"frames"]]
     assert disconnect(router, endpoint) == []
 
 
