@@ -2,16 +2,20 @@
 
 Stages are contiguous runs of layers, in the order the workers were named. A stage's time for one decoded token is
 
-    s = bytes that it reads of its layers / bytes per second of its worker + round trip to it
+    s = bytes that it reads of its layers / bytes per second of its worker
+        + multiply-adds / multiply-adds per second + round trip + bytes of the hidden state / bandwidth
 
-The output head is a stage of the local device, behind all others. ``THROUGHPUT`` (workers that were named are used)
-minimises the slowest place, then the sum; each worker gets at least one layer while there are as many layers as
-workers. ``FASTEST`` minimises the sum, which is what one stream waits for, and may leave workers out. A stage must fit
-its worker's budget: weights and 10 % besides, KV cache at the requested context, scratch memory. What no worker can
-hold goes to the local device, as the last stage of layers; its budget is what embedding and head leave.
+which is what the engine's cost model expects of one row (:mod:`ollama_zmq.cluster.forecast`). The output head is a
+stage of the local device, behind all others.
+
+``THROUGHPUT`` (workers that were named are used) minimises the slowest place, then the sum; each worker gets at least
+one layer while there are as many layers as workers. ``FASTEST`` minimises the sum, which is what one stream waits for,
+and may leave workers out. A stage must fit its worker's budget: weights and 10 % besides, KV cache at the requested
+context, scratch memory. What no worker can hold goes to the local device, as the last stage of layers; its budget is
+what embedding and head leave.
 
 The search is dynamic programming over (workers used, layers placed), O(workers · layers²): 80 layers over 8 workers
-take 60 ms.
+take 30 ms.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import accumulate
 
 from ollama_zmq.errors import OutOfDeviceMemory
 from ollama_zmq.ops.program import PAGE_SLOTS
@@ -65,6 +70,8 @@ class Demand:
         head_nbytes: embedding and output head, which stay on the local device.
         streamed_nbytes: weight bytes of each layer that one token needs, if not all: not the experts it does not use.
         streamed_head_nbytes: of the head.
+        layer_macs, head_macs: multiply-adds of one token.
+        moved_nbytes: of one token's hidden state, there and back.
         num_ctx: slots of one sequence that ``kv_nbytes`` is for.
     """
 
@@ -74,6 +81,9 @@ class Demand:
     head_nbytes: int
     streamed_nbytes: tuple[int, ...] = ()
     streamed_head_nbytes: int = 0
+    layer_macs: tuple[int, ...] = ()
+    head_macs: int = 0
+    moved_nbytes: int = 0
     num_ctx: int = 0
 
     def need(self, layers: range) -> int:
@@ -111,44 +121,91 @@ def place(demand: Demand, workers: Sequence[Site], local: Site, policy: Policy =
         OutOfDeviceMemory: it does not fit even with the local device; the message names every budget, the need, and
             the context that would fit.
     """
-    n = len(demand.layer_nbytes)
-    sites = [*workers, local]
-    alone = [(len(workers), range(n))] if _stage_s(demand, sites, len(workers), 0, n) < _INFINITE else None
+    board, n = Board(demand, [*workers, local]), len(demand.layer_nbytes)
+    alone = [(len(workers), range(n))] if board.stage_s(len(workers), 0, n) < _INFINITE else None
     if not workers:
         stages = alone
     elif policy is Policy.FASTEST:
-        stages = _search(demand, sites, least=[0] * len(sites), slowest=False)
+        stages = _search(board, least=[0] * len(board.sites), slowest=False)
     else:
         each = [1] * min(len(workers), n)
-        spare = [0] * (len(sites) - len(each) - 1)
+        spare = [0] * (len(board.sites) - len(each) - 1)
         stages = (
-            _balanced(demand, sites, least=[*each, *spare, None])
-            or _balanced(demand, sites, least=[*each, *spare, 0])
-            or _balanced(demand, sites, least=[0] * len(sites))
+            _balanced(board, least=[*each, *spare, None])
+            or _balanced(board, least=[*each, *spare, 0])
+            or _balanced(board, least=[0] * len(board.sites))
         )
     if stages is None or demand.head_need > local.budget:
-        raise _too_large(demand, sites)
-    return _with_notes(demand, sites, stages, alone, policy)
+        raise _too_large(demand, board.sites)
+    return _with_notes(board, stages, alone, policy)
 
 
-def _balanced(demand: Demand, sites: Sequence[Site], least: Sequence[int | None]) -> list[tuple[int, range]] | None:
+class Board:
+    """What every run of layers costs on every site; sums over layers are differences of sums from the first one."""
+
+    def __init__(self, demand: Demand, sites: Sequence[Site]) -> None:
+        n = len(demand.layer_nbytes)
+        self.demand = demand
+        self.sites = sites
+        self._held = _sums(demand.layer_nbytes)
+        self._read = _sums(demand.streamed_nbytes or demand.layer_nbytes)
+        self._macs = _sums(demand.layer_macs or (0,) * n)
+        self._way_s = [_way_s(site, demand.moved_nbytes) for site in sites]
+        local = sites[-1]
+        self.head_s = (
+            demand.streamed_head_nbytes / local.decode_bytes_per_s + demand.head_macs / local.prefill_macs_per_s
+        )
+        self._rooms = [site.budget - demand.scratch_nbytes for site in sites]
+        self._rooms[-1] -= demand.head_need  # embedding and head come first
+
+    def stage_s(self, j: int, start: int, stop: int) -> float:
+        """Time of layers start..stop-1 on site j; infinite when they do not fit its budget."""
+        if start == stop:
+            return 0.0
+        need = int((self._held[stop] - self._held[start]) * WEIGHT_HEADROOM) + self.demand.kv_nbytes * (stop - start)
+        if need > self._rooms[j]:
+            return _INFINITE
+        site = self.sites[j]
+        reading_s = (self._read[stop] - self._read[start]) / site.decode_bytes_per_s
+        return reading_s + (self._macs[stop] - self._macs[start]) / site.prefill_macs_per_s + self._way_s[j]
+
+    def place_s(self, j: int, stage_s: float) -> float:
+        """Time that site j is busy for one token; the local device, which is the last one, has the head as well."""
+        return stage_s + self.head_s if j == len(self.sites) - 1 else stage_s
+
+    def token_s(self, stages: list[tuple[int, range]] | None) -> float:
+        """Time of one token through *stages* and the head."""
+        if stages is None:
+            return _INFINITE
+        return sum(self.stage_s(j, layers.start, layers.stop) for j, layers in stages) + self.head_s
+
+
+def _sums(values: Sequence[int]) -> list[int]:
+    return [0, *accumulate(values)]
+
+
+def _way_s(site: Site, nbytes: int) -> float:
+    return site.rtt_s + (nbytes / site.bandwidth_bytes_per_s if site.bandwidth_bytes_per_s else 0.0)
+
+
+def _balanced(board: Board, least: Sequence[int | None]) -> list[tuple[int, range]] | None:
     """Minimise the slowest place; among such plans, the sum."""
-    first = _search(demand, sites, least, slowest=True)
+    first = _search(board, least, slowest=True)
     if first is None:
         return None
-    limit = max(_head_s(demand, sites[-1]), *(_place_s(demand, sites, j, r.start, r.stop) for j, r in first))
-    return _search(demand, sites, least, slowest=False, limit=limit)
+    limit = max(board.head_s, *(board.place_s(j, board.stage_s(j, r.start, r.stop)) for j, r in first))
+    return _search(board, least, slowest=False, limit=limit)
 
 
 def _search(
-    demand: Demand, sites: Sequence[Site], least: Sequence[int | None], *, slowest: bool, limit: float = _INFINITE
+    board: Board, least: Sequence[int | None], *, slowest: bool, limit: float = _INFINITE
 ) -> list[tuple[int, range]] | None:
-    """Cut the layers over *sites*, at least *least[j]* to site j and none where that is None.
+    """Cut the layers over the sites, at least *least[j]* to site j and none where that is None.
 
     What is smallest is the time of the slowest place, or the sum of the stages' times while no place takes longer than
     *limit*. ``best[i]`` is that of layers 0..i-1 on the sites seen so far; earlier sites win ties with more layers.
     """
-    n = len(demand.layer_nbytes)
+    n = len(board.demand.layer_nbytes)
     best: list[float] = [0.0] + [_INFINITE] * n
     choices: list[list[int]] = []
     for j, at_least in enumerate(least):
@@ -156,18 +213,20 @@ def _search(
         choice = [-1] * (n + 1)
         for stop in range(n + 1):
             for start in [stop] if at_least is None else range(stop - at_least + 1):
-                place_s = _place_s(demand, sites, j, start, stop)
-                if place_s > limit:
-                    continue
-                cost = max(best[start], place_s) if slowest else best[start] + _stage_s(demand, sites, j, start, stop)
-                if cost < reached[stop]:
+                stage_s = board.stage_s(j, start, stop)
+                place_s = board.place_s(j, stage_s)
+                cost = max(best[start], place_s) if slowest else best[start] + stage_s
+                if cost < reached[stop] and place_s <= limit:
                     reached[stop], choice[stop] = cost, start
         best = reached
         choices.append(choice)
-    if best[n] == _INFINITE:
-        return None
+    return _path(choices, n) if best[n] < _INFINITE else None
+
+
+def _path(choices: list[list[int]], n: int) -> list[tuple[int, range]]:
+    """The stages that were chosen, from the last layer back to the first."""
     stages, stop = [], n
-    for j in range(len(sites) - 1, -1, -1):
+    for j in range(len(choices) - 1, -1, -1):
         start = choices[j][stop]
         if start < stop:
             stages.append((j, range(start, stop)))
@@ -175,39 +234,11 @@ def _search(
     return stages[::-1]
 
 
-def _place_s(demand: Demand, sites: Sequence[Site], j: int, start: int, stop: int) -> float:
-    """Time that site j is busy for one token, which for the local device, the last one, includes the head."""
-    return _stage_s(demand, sites, j, start, stop) + (_head_s(demand, sites[-1]) if j == len(sites) - 1 else 0.0)
-
-
-def _stage_s(demand: Demand, sites: Sequence[Site], j: int, start: int, stop: int) -> float:
-    """Time of layers start..stop-1 on site j; infinite when they do not fit its budget."""
-    if start == stop:
-        return 0.0
-    site = sites[j]
-    if demand.need(range(start, stop)) > _room(demand, sites, j):
-        return _INFINITE
-    return sum((demand.streamed_nbytes or demand.layer_nbytes)[start:stop]) / site.decode_bytes_per_s + site.rtt_s
-
-
-def _head_s(demand: Demand, local: Site) -> float:
-    return demand.streamed_head_nbytes / local.decode_bytes_per_s
-
-
-def _room(demand: Demand, sites: Sequence[Site], j: int) -> int:
-    """Bytes for layers on site j; on the local device, the last one, embedding and head come first."""
-    return sites[j].budget - (demand.head_need if j == len(sites) - 1 else 0)
-
-
 def _with_notes(
-    demand: Demand,
-    sites: Sequence[Site],
-    stages: list[tuple[int, range]],
-    alone: list[tuple[int, range]] | None,
-    policy: Policy,
+    board: Board, stages: list[tuple[int, range]], alone: list[tuple[int, range]] | None, policy: Policy
 ) -> Placement:
-    token_s, alone_s = _token_s(demand, sites, stages), _token_s(demand, sites, alone)
-    notes = []
+    token_s, alone_s = board.token_s(stages), board.token_s(alone)
+    sites, notes = board.sites, []
     if alone_s < token_s and policy is Policy.THROUGHPUT:
         notes.append(
             f"this machine alone is predicted to decode at {1 / alone_s:.1f} tokens/s, this plan at {1 / token_s:.1f}; "
@@ -220,13 +251,6 @@ def _with_notes(
     if left_out:
         notes.append(f"not used: {', '.join(left_out)}")
     return Placement(placed, token_s, alone_s, tuple(notes))
-
-
-def _token_s(demand: Demand, sites: Sequence[Site], stages: list[tuple[int, range]] | None) -> float:
-    """Time of one token through *stages* and the head."""
-    if stages is None:
-        return _INFINITE
-    return sum(_stage_s(demand, sites, j, r.start, r.stop) for j, r in stages) + _head_s(demand, sites[-1])
 
 
 def _too_large(demand: Demand, sites: Sequence[Site]) -> OutOfDeviceMemory:
@@ -261,6 +285,6 @@ def _fits(demand: Demand, sites: Sequence[Site]) -> bool:
     if demand.head_need > sites[-1].budget:
         return False
     for j in range(len(sites)):
-        room = _room(demand, sites, j)
+        room = sites[j].budget - (demand.head_need if j == len(sites) - 1 else 0)
         placed += bisect_left(range(placed + 1, n + 1), True, key=lambda stop: demand.need(range(placed, stop)) > room)
     return placed == n

@@ -12,6 +12,7 @@ own on a worker that holds both.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -20,7 +21,7 @@ import msgspec
 from ollama_zmq.cluster.placement import Demand, Placement, Policy
 from ollama_zmq.cluster.state import StageState
 from ollama_zmq.models.base import Network
-from ollama_zmq.ops.program import PAGE_SLOTS, Program, program_id, row_floats, streamed_shares, verify
+from ollama_zmq.ops.program import PAGE_SLOTS, Program, WeightSpec, program_id, row_floats, streamed_shares, verify
 from ollama_zmq.wire.messages import Define, WeightSource
 
 LOCAL = "local"
@@ -117,6 +118,7 @@ def demand_of(order: LoadOrder) -> Demand:
     """Return what the planner must know about a model."""
     network = order.network
     one_layer = verify(network.layers_program(range(1)))
+    shares = streamed_shares(network.layers_program(range(network.n_layers)))
     return Demand(
         layer_nbytes=tuple(network.layer_nbytes(i) for i in range(network.n_layers)),
         kv_nbytes=network.kv_nbytes(order.kv_pages * PAGE_SLOTS),
@@ -124,8 +126,16 @@ def demand_of(order: LoadOrder) -> Demand:
         head_nbytes=network.head_nbytes(),
         streamed_nbytes=tuple(network.streamed_nbytes(i) for i in range(network.n_layers)),
         streamed_head_nbytes=network.gguf.tensors[network.output.name].nbytes,
+        layer_macs=tuple(_macs(layer.values(), shares) for layer in network.layers),
+        head_macs=prod(network.output.shape),
+        moved_nbytes=8 * network.hidden_size,
         num_ctx=order.num_ctx,
     )
+
+
+def _macs(specs: Iterable[WeightSpec], shares: Mapping[str, float]) -> int:
+    """Multiply-adds of one token with the matrices of a layer."""
+    return int(sum(prod(spec.shape) * shares.get(spec.name, 0.0) for spec in specs))
 
 
 def stages_of(order: LoadOrder, demand: Demand, placement: Placement) -> tuple[Stage, ...]:

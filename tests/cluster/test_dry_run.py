@@ -10,7 +10,7 @@ import pytest
 
 from ollama_zmq.cluster.dry_run import ALONE, FASTEST, dry_run
 from ollama_zmq.cluster.placement import Policy, Site
-from ollama_zmq.cluster.stages import LOCAL, LoadOrder
+from ollama_zmq.cluster.stages import LOCAL, LoadOrder, demand_of
 from ollama_zmq.cluster.state import PlanState
 from ollama_zmq.cluster.survey import Survey
 from ollama_zmq.formats.gguf import open_gguf
@@ -105,3 +105,11 @@ def test_the_policy_of_the_server_decides_which_plan_is_marked(order):
 
     fastest = replace(order, policy=Policy.FASTEST)
     assert [name for name, plan in plans(fastest, survey(site(A))).items() if plan.chosen] == [FASTEST]
+
+
+def test_the_planner_and_the_cost_model_predict_the_same(order):
+    """Placement chooses by the seconds that the engine's model then expects of one row."""
+    found = survey(site(A, decode=3e9), site(B, prefill=2e9), local=site(LOCAL, decode=2e9))
+    placement = found.plan(demand_of(order), Policy.THROUGHPUT)
+    predicted = plans(order, found)["all 2 workers"].predicted
+    assert 1 / predicted.decode_tokens_per_s == pytest.approx(placement.token_s, rel=0.01)
