@@ -99,8 +99,11 @@ def tokens_per_s(speed: float) -> str:
 
 def model_line(model: dict[str, Any]) -> str:
     """How far a model is, and what it takes."""
-    sent = f", {human_bytes(model['sent_bytes'])} of {human_bytes(model['bytes_to_send'])} sent"
-    return f"{model['name']}: {model['status']}, {human_bytes(model['nbytes'])}{sent if model['bytes_to_send'] else ''}"
+    sent = [
+        f"{human_bytes(upload['sent_bytes'])} of {human_bytes(upload['total_bytes'])} sent to {upload['worker']}"
+        for upload in model["uploads"]
+    ]
+    return ", ".join([f"{model['name']}: {model['status']}", human_bytes(model["nbytes"]), *sent])
 
 
 def worker_row(worker: dict[str, Any]) -> tuple[str, ...]:

@@ -170,6 +170,8 @@ class Coordinator:
             return self._drop(address, str(error), now)
         pipeline = self._programs.get(message.program)
         if pipeline is not None:
+            if isinstance(error, OutOfDeviceMemory) and pipeline.is_loading_on(address):
+                error = self._memory_error(pipeline.order, address, error)
             return self._ended(pipeline, pipeline.failed(message.microbatch, error))
         concerned = [pipeline for pipeline in self.pipelines.values() if pipeline.is_loading_on(address)]
         return [effect for each in concerned for effect in self._ended(each, each.failed(-1, error))]
@@ -266,6 +268,12 @@ class Coordinator:
             names = ", ".join(survey.names[model] for model in sorted(gone))
             raise MemoryInUse(f"{order.name} needs memory that other models have: {names}", models=gone)
         return placement
+
+    def _memory_error(self, order: LoadOrder, address: str, error: OutOfDeviceMemory) -> OutOfDeviceMemory:
+        """*error* of a worker that has less memory than was planned with; others may have to go there first."""
+        others = (model for model in (*order.idle, *order.busy) if model in self.pipelines)
+        there = frozenset(model for model in others if self.pipelines[model].held_on(address))
+        return MemoryInUse(str(error), models=there) if there else error
 
     def survey(self, order: LoadOrder) -> Survey:
         """What the workers of *order* have, once they have joined or been given up.

@@ -41,7 +41,7 @@ from ollama_zmq.cluster.links import Links
 from ollama_zmq.cluster.placement import Placement
 from ollama_zmq.cluster.speed import SpeedMeter
 from ollama_zmq.cluster.stages import LoadOrder, Stage
-from ollama_zmq.cluster.state import ModelState, Speeds, StageState
+from ollama_zmq.cluster.state import ModelState, Speeds, StageState, UploadState
 from ollama_zmq.cluster.uploads import Upload
 from ollama_zmq.devices.base import Array
 from ollama_zmq.engine.pacing import StageCost, StageTime
@@ -162,7 +162,8 @@ class Pipeline:
         if self.phase is not Phase.DEFINING or address not in self._uploads:
             return []
         self._uploads[address].acknowledged(message.received)
-        return [Progressed(self.order.model, *self._sent_and_total())]
+        done = sum(upload.done for upload in self._uploads.values())
+        return [Progressed(self.order.model, done, sum(upload.total for upload in self._uploads.values()))]
 
     def chunks(self, address: str, *, busy: bool) -> list[Effect]:
         """The next chunks for *address*; few while steps of any model are in flight."""
@@ -307,13 +308,12 @@ class Pipeline:
             StageState(s.worker, s.part, s.first_layer, s.last_layer, window.summary(), token_us(cost))
             for s, window, cost in zip(self._plain_stages(), self._latency, self._costs, strict=True)
         )
-        sent, total = self._sent_and_total()
+        uploads = ((address, upload) for address, upload in self._uploads.items() if upload.total)
         return ModelState(
             self.order.name,
             self.phase.value,
             sum(self._held.values()),
-            sent,
-            total,
+            tuple(UploadState(address, upload.done, upload.total) for address, upload in uploads),
             stages,
             notes=self.placement.notes if self.placement else (),
             predicted=forecast(self._costs, self.order.max_tokens) if self._costs else Speeds(),
@@ -327,10 +327,6 @@ class Pipeline:
 
     def _plain_stages(self) -> tuple[StageState, ...]:
         return tuple(stage.state for stage in self.stages)
-
-    def _sent_and_total(self) -> tuple[int, int]:
-        uploads = self._uploads.values()
-        return sum(upload.done for upload in uploads), sum(upload.total for upload in uploads)
 
     def _stage_of(self, program: bytes) -> Stage:
         return next(stage for stage in self.stages if stage.program == program)

@@ -75,13 +75,21 @@ class WorkerState(msgspec.Struct, frozen=True):
     layers: str = ""
 
 
+class UploadState(msgspec.Struct, frozen=True):
+    """How many bytes of weights a worker has been sent of those that it does not have."""
+
+    worker: str
+    sent_bytes: int
+    total_bytes: int
+
+
 class ModelState(msgspec.Struct, frozen=True):
     """One model that is loaded or being loaded.
 
     Attributes:
         status: "joining", "loading", "warming up" or "loaded".
         nbytes: memory on all workers, by the plan until they have counted it.
-        sent_bytes, bytes_to_send: of its weights, those that workers do not have.
+        uploads: of the workers that must be sent weights.
         notes: what the planner has to say, such as that one machine alone would be faster.
         predicted: from what workers and links were measured at when they joined; measured: since the model is loaded.
     """
@@ -89,8 +97,7 @@ class ModelState(msgspec.Struct, frozen=True):
     name: str
     status: str
     nbytes: int = 0
-    sent_bytes: int = 0
-    bytes_to_send: int = 0
+    uploads: tuple[UploadState, ...] = ()
     stages: tuple[StageState, ...] = ()
     notes: tuple[str, ...] = ()
     predicted: Speeds = Speeds()

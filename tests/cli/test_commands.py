@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from ollama_zmq.cli import COMMANDS
+from ollama_zmq.cli.cluster import model_line
 from ollama_zmq.cli.ps import processor, until
 from ollama_zmq.cli.tables import table
 from ollama_zmq.version import VERSION
@@ -204,3 +205,9 @@ def test_cluster_plan_prints_every_plan_with_its_stages(ollama, server, broker):
     ]
     assert lines[9] == ["not", "there:", "nobody", "listens"]
     assert printed.code == 0
+
+
+def test_a_model_that_loads_shows_what_each_worker_has_been_sent():
+    uploads = [{"worker": "a:1", "sent_bytes": 5_000_000, "total_bytes": 20_000_000}]
+    model = {"name": "m", "status": "loading", "nbytes": 30_000_000, "uploads": uploads}
+    assert model_line(model) == "m: loading, 30 MB, 5 MB of 20 MB sent to a:1"

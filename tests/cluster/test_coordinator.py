@@ -494,7 +494,8 @@ def test_weights_of_a_new_model_come_within_the_small_credit_while_another_is_st
         assert sum(effect.nbytes for effect in effects if isinstance(effect, SendChunk)) <= BUSY_CREDIT_BYTES
         effects = workers.step(effects)
     assert model_of(workers, 2).phase is Phase.LOADED
-    assert model_of(workers, 2).state().sent_bytes > BUSY_CREDIT_BYTES
+    [upload] = model_of(workers, 2).state().uploads
+    assert upload.sent_bytes == upload.total_bytes > BUSY_CREDIT_BYTES
 
 
 def test_a_model_holds_what_its_worker_counted_and_the_plan_s_need_before(workers, network):
@@ -527,6 +528,18 @@ def test_a_load_that_needs_the_memory_of_others_names_them_and_they_stay(workers
     assert (type(failed.error), failed.error.facts) == (MemoryInUse, {"models": {1}})
     workers.carry_out(workers.coordinator.unload(1))
     assert isinstance(load(workers, order(network, A, model=3, idle=(1,)))[0], Loaded)
+
+
+def test_a_worker_that_finds_no_memory_though_the_plan_did_lets_others_go_first(workers, network):
+    """The plan estimates; the worker counts. Whoever holds memory there is named, and nobody else."""
+    load(workers, order(network, A, model=1))
+    load(workers, order(network, B, model=2))
+    workers.answers[(A, Define)] = lambda m: [Failed(m.program, -1, "OutOfDeviceMemory", "needs 9 GB of 1 GB")]
+    (failed,) = load(workers, order(network, A, model=3, idle=(2, 1)))
+    assert (type(failed.error), failed.error.facts) == (MemoryInUse, {"models": {1}})
+    workers.carry_out(workers.coordinator.unload(1))
+    (failed,) = load(workers, order(network, A, model=4, idle=(2,)))
+    assert (type(failed.error), str(failed.error)) == (OutOfDeviceMemory, f"worker {A}: needs 9 GB of 1 GB")
 
 
 def test_an_unloaded_model_gives_its_memory_back(workers, network):
