@@ -6,7 +6,9 @@
     per_layer.py ... --json OUT.json --plot OUT.png
 
 Stages are measured while a text is generated: each worker reports the time in its kernels and the time a message waited
-for them, and what is left of the round trip is the wire. A layer of a stage is its compute time divided by its layers.
+for them, and what is left of the round trip is the wire. What a token takes beyond the kernels of all stages is spent
+around them. A layer of a stage is its compute time divided by its layers.
+
 Beside it stands a direct measurement, on this machine, with nothing on the wire: every layer as a program of its own,
 run in turn for each token, so that each finds its weights in memory and not in the cache of the run before.
 """
@@ -27,6 +29,7 @@ from common import (
     check_matplotlib,
     generate,
     loaded_broker,
+    median,
     parser,
     print_table,
     random_prompt,
@@ -48,12 +51,15 @@ PARTS = ("compute", "wire", "queue")
 
 def main() -> None:
     given = arguments()
-    stages = measure_stages(given)
+    stages, token_us = measure_stages(given)
     layers = measure_layers(given)
     print_stages(stages)
+    kernels_us = sum(stage.latency.compute.p50_us for stage in stages if stage.latency is not None)
+    print(f"a token takes {token_us:.0f} us, {token_us - kernels_us:.0f} of them around the kernels")
     print()
     print_layers(layers)
     records = [stage_record(stage) for stage in stages]
+    records.append({"kind": "token", "p50_us": token_us, "around_kernels_us": token_us - kernels_us})
     records += [{"kind": "layer", "layer": i, "p50_us": p50, "p95_us": p95} for i, (p50, p95) in enumerate(layers)]
     write_json(given.json, [{"model": given.model, "threads": given.threads, **record} for record in records])
     if given.plot:
@@ -71,27 +77,32 @@ def arguments() -> argparse.Namespace:
     return given
 
 
-def measure_stages(given: argparse.Namespace) -> tuple[StageState, ...]:
-    """Generate a text and return what each stage took."""
+def measure_stages(given: argparse.Namespace) -> tuple[tuple[StageState, ...], float]:
+    """Generate texts and return what each stage took, and the microseconds of a token of the median text."""
     context = given.prompt + given.decode + 64
     with ExitStack() as stack:
         workers = stack.enter_context(worker_addresses(given.rpc, given.workers, given.threads))
         loaded = loaded_broker(given.model, workers, threads=given.threads, num_ctx=context)
         session = stack.enter_context(loaded)
-        decode_steps(session, session.model.network.vocab_size, given.prompt, given.decode)
+        token_us = median(decode_steps(session, session.model.network.vocab_size, given.prompt, given.decode))
         (state,) = session.broker.cluster().models
         for note in state.notes:
             print(f"note: {note}")
-        return state.stages
+        return state.stages, token_us
 
 
-def decode_steps(session: Session, vocab_size: int, n_prompt: int, n_steps: int) -> None:
-    """Decode at least *n_steps* tokens after prompts of *n_prompt*; a text that ends early is followed by another."""
-    seed = 0
+def decode_steps(session: Session, vocab_size: int, n_prompt: int, n_steps: int) -> list[float]:
+    """Decode at least *n_steps* tokens after prompts of *n_prompt* and return the microseconds of a token of each text.
+
+    A text that ends early is followed by another.
+    """
+    found: list[float] = []
     while n_steps > 0:
-        finished = generate(session, random_prompt(n_prompt, vocab_size, seed), n_steps + 1)
-        n_steps -= max(finished.output_tokens - 1, 1)
-        seed += 1
+        finished = generate(session, random_prompt(n_prompt, vocab_size, len(found)), n_steps + 1)
+        steps = max(finished.output_tokens - 1, 1)
+        n_steps -= steps
+        found.append(1e6 * finished.decode_s / steps)
+    return found
 
 
 @dataclass(slots=True)

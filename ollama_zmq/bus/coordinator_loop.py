@@ -178,9 +178,6 @@ class CoordinatorLoop:
         if now - self._ticked_at >= TICK_S:
             self._ticked_at = now
             self.handle(Tick())
-        if ready:
-            for model in list(self.models):
-                self.pump(model)
         self._run_local_step()
 
     def _wait_ms(self) -> int:
@@ -201,9 +198,12 @@ class CoordinatorLoop:
         self.apply(self.coordinator.handle(event, time.monotonic()))
 
     def _run_calls(self) -> None:
+        """Do what other threads have asked for, such as a request; what comes of messages is sent where they are."""
         self._wakeup.clear()
         while not self._calls.empty():
             self._calls.get()()
+        for model in list(self.models):
+            self.pump(model)
 
     def _receive(self) -> None:
         """Take every message that has arrived; rubbish costs its sender the connection, nothing else."""

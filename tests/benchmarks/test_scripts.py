@@ -47,6 +47,8 @@ def test_latencies_cover_every_stage_and_every_layer(records: Records, tiny_gguf
     layers = [record for record in found if record["kind"] == "layer"]
     assert [stage["part"] for stage in stages] == ["layers", "layers", "head"]
     assert all(stage["steps"] >= 8 for stage in stages)
+    (token,) = [record for record in found if record["kind"] == "token"]
+    assert token["p50_us"] > token["around_kernels_us"] == token["p50_us"] - sum(s["compute_p50_us"] for s in stages)
     assert [layer["layer"] for layer in layers] == [0, 1, 2, 3]
     assert all(0 < layer["p50_us"] <= layer["p95_us"] for layer in layers)
 
