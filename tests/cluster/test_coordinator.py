@@ -321,6 +321,16 @@ def test_a_failed_step_leaves_the_model_standing(workers, network):
     assert computed.microbatch == 6
 
 
+def test_what_is_measured_goes_on_after_a_step_failed(workers, network):
+    load(workers, order(network, A))
+    workers.answers[(A, Run)] = lambda m: [Failed(m.program, m.microbatch, "ShapeError", "pages[0] reach 9 of 2")]
+    prompt = Microbatch(5, np.arange(3, dtype=np.int32), (3,), (0,), ((0,),), rows=(2,))
+    workers.carry_out(workers.coordinator.run(1, prompt, np.zeros((3, network.hidden_size), np.float32), workers.now))
+    del workers.answers[(A, Run)]
+    workers.carry_out(run(workers, decode_step(6)))
+    assert model_of(workers).state().measured.decode_tokens_per_s > 0
+
+
 def test_a_load_that_fails_before_it_begins_leaves_the_loaded_model(workers, network):
     load(workers, order(network, A))
     workers.mute = {B}

@@ -371,18 +371,23 @@ def test_who_gives_up_waiting_frees_the_model_it_waited_for(run):
     async def scenario(world):
         world.broker.room = 1
 
-        async def ask():
-            async with world.use(world.other("second")):
-                raise AssertionError("it gave up")
+        async def load(name):
+            async with world.use(world.other(name)):
+                pass
 
         async with world.use():
-            asking = asyncio.create_task(ask())
+            asking = asyncio.create_task(load("second"))
             await settle()
             asking.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await asking
+            world.broker.room, world.broker.holds_loads = 2, True
+            asking = asyncio.create_task(load("third"))
+            await until(lambda: len(world.broker.loads) == 2)
             async with world.use() as again:
                 assert again.users == 2
+            world.broker.finish_load()
+            await asking
 
     run(scenario)
 
