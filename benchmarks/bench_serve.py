@@ -212,7 +212,7 @@ def against_broker(given: argparse.Namespace, load: Load) -> dict[str, Any]:
     brokers: list[float] = []
     with (
         worker_addresses(given.rpc, given.workers, given.threads) as workers,
-        loaded_broker(given.model, workers, threads=given.threads, num_ctx=given.num_ctx) as session,
+        loaded_broker(given.model, workers, threads=given.threads, num_ctx=given.num_ctx, speculate=True) as session,
     ):
         tokenizer = session.model.tokenizer
         assert tokenizer is not None

@@ -190,7 +190,13 @@ def relayed(addresses: Sequence[str], delay_ms: float, mbit: float = 0.0) -> Ite
 
 @contextmanager
 def loaded_broker(
-    model: str, workers: Sequence[str] = (), *, threads: int = 0, num_ctx: int = 2048, num_batch: int = 512
+    model: str,
+    workers: Sequence[str] = (),
+    *,
+    threads: int = 0,
+    num_ctx: int = 2048,
+    num_batch: int = 512,
+    speculate: bool = False,
 ) -> Iterator[Session]:
     """*model* on a broker of its own, spread over *workers*, or on this machine alone when there are none.
 
@@ -206,6 +212,7 @@ def loaded_broker(
         rpc_servers=tuple(workers),
         num_batch=num_batch,
         num_thread=threads,
+        speculate=speculate,
     )
     with Broker(threads=threads or None) as broker:
         yield Session(broker, broker.load(request).result())

@@ -36,6 +36,7 @@ VARIABLES = {
     "OLLAMA_ORIGINS": "A comma separated list of allowed origins",
     "OLLAMA_RPC_POLICY": "throughput uses every listed worker, fastest may leave some out (default throughput)",
     "OLLAMA_RPC_SERVERS": "A comma separated list of rpc-server workers (host:port)",
+    "OLLAMA_SPECULATE": "Guess tokens that were said before where that is faster; 0 turns it off (default 1)",
 }
 
 
@@ -85,6 +86,7 @@ class Config:
         origins: patterns of web origins that may call; ``*`` stands for any text.
         rpc_servers: workers, ``host:port`` joined by commas.
         rpc_policy: "throughput" or "fastest".
+        speculate: guess tokens that were said before, and verify several in one pass.
         warnings: one line for each value that was not understood.
     """
 
@@ -99,6 +101,7 @@ class Config:
     origins: tuple[str, ...] = ()
     rpc_servers: str = ""
     rpc_policy: str = "throughput"
+    speculate: bool = True
     no_history: bool = False
     no_prune: bool = False
     warnings: tuple[str, ...] = ()
@@ -120,6 +123,7 @@ class Config:
             origins=_origins(values.text("OLLAMA_ORIGINS")),
             rpc_servers=values.text("OLLAMA_RPC_SERVERS"),
             rpc_policy=values.choice("OLLAMA_RPC_POLICY", ("throughput", "fastest")),
+            speculate=values.switch("OLLAMA_SPECULATE", default=True),
             no_history=values.switch("OLLAMA_NOHISTORY"),
             no_prune=values.switch("OLLAMA_NOPRUNE"),
             warnings=tuple(values.warnings),
@@ -147,9 +151,9 @@ class _Values:
     def text(self, name: str) -> str:
         return self.environ.get(name, "").strip().strip("\"'").strip()
 
-    def switch(self, name: str) -> bool:
+    def switch(self, name: str, *, default: bool = False) -> bool:
         text = self.text(name)
-        return bool(text) and text not in _FALSE
+        return text not in _FALSE if text else default
 
     def choice(self, name: str, choices: tuple[str, ...]) -> str:
         text = self.text(name).lower()

@@ -7,6 +7,7 @@
     store.not_pruned    error
     request.accepted    request_id model prompt_tokens
     request.finished    request_id reason prompt_tokens output_tokens prefill_ms decode_ms
+                        drafted accepted
     request.broken      error
     option.ignored      name value
     manifest.rejected   model error

@@ -104,6 +104,11 @@ def test_a_switch_that_is_neither_true_nor_false_is_on(text, on):
     assert read(OLLAMA_NOPRUNE=text).no_prune is on
 
 
+@pytest.mark.parametrize(("text", "on"), [("", True), ("0", False), ("1", True)])
+def test_guessing_is_on_unless_it_is_turned_off(text, on):
+    assert read(OLLAMA_SPECULATE=text).speculate is on
+
+
 def test_own_origins_come_before_the_local_ones():
     origins = read(OLLAMA_ORIGINS="https://a.example, chrome-extension://*").origins
     assert origins[:2] == ("https://a.example", "chrome-extension://*")

@@ -62,6 +62,7 @@ class LoadRequest:
         num_thread: the most threads of the local device; 0 for all it has. Workers have threads of their own.
         kv_type: what keys and values are kept as, one of ``ops.program.KV_TYPES``.
         max_in_flight: microbatches in the stages at once; 0 leaves it to the cost model.
+        speculate: guess tokens that were said before where that pays.
     """
 
     name: str
@@ -73,6 +74,7 @@ class LoadRequest:
     num_parallel: int = 1
     num_thread: int = 0
     max_in_flight: int = 0
+    speculate: bool = True
     policy: Policy = Policy.THROUGHPUT
     kv_type: str = "f16"
 
@@ -403,6 +405,7 @@ class Broker:
             max_sequences=model.order.max_sequences,
             stages=loaded.costs,
             max_in_flight=model.request.max_in_flight,
+            speculate=model.request.speculate,
         )
 
     def _on_output(self, output: Output) -> None:

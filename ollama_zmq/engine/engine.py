@@ -18,6 +18,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from ollama_zmq.engine.drafts import Drafter, PromptLookup
 from ollama_zmq.engine.intake import open_generation, open_scoring
 from ollama_zmq.engine.pacing import Pacing, StageCost, StageTime
 from ollama_zmq.engine.pages import PagePool, pages_for
@@ -43,6 +44,7 @@ class Engine:
         stages: what the stages are expected to cost; with none, one microbatch is in flight.
         max_in_flight: microbatches that may be on their way at once; 0 leaves it to the cost model.
         random_seed: draws the seed of a request that has none.
+        speculate: guess tokens where that pays; the text is the same. drafter: guesses in place of the prompt lookup.
 
     Raises:
         OpError: sizes with which nothing could run.
@@ -61,6 +63,8 @@ class Engine:
         stages: tuple[StageCost, ...] = (),
         max_in_flight: int = 0,
         random_seed: Callable[[], int] = lambda: secrets.randbits(63),
+        speculate: bool = False,
+        drafter: Drafter | None = None,
     ) -> None:
         if num_ctx < 2 or kv_pages < pages_for(num_ctx):
             raise OpError(
@@ -80,6 +84,7 @@ class Engine:
         self._scheduler = Scheduler(
             self._pool, self._pacing, max_tokens=max_tokens, max_rows=rows, max_sequences=max_sequences
         )
+        self._scheduler.drafter = drafter or (PromptLookup(self._pacing) if speculate else None)
         self._sequences: dict[str, Sequence] = {}
         self._microbatches = 0
 
@@ -166,7 +171,7 @@ class Engine:
             wanted = logits[row : row + len(piece.rows)]
             row += len(piece.rows)
             if len(wanted) and not piece.sequence.ended:
-                outputs += self._receive(piece.sequence, wanted, now)
+                outputs += self._receive(piece, wanted, now)
         self._scheduler.settle(piece.sequence for piece in slices)
         return outputs
 
@@ -196,17 +201,20 @@ class Engine:
             )
         return open_scoring(request, vocab_size=self.vocab_size, num_ctx=self.num_ctx)
 
-    def _receive(self, sequence: Sequence, logits: npt.NDArray[np.float32], now: float) -> list[Output]:
+    def _receive(self, piece: Slice, logits: npt.NDArray[np.float32], now: float) -> list[Output]:
+        sequence = piece.sequence
         try:
             if isinstance(sequence, Generation):
                 assert self.tokenizer is not None  # it was opened with one
                 logits = logits[:, : self.tokenizer.vocab_size]
-            outputs = sequence.receive(logits, now)
+            outputs = sequence.receive(logits, now, piece.draft)
         except OpError as error:
             sequence.ended = True
             position = sequence.table.cached - 1
             told = OpError(f"request {sequence.request_id!r}, position {position}: {error.message}", **error.facts)
             outputs = [Broken(sequence.request_id, told)]
+        if piece.draft:
+            self._scheduler.accept(sequence)
         if sequence.ended:
             del self._sequences[sequence.request_id]
         elif isinstance(sequence, Generation) and sequence.overflows:
@@ -219,7 +227,7 @@ def _microbatch_of(number: int, slices: list[Slice]) -> Microbatch:
     rows: list[int] = []
     for piece in slices:
         rows += [len(token_ids) + row for row in piece.rows]
-        token_ids += piece.sequence.tokens[piece.start : piece.start + piece.length]
+        token_ids += (*piece.sequence.tokens[piece.start : piece.stop], *piece.draft)
     return Microbatch(
         number,
         np.array(token_ids, np.int32),

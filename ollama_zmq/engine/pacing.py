@@ -87,6 +87,7 @@ class Pacing:
         self._way = [CostCurve(stage.way) for stage in stages]
         self._plans: dict[tuple[int, int], Plan] = {}
         self._groups: dict[int, int] = {}  # what was chosen last for so many sequences
+        self._stretches: dict[tuple[int, int], float] = {}
         self._observed = 0
 
     def observe(self, times: Sequence[StageTime]) -> None:
@@ -101,6 +102,7 @@ class Pacing:
             for curve in (*self._work, *self._way):
                 curve.fit()
             self._plans.clear()
+            self._stretches.clear()
 
     def plan(self, decoding: int, prompt: int) -> Plan:
         """The plan for so many sequences that decode and so many tokens of prompts."""
@@ -112,10 +114,19 @@ class Pacing:
             self._plans[key] = self._planned(*key)
         return self._plans[key]
 
-    def round_s(self, decoding: int, groups: int) -> float:
-        """Seconds in which each of *decoding* sequences, in *groups* groups, gets a token."""
-        size = math.ceil(decoding / groups)
-        return max(self.loop_s(size, size), groups * self.pace_s(decoding / groups, decoding / groups))
+    def stretch(self, decoding: int, rows: int) -> float:
+        """How much longer a round takes when each of *decoding* sequences has *rows* rows in it instead of one."""
+        key = decoding, rows
+        if key not in self._stretches:
+            groups = self.plan(decoding, 0).groups
+            plain_s = self.round_s(decoding, groups)
+            self._stretches[key] = self.round_s(decoding, groups, rows) / plain_s if plain_s else 1.0
+        return self._stretches[key]
+
+    def round_s(self, decoding: int, groups: int, rows: int = 1) -> float:
+        """Seconds in which each of *decoding* sequences, in *groups* groups, has *rows* rows computed."""
+        size, share = rows * math.ceil(decoding / groups), rows * decoding / groups
+        return max(self.loop_s(size, size), groups * self.pace_s(share, share))
 
     def loop_s(self, tokens: float, wanted: float) -> float:
         """Seconds that a microbatch is in flight when no other is."""

@@ -77,6 +77,7 @@ class Finished:
         context: prompt and output tokens, for Ollama's ``context`` field.
         prompt_tokens: tokens of the prompt after truncation, cached ones included.
         prefill_s, decode_s: from admission to the first token, and from there to the last.
+        drafted, accepted: tokens that were guessed, and those of them that were right.
     """
 
     request_id: str
@@ -86,6 +87,8 @@ class Finished:
     output_tokens: int
     prefill_s: float
     decode_s: float
+    drafted: int = 0
+    accepted: int = 0
 
 
 @dataclass(frozen=True, slots=True)

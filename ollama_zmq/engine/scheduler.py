@@ -22,20 +22,32 @@ from bisect import insort
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ollama_zmq.engine.drafts import Drafter
 from ollama_zmq.engine.pacing import Pacing, Plan
 from ollama_zmq.engine.pages import PagePool, common_prefix, pages_for
-from ollama_zmq.engine.sequence import Scoring, Sequence
+from ollama_zmq.engine.sequence import Generation, Scoring, Sequence
 from ollama_zmq.ops.program import PAGE_SLOTS
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """The next *length* tokens of a sequence, from position *start*. ``rows``: those whose logits are wanted."""
+    """The next *length* tokens of a sequence, from position *start*.
+
+    Attributes:
+        rows: those whose logits are wanted.
+        draft: the last of the tokens, which are only guessed.
+    """
 
     sequence: Sequence
     start: int
     length: int
     rows: range
+    draft: tuple[int, ...] = ()
+
+    @property
+    def stop(self) -> int:
+        """The position behind its last token that is known."""
+        return self.start + self.length - len(self.draft)
 
 
 class Scheduler:
@@ -44,9 +56,11 @@ class Scheduler:
     Attributes:
         waiting: in order of arrival.
         running: in order of arrival; these hold pages.
+        drafter: guesses what sequences that decode will say, or None.
     """
 
     def __init__(self, pool: PagePool, pacing: Pacing, *, max_tokens: int, max_rows: int, max_sequences: int) -> None:
+        self.drafter: Drafter | None = None
         self.pool = pool
         self.pacing = pacing
         self.max_tokens = max_tokens
@@ -86,8 +100,10 @@ class Scheduler:
         places = -(-decoding // pace.groups)
         # the first may all lack pages
         slices = self._fill(decodes[:places], prompts, pace.chunk) or self._fill(decodes[places:], [], 0)
+        if self.drafter is not None and slices and not prompts:
+            slices = self._with_drafts(slices, self.drafter, decoding)
         for piece in slices:
-            piece.sequence.sent += piece.length
+            piece.sequence.sent = piece.stop
             piece.sequence.in_flight += 1
             piece.sequence.turn = self._turns_given
             self._turns_given += 1
@@ -113,8 +129,13 @@ class Scheduler:
             sequence = piece.sequence
             sequence.in_flight -= 1
             assert piece.start == sequence.table.cached  # stages keep the order
-            self.pool.written(sequence.table, sequence.tokens, piece.start + piece.length)
+            self.pool.written(sequence.table, sequence.tokens, piece.stop)
         return slices
+
+    def accept(self, sequence: Sequence) -> None:
+        """Note that all tokens but the last are in the pages: those of a draft that turned out right are."""
+        sequence.sent = len(sequence.tokens) - 1
+        self.pool.written(sequence.table, sequence.tokens, sequence.sent)
 
     def settle(self, sequences: Iterable[Sequence]) -> None:
         """Free the pages of those that have ended."""
@@ -204,6 +225,20 @@ class Scheduler:
                 room -= length
                 rows -= len(slices[-1].rows)
         return slices
+
+    def _with_drafts(self, slices: list[Slice], drafter: Drafter, decoding: int) -> list[Slice]:
+        """*slices* of sequences that decode, with guesses behind their tokens; they take no page from anybody."""
+        share = min(self.max_tokens, self.max_rows) // len(slices) - 1
+        drafted = []
+        for piece in slices:
+            sequence = piece.sequence
+            if isinstance(sequence, Generation):
+                draft = drafter.draft(sequence, min(share, sequence.room), decoding)
+                length = 1 + len(draft)
+                if draft and self.pool.grow(sequence.table, piece.start + length):
+                    piece = Slice(sequence, piece.start, length, range(length), draft)
+            drafted.append(piece)
+        return drafted
 
     def _has_pages(self, sequence: Sequence, length: int, slices: list[Slice]) -> bool:
         """Take the pages for *length* more tokens, from younger sequences if need be."""

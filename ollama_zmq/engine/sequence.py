@@ -24,6 +24,7 @@ from ollama_zmq.engine.transcript import Transcript
 from ollama_zmq.engine.window import shifted
 
 if TYPE_CHECKING:
+    from ollama_zmq.engine.drafts import Lookup
     from ollama_zmq.engine.sampler import Sampler
     from ollama_zmq.text.tokenizer import Tokenizer
 
@@ -78,8 +79,11 @@ class Sequence:
         """Which of the next *length* tokens' logits are wanted."""
         raise NotImplementedError
 
-    def receive(self, logits: Logits, now: float) -> list[Output]:
+    def receive(self, logits: Logits, now: float, draft: tuple[int, ...] = ()) -> list[Output]:
         """Make something of the rows that were wanted, float32 [R, V].
+
+        Args:
+            draft: what was guessed to follow the last token; the rows behind the first follow its tokens.
 
         Raises:
             OpError: nothing can be made of them.
@@ -95,6 +99,7 @@ class Generation(Sequence):
         prompt_tokens: tokens of the prompt after cutting.
         history: that prompt and everything sampled, for the penalties; unlike ``tokens`` it is never shifted.
         keep: tokens at the head that a shift leaves alone.
+        drafted, accepted: tokens that were guessed, and those of them that were right.
     """
 
     request: GenerationRequest
@@ -107,6 +112,9 @@ class Generation(Sequence):
     transcript: Transcript = field(init=False)
     repeats: int = 0
     first_token_at: float = 0.0
+    lookup: Lookup | None = None
+    drafted: int = 0
+    accepted: int = 0
 
     def __post_init__(self) -> None:
         self.prompt_tokens = len(self.tokens)
@@ -123,11 +131,27 @@ class Generation(Sequence):
         """Whether its last token has no slot left in the context."""
         return len(self.tokens) > self.num_ctx
 
+    @property
+    def room(self) -> int:
+        """Tokens that may be guessed: there are slots for them, and one more is wanted after them."""
+        return min(self.num_ctx - len(self.tokens), self._limit() - self.output_tokens - 1)
+
     def rows(self, length: int) -> range:
         return range(length - 1, length) if length == self.pending else range(0)
 
-    def receive(self, logits: Logits, now: float) -> list[Output]:
-        token_id = self.sampler.sample(logits[0], self.history)
+    def receive(self, logits: Logits, now: float, draft: tuple[int, ...] = ()) -> list[Output]:
+        outputs = self._sample(logits[0], now)
+        self.drafted += len(draft)
+        for guessed, row in zip(draft, logits[1:], strict=True):
+            if self.ended or self.tokens[-1] != guessed:
+                break
+            self.accepted += 1
+            outputs += self._sample(row, now)
+        return outputs
+
+    def _sample(self, logits: npt.NDArray[np.float32], now: float) -> list[Output]:
+        """Choose the next token from float32 [V]."""
+        token_id = self.sampler.sample(logits, self.history)
         if not self.output_tokens:
             self.first_token_at = now
         self.repeats = self.repeats + 1 if self.history[-1] == token_id else 1
@@ -137,7 +161,7 @@ class Generation(Sequence):
             return self._finish("stop", now)
         logprob = None
         if self.request.logprobs:
-            logprob = token_logprob(self.tokenizer, logits[0], token_id, self.request.top_logprobs)
+            logprob = token_logprob(self.tokenizer, logits, token_id, self.request.top_logprobs)
         outputs: list[Output] = [*self.transcript.push(token_id, logprob)]
         if self.transcript.stopped:
             outputs += self._finish("stop", now)
@@ -168,6 +192,8 @@ class Generation(Sequence):
             output_tokens=self.output_tokens,
             prefill_s=self.first_token_at - admitted_at,
             decode_s=now - self.first_token_at,
+            drafted=self.drafted,
+            accepted=self.accepted,
         )
         return [*pieces, finished]
 
@@ -187,7 +213,7 @@ class Scoring(Sequence):
     def rows(self, length: int) -> range:
         return range(min(max(self.received - self.sent, 0), length), length)
 
-    def receive(self, logits: Logits, now: float) -> list[Output]:
+    def receive(self, logits: Logits, now: float, draft: tuple[int, ...] = ()) -> list[Output]:
         self.logits[self.received : self.received + len(logits)] = logits
         self.received += len(logits)
         if self.received < len(self.logits):

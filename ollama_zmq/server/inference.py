@@ -123,6 +123,7 @@ def load_of(
         rpc_servers=parse_servers(servers),
         num_batch=max(1, options.num_batch),
         num_parallel=services.config.num_parallel,
+        speculate=services.config.speculate,
         num_thread=max(0, options.num_thread),
         policy=Policy(services.config.rpc_policy),
         kv_type=services.config.kv_cache_type,
@@ -177,6 +178,8 @@ def _facts_for_log(finished: Finished) -> dict[str, object]:
         "output_tokens": finished.output_tokens,
         "prefill_ms": round(finished.prefill_s * 1e3),
         "decode_ms": round(finished.decode_s * 1e3),
+        "drafted": finished.drafted,
+        "accepted": finished.accepted,
     }
 
 

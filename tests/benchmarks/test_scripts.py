@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tests.benchmarks.conftest import Run
+from tests.models_tiny import write_tiny_llama
 
 Records = Callable[..., list[dict[str, Any]]]
 ABOUT = {"machine", "commit", "date", "version"}
@@ -67,6 +68,14 @@ def test_clients_of_a_server_are_served_to_the_end(records: Records, tiny_gguf: 
     assert found.keys() >= ABOUT
     assert (found["clients"], found["answers"], found["errors"]) == (2, 4, {})
     assert all(found[figure] > 0 for figure in ("tokens", "tokens_per_s", "ttft1_p50_ms", "rss_peak_bytes"))
+
+
+def test_texts_are_the_same_with_and_without_guesses(records: Records, tmp_path: Path) -> None:
+    model = write_tiny_llama(tmp_path / "long.gguf", context_length=2048)
+    sizes = ("--decode", "24", "--repeats", "1", "--threads", "1")
+    found = records("bench_speculation.py", "--model", str(model), *sizes)
+    assert [run["text"] for run in found] == ["code", "prose"]
+    assert all(run["plain_tokens_per_s"] > 0 and run["drafted"] >= run["accepted"] for run in found)
 
 
 def test_perplexity_is_measured_over_chunks(records: Records, tiny_gguf: Path, tmp_path: Path) -> None:

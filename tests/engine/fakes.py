@@ -162,6 +162,20 @@ class Driver:
         return [output for output in self.outputs if output.request_id == request_id]
 
 
+class Oracle:
+    """A drafter that knows what will be said and is wrong now and then; it drafts whatever it costs."""
+
+    def __init__(self, seed, *, num_ctx=256, wrong=0.2):
+        self.rng = np.random.default_rng(seed)
+        self.num_ctx = num_ctx
+        self.wrong = wrong
+
+    def draft(self, sequence, most, decoding):
+        said = naive(sequence.request, num_ctx=self.num_ctx)[1][sequence.output_tokens :]
+        token_ids = [*said, *self.rng.integers(0, V, 16).tolist()][: self.rng.integers(0, max(most, 0) + 1)]
+        return tuple(int(self.rng.integers(0, V)) if self.rng.random() < self.wrong else i for i in token_ids)
+
+
 def generation(request_id="r", prompt=(1, 2, 3), **fields):
     own = {name: fields.pop(name) for name in ("truncate", "shift", "logprobs", "top_logprobs") if name in fields}
     return GenerationRequest(request_id, tuple(prompt), Options(**{"seed": 1, "num_predict": 20} | fields), **own)

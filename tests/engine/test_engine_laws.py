@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from ollama_zmq.engine.costs import Line
 from ollama_zmq.engine.pacing import StageCost
 from ollama_zmq.engine.requests import Broken
-from tests.engine.fakes import Driver, FakeModel, finished, generation, naive, output_ids, text_of
+from tests.engine.fakes import Driver, FakeModel, Oracle, finished, generation, naive, output_ids, text_of
 
 NUM_CTX = 128
 STAGES = tuple(StageCost(place, Line(1e-3, 1e-3), Line(1e-2, 0.0)) for place in "abb")
@@ -25,6 +25,7 @@ class Requests(RuleBasedStateMachine):
         max_tokens=st.sampled_from([1, 5, 64, 300]),
         max_rows=st.sampled_from([4, 9, None]),
         kv_pages=st.sampled_from([2, 3, 5, 9]),
+        drafter=st.none() | st.builds(Oracle, st.integers(0, 9), num_ctx=st.just(NUM_CTX)),
     )
     def load(self, **sizes):
         self.driver = Driver(num_ctx=NUM_CTX, stages=STAGES, **sizes)
