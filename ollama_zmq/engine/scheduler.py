@@ -98,8 +98,8 @@ class Scheduler:
         if len(self.in_flight) >= self._limit(pace, prompts=bool(prompts), decoding=bool(decoding)):
             return []
         places = -(-decoding // pace.groups)
-        # the first may all lack pages
-        slices = self._fill(decodes[:places], prompts, pace.chunk) or self._fill(decodes[places:], [], 0)
+        # those may all lack pages
+        slices = self._fill(decodes[:places], prompts, pace.chunk) or self._fill(decodes, [], 0)
         if self.drafter is not None and slices and not prompts:
             slices = self._with_drafts(slices, self.drafter, decoding)
         for piece in slices:
@@ -213,8 +213,8 @@ class Scheduler:
 
     def _fill(self, decodes: list[Sequence], prompts: list[Sequence], chunk: int) -> list[Slice]:
         room, rows, slices = self.max_tokens, self.max_rows, list[Slice]()
-        for sequence in decodes[: room - bool(prompts)]:
-            if self._has_pages(sequence, 1, slices):
+        for sequence in decodes:
+            if len(slices) < room - bool(prompts) and self._has_pages(sequence, 1, slices):
                 slices.append(Slice(sequence, sequence.sent, 1, sequence.rows(1)))
         room, rows = min(room - len(slices), chunk), rows - len(slices)
         for sequence in prompts:

@@ -390,6 +390,14 @@ def test_one_that_lacks_pages_does_not_hold_up_the_others():
     assert [finished(driver.of(name)).output_tokens for name in "ab"] == [50, 50]
 
 
+def test_one_that_lacks_pages_does_not_hold_up_another_that_is_behind_it():
+    driver = Driver(num_ctx=128, kv_pages=3, max_sequences=2, max_tokens=1, max_in_flight=1)
+    requests = [generation("old", range(100), num_predict=60), generation("young", range(50, 110), num_predict=60)]
+    driver.run(*requests)
+    for request in requests:
+        assert output_ids(driver.of(request.request_id)) == naive(request, num_ctx=128)[1]
+
+
 @pytest.mark.parametrize("length", range(30, 45))
 def test_a_shift_and_a_new_page_in_the_same_microbatch_do_not_collide(length):
     older = generation("a", prompt=range(100), num_predict=60, num_keep=0, seed=11)
