@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from typing import Any, TypeVar
 import structlog
 import zmq
 
+from ollama_zmq.bus.addresses import resolve
 from ollama_zmq.bus.coordinator_loop import CoordinatorLoop, Served
 from ollama_zmq.bus.local_worker import LocalWorker
 from ollama_zmq.cluster.dry_run import dry_run
@@ -37,7 +37,7 @@ from ollama_zmq.devices.registry import default_budget, open_device
 from ollama_zmq.engine.embedding import Embedding
 from ollama_zmq.engine.engine import Engine
 from ollama_zmq.engine.requests import Broken, Finished, Output, Request, Scored
-from ollama_zmq.errors import OllamaZmqError, RequestError, Unreachable
+from ollama_zmq.errors import OllamaZmqError, RequestError
 from ollama_zmq.formats.gguf import GgufFile, open_gguf
 from ollama_zmq.models.base import Network
 from ollama_zmq.text.tokenizer import Tokenizer, load_tokenizer
@@ -47,7 +47,6 @@ log = structlog.get_logger()
 T = TypeVar("T")
 OnOutput = Callable[[Output], None]
 OnProgress = Callable[[str, int, int], None]
-DEFAULT_RPC_PORT = 50052
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,47 +434,6 @@ class Broker:
         """Where the local worker finds a model file: one that is being loaded, or a blob of the store."""
         paths = (model.request.path for model in list(self._models.values()) if model.order.blob == blob)
         return next(paths, None) or (self._find_in_store(blob) if self._find_in_store else None)
-
-
-def parse_servers(text: str) -> tuple[str, ...]:
-    """``"10.0.0.10:50052, box2"`` -> ``("10.0.0.10:50052", "box2:50052")``, in order.
-
-    Raises:
-        RequestError: an entry has no host, a bad port, or stands there twice.
-    """
-    found: list[str] = []
-    for entry in (part.strip() for part in text.split(",")):
-        if not entry:
-            continue
-        host, colon, port = entry.removeprefix("tcp://").rpartition(":")
-        if not colon or (entry.endswith("]") and "[" in entry):
-            host, port = entry.removeprefix("tcp://"), str(DEFAULT_RPC_PORT)
-        if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
-            raise RequestError(
-                f"rpc server {entry!r}: expected host:port, as in 10.0.0.10:{DEFAULT_RPC_PORT}", entry=entry
-            )
-        address = f"{host}:{int(port)}"
-        if address in found:
-            raise RequestError(f"rpc server {address} is listed twice", entry=entry)
-        found.append(address)
-    return tuple(found)
-
-
-def resolve(address: str) -> str:
-    """Return the ZeroMQ endpoint of ``host:port``, with the host looked up once.
-
-    Raises:
-        Unreachable: the name has no address.
-    """
-    host, _, port = address.rpartition(":")
-    try:
-        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise Unreachable(f"cannot resolve worker {address}: {why.lower()}", worker=address) from None
-    family, *_, sockaddr = min(found, key=lambda entry: entry[0] != socket.AF_INET)
-    ip = str(sockaddr[0])
-    return f"tcp://[{ip}]:{port}" if family == socket.AF_INET6 else f"tcp://{ip}:{port}"
 
 
 def _order(wanted: LoadRequest, network: Network, numbers: _Numbers) -> LoadOrder:

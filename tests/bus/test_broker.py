@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import zmq
 
-from ollama_zmq.bus.broker import Broker, LoadedModel, LoadRequest, parse_servers, resolve
+from ollama_zmq.bus.broker import Broker, LoadedModel, LoadRequest
 from ollama_zmq.bus.worker_loop import WorkerLoop
 from ollama_zmq.devices.base import Budget
 from ollama_zmq.devices.registry import open_device
@@ -34,7 +34,6 @@ from ollama_zmq.errors import (
     ModelFileError,
     OpError,
     OutOfDeviceMemory,
-    RequestError,
     StageLost,
     Unreachable,
 )
@@ -365,31 +364,3 @@ def test_workers_can_be_greeted_without_a_model(broker, start_worker):
     (remote,) = [w for w in state.workers if w.address == worker.address]
     assert (remote.status, remote.threads) == ("ready", 1)
     assert remote.rtt_us > 0
-
-
-@pytest.mark.parametrize(
-    ("text", "servers"),
-    [
-        ("", ()),
-        ("10.0.0.10:50052, box2:50053", ("10.0.0.10:50052", "box2:50053")),
-        ("box", ("box:50052",)),
-        ("[::1]:50052,[::1]", None),
-        ("a,,b:1,", ("a:50052", "b:1")),
-    ],
-)
-def test_a_list_of_servers_is_read(text, servers):
-    if servers is None:
-        with pytest.raises(RequestError, match="listed twice"):
-            parse_servers(text)
-    else:
-        assert parse_servers(text) == servers
-
-
-@pytest.mark.parametrize("entry", ["box:0", "box:port", ":50052", "box:70000"])
-def test_a_bad_server_is_named(entry):
-    with pytest.raises(RequestError, match=f"rpc server '{entry}'"):
-        parse_servers(f"good:1,{entry}")
-
-
-def test_an_ipv4_address_is_preferred():
-    assert resolve("localhost:5") in ("tcp://127.0.0.1:5", "tcp://[::1]:5")

@@ -10,7 +10,7 @@ import asyncio
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ollama_zmq.bus.broker import parse_servers
+from ollama_zmq.bus.addresses import parse_servers
 from ollama_zmq.cluster.state import ClusterState, DryRun
 from ollama_zmq.errors import RequestError
 from ollama_zmq.server.facts import facts_of
