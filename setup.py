@@ -50,7 +50,7 @@ def extension(name: str, *sources: str, headers: list[str]) -> Extension:
     )
 
 
-GLUE_NAMES = ("angles", "arena", "pack", "pack_low", "pack_rows", "pool", "program", "recode", "unpack")
+GLUE_NAMES = ("angles", "arena", "experts", "pack", "pack_low", "pack_rows", "pool", "program", "recode", "top", "unpack")
 GLUE = {f"kernels/cpu/include/{name}.h" for name in GLUE_NAMES}
 HEADERS = set(glob("kernels/cpu/include/*.h"))
 
@@ -61,6 +61,7 @@ setup(
         [
             extension("simd", *sorted(glob("kernels/cpu/isa_*.c")), headers=sorted(HEADERS - GLUE)),
             extension("executor", headers=sorted(HEADERS)),
+            extension("logits", headers=["kernels/cpu/include/kernels.h", "kernels/cpu/include/top.h"]),
         ],
         build_dir="build/cython",
         compiler_directives=DIRECTIVES,

@@ -3,6 +3,7 @@
 
 #include "attention.h"
 #include "linear.h"
+#include "logits.h"
 #include "quantize.h"
 #include "rows.h"
 #include "store.h"

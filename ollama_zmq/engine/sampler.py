@@ -10,9 +10,11 @@ NumPy promises never to change; one number is drawn per token. So a seed means t
 
 Measured on one core of an AMD EPYC, NumPy 2.4, ms per token:
 
-    V         greedy   default options   with penalties   top_k off (sorts all V)
-    49152     0.01     0.05              0.09             5
-    262144    0.05     0.23              0.34             34
+    V         greedy   default options   with penalties   top_k off   of a flat distribution   logprobs besides
+    49152     0.01     0.05              0.09             0.1         0.6                      0.05
+    262144    0.04     0.09              0.14             0.1-0.9     4                        0.12
+
+Sequences are sampled one after the other: of 0.09 ms NumPy and Python take 0.02, and the rest reads the logits.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ollama_zmq.engine.filters import draw, keep_min_p, keep_top_p, keep_typical, largest
+from ollama_zmq.engine.head import drawn_from_head
 from ollama_zmq.engine.penalties import penalized
 from ollama_zmq.errors import OpError, RequestError
 from ollama_zmq.formats.options import Options
@@ -60,11 +63,16 @@ class Sampler:
             logits = self._penalized(logits, history)
         if options.temperature <= 0.0:
             return int(logits.argmax())
+        u = self._uniform()
+        if options.top_k <= 0 and options.typical_p >= 1.0:
+            token_id = drawn_from_head(logits, options, u)
+            if token_id is not None:
+                return token_id
         candidates = largest(logits, options.top_k)
         candidates = keep_typical(*candidates, options.typical_p)
         candidates = keep_top_p(*candidates, options.top_p)
         candidates = keep_min_p(*candidates, options.min_p)
-        return draw(*candidates, options.temperature, self._uniform())
+        return draw(*candidates, options.temperature, u)
 
     def _uniform(self) -> float:
         """The next number of the sequence's own, 0 <= u < 1, of 53 bits."""

@@ -143,6 +143,18 @@ static void run_experts(size_t n_experts, size_t n_used, size_t D)
     free(logits), free(x), free(routing), free(out), free(experts);
 }
 
+static void run_logits(size_t V)
+{
+    float *logits = floats(V), maxima[32];
+    int32_t *ids = buffer(V * sizeof *ids);
+    double sum = k->exp_sum(logits, V, 8.0f, 0.7f);
+    uint32_t magnitude = k->column_maxima(logits, V, maxima, 32);
+    report("column_maxima", V, magnitude, 0, digest_of(maxima, 32));
+    report("find_from", V, k->find_from(logits, V, 0.5f, 2, ids), 0, 0);
+    report("exp_sum", V, 0, 0, digest_of((const float *)&sum, 2));
+    free(logits), free(ids);
+}
+
 static void run_rope(size_t head_dim, size_t rotary_dim, int32_t position)
 {
     size_t n_heads = 3, values = n_heads * head_dim, pairs = rotary_dim / 2;
@@ -225,6 +237,7 @@ int main(int count, char **arguments)
     for (int format = 0; format < FORMATS; format++) run_format((enum format)format);
     for (size_t i = 0; i < sizeof widths / sizeof *widths; i++) run_rows(widths[i]);
     run_experts(8, 2, 64), run_experts(1, 1, 15), run_experts(61, 7, 97);
+    run_logits(5), run_logits(64), run_logits(1500);
     run_rope(64, 64, 1000), run_rope(80, 32, 131071), run_rope(6, 2, 1);
     for (size_t i = 0; i < sizeof heads / sizeof *heads; i++)
         for (int type = 0; type < KV_TYPES; type++) run_head((enum kv_type)type, heads[i], i % 2 ? heads[i] : heads[i] + 7);

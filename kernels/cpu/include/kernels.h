@@ -52,6 +52,9 @@ struct kernels {
     void (*attention)(const struct attention_job *job, size_t first_column, size_t count);
     void (*attention_run)(const struct attention_job *job, size_t first_column, size_t count, size_t run, float *records);
     void (*attention_join)(const struct attention_job *job, size_t column, float *records, size_t stride, size_t first_run);
+    uint32_t (*column_maxima)(const float *logits, size_t V, float *maxima, size_t n_columns);
+    size_t (*find_from)(const float *logits, size_t V, float least, size_t n_equal, int32_t *ids);
+    double (*exp_sum)(const float *logits, size_t V, float peak, float scale);
 };
 
 extern const struct kernels kernels_generic, kernels_avx2, kernels_avx512, kernels_neon, kernels_neon_dot;
