@@ -50,8 +50,8 @@ def extension(name: str, *sources: str, headers: list[str]) -> Extension:
     )
 
 
-GLUE_NAMES = ("angles", "arena", "experts", "pack", "pack_low", "pack_rows", "pool", "program", "recode", "top", "unpack")
-GLUE = {f"kernels/cpu/include/{name}.h" for name in GLUE_NAMES}
+GLUE_NAMES = "angles arena experts pack pack_low pack_rows pool program recode top unpack"
+GLUE = {f"kernels/cpu/include/{name}.h" for name in GLUE_NAMES.split()}
 HEADERS = set(glob("kernels/cpu/include/*.h"))
 
 setup(

@@ -197,7 +197,7 @@ class CpuExecutable:
                 record |= {"n_used": op.attrs["n_used"], "shared": op.attrs["softmax_over"] == "all"}
             case "expert_sum":
                 record |= op.attrs | {"slots": self._address(op.reads[2])}
-            case "rms_norm":
+            case "rms_norm" | "layer_norm":
                 record["eps"] = op.attrs["eps"]
             case "rope":
                 record |= {"n_heads": op.attrs["n_heads"], "head_dim": op.attrs["head_dim"]}

@@ -31,7 +31,7 @@ cdef extern from "program.h" nogil:
     ctypedef int row_kind_t "enum row_kind"
     ctypedef int step_kind_t "enum step_kind"
     cdef enum:
-        COPY, EMBED, TAKE_ROWS, ADD, ADD_BIAS, RMS_NORM, SILU_MUL, ANGLES, ROPE, STORE_KV, PACK
+        COPY, EMBED, TAKE_ROWS, ADD, ADD_BIAS, RMS_NORM, LAYER_NORM, SILU_MUL, ANGLES, ROPE, STORE_KV, PACK
         ROUTE, PACK_SLOTS, EXPERT_SUM
         ROWS_STEP, LINEAR_STEP, ATTENTION_STEP, GATHER_STEP, EXPERTS_STEP
         PAGE_SLOTS
@@ -146,7 +146,7 @@ cdef extern from "program.h" nogil:
 
 RECODING_NAMES = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "TQ1_0", "TQ2_0", "NVFP4")
 ROW_KINDS = {
-    "copy": COPY, "embed": EMBED, "take_rows": TAKE_ROWS, "add": ADD, "add_bias": ADD_BIAS, "rms_norm": RMS_NORM,
+    "copy": COPY, "embed": EMBED, "take_rows": TAKE_ROWS, "add": ADD, "add_bias": ADD_BIAS, "rms_norm": RMS_NORM, "layer_norm": LAYER_NORM,
     "silu_mul": SILU_MUL, "angles": ANGLES, "rope": ROPE, "store_kv": STORE_KV, "pack": PACK,
     "route": ROUTE, "pack_slots": PACK_SLOTS, "expert_sum": EXPERT_SUM,
 }

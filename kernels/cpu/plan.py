@@ -125,7 +125,7 @@ class _Planner:
             case "store_kv":
                 op = PlannedOp("store_kv", (call.args["k"], call.args["v"]), call.args["cache"], attrs=call.attrs)
                 self._row_op(op, "T", 0, after=self.ready.get(call.args["cache"], -1) + 1)
-            case "embed" | "take_rows" | "add" | "add_bias" | "rms_norm" | "silu_mul" | "route":
+            case "embed" | "take_rows" | "add" | "add_bias" | "rms_norm" | "layer_norm" | "silu_mul" | "route":
                 self._plain(call)
             case "expert_linear":
                 self._expert_linear(call)
@@ -274,7 +274,7 @@ def _lifetimes(steps: Sequence[PlannedStep], output: str) -> dict[str, tuple[int
     return lives
 
 
-IN_PLACE = frozenset({"add", "add_bias", "rms_norm", "silu_mul", "rope"})
+IN_PLACE = frozenset({"add", "add_bias", "rms_norm", "layer_norm", "silu_mul", "rope"})
 
 
 def _overwrites(

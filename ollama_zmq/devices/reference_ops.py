@@ -61,6 +61,12 @@ def rms_norm(x: Array, weight: Array, *, eps: float) -> Float64:
     return normed
 
 
+def layer_norm(x: Array, weight: Array, *, eps: float) -> Float64:
+    centred = _float64(x) - np.mean(_float64(x), axis=-1, keepdims=True)
+    normed: Float64 = centred / np.sqrt(np.mean(centred * centred, axis=-1, keepdims=True) + eps) * weight
+    return normed
+
+
 def linear(x: Array, weight: Array) -> Float64:
     return _float64(x) @ _float64(weight).T
 
@@ -199,6 +205,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "embed": embed,
     "expert_linear": expert_linear,
     "expert_sum": expert_sum,
+    "layer_norm": layer_norm,
     "linear": linear,
     "rms_norm": rms_norm,
     "rope": rope,

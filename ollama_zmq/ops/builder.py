@@ -43,6 +43,11 @@ class Ops(ABC):
     def rms_norm(self, x: Value, weight: Value, *, eps: float) -> Value:
         return self.apply("rms_norm", {"x": x, "weight": weight}, {"eps": eps})
 
+    def layer_norm(self, x: Value, weight: Value, bias: Value | None = None, *, eps: float) -> Value:
+        """Mean 0 and variance 1, scaled, and the bias added where the file has one."""
+        out = self.apply("layer_norm", {"x": x, "weight": weight}, {"eps": eps})
+        return out if bias is None else self.apply("add_bias", {"x": out, "bias": bias}, {})
+
     def linear(self, x: Value, weight: Value, bias: Value | None = None) -> Value:
         """``x @ weight.T``, and the bias where the file has one."""
         out = self.apply("linear", {"x": x, "weight": weight}, {})

@@ -11,6 +11,7 @@ from ollama_zmq.ops.attention import ATTENTION, ATTENTION_SINKS
 from ollama_zmq.ops.embed import EMBED
 from ollama_zmq.ops.expert_linear import EXPERT_LINEAR
 from ollama_zmq.ops.expert_sum import EXPERT_SUM
+from ollama_zmq.ops.layer_norm import LAYER_NORM
 from ollama_zmq.ops.linear import LINEAR
 from ollama_zmq.ops.rms_norm import RMS_NORM
 from ollama_zmq.ops.rope import ROPE, ROPE_FACTORS
@@ -30,6 +31,7 @@ OPS: dict[str, Op] = {
         EMBED,
         EXPERT_LINEAR,
         EXPERT_SUM,
+        LAYER_NORM,
         LINEAR,
         RMS_NORM,
         ROPE,

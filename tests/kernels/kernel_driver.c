@@ -120,6 +120,8 @@ static void run_rows(size_t D)
     float *x = floats(D), *y = floats(D), *out = buffer(D * sizeof *out);
     k->rms_norm(x, y, out, D, 1e-5f);
     report("rms_norm", D, 0, 0, digest_of(out, D));
+    k->layer_norm(x, y, out, D, 1e-5f);
+    report("layer_norm", D, 0, 0, digest_of(out, D));
     k->silu_mul(x, y, out, D);
     report("silu_mul", D, 0, 0, digest_of(out, D));
     for (size_t i = 0; i < D; i++) x[i] = extremes[(i + D) % 10];

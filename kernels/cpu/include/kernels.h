@@ -43,6 +43,7 @@ struct kernels {
     linear_kernel *linear[FORMATS];
     void (*pack_activation)(enum activation kind, const float *x, size_t K, struct column column, void *panels);
     void (*rms_norm)(const float *x, const float *weight, float *out, size_t D, float eps);
+    void (*layer_norm)(const float *x, const float *weight, float *out, size_t D, float eps);
     void (*silu_mul)(const float *gate, const float *up, float *out, size_t F);
     void (*route)(const float *logits, float *routing, size_t n_experts, size_t n_used, int over_all);
     void (*expert_sum)(const float *x, const float *routing, const int32_t *experts, float *out, size_t n_used, size_t D);

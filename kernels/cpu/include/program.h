@@ -18,7 +18,7 @@
 #include "recode.h"
 #include "unpack.h"
 
-enum row_kind { COPY, EMBED, TAKE_ROWS, ADD, ADD_BIAS, RMS_NORM, SILU_MUL, ANGLES, ROPE, STORE_KV, PACK, ROUTE, PACK_SLOTS, EXPERT_SUM };
+enum row_kind { COPY, EMBED, TAKE_ROWS, ADD, ADD_BIAS, RMS_NORM, LAYER_NORM, SILU_MUL, ANGLES, ROPE, STORE_KV, PACK, ROUTE, PACK_SLOTS, EXPERT_SUM };
 
 /* One op of a chain. Which members count depends on the kind; a and b are read, out is written, width is values per row. */
 struct row_op {
@@ -26,13 +26,13 @@ struct row_op {
     const float *a, *b;             /* [rows, width] */
     void *out;
     size_t width;
-    const void *weight;             /* EMBED's packed [V, D]; RMS_NORM, ADD_BIAS float [width]; ANGLES double [width / 2] */
+    const void *weight;             /* EMBED's packed [V, D]; RMS_NORM, LAYER_NORM, ADD_BIAS float [width]; ANGLES double [width / 2] */
     enum format format;             /* of EMBED's weight */
     enum activation activation;     /* of PACK */
     size_t n_heads, head_dim;       /* ROPE; STORE_KV's n_heads */
     struct kv_head head;            /* STORE_KV */
     int halves;                     /* ROPE: which values make a pair */
-    float eps;                      /* RMS_NORM */
+    float eps;                      /* RMS_NORM, LAYER_NORM */
     size_t n_experts, n_used;       /* ROUTE, PACK_SLOTS, EXPERT_SUM */
     void *slots;                    /* PACK_SLOTS, EXPERT_SUM: struct slots */
     int shared;                     /* ROUTE: the softmax is over all; PACK_SLOTS: a row's slots have one x */
@@ -129,6 +129,7 @@ static void run_row(const struct program *p, const struct row_op *op, size_t t, 
     case ADD: for (size_t i = 0; i < width; i++) out[i] = a[i] + op->b[t * width + i]; break;
     case ADD_BIAS: for (size_t i = 0; i < width; i++) out[i] = a[i] + ((const float *)op->weight)[i]; break;
     case RMS_NORM: k->rms_norm(a, op->weight, out, width, op->eps); break;
+    case LAYER_NORM: k->layer_norm(a, op->weight, out, width, op->eps); break;
     case SILU_MUL: k->silu_mul(a, op->b + t * width, out, width); break;
     case ANGLES: rope_table(pass->positions[t], op->weight, width / 2, out); break;
     case ROPE: {

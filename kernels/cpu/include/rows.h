@@ -1,4 +1,4 @@
-/* Ops that work on one row at a time, in lanes. Contracts: ollama_zmq/ops/rms_norm.py, silu_mul.py, rope.py, route.py,
+/* Ops that work on one row at a time, in lanes. Contracts: ollama_zmq/ops/rms_norm.py, layer_norm.py, silu_mul.py, rope.py, route.py,
  * expert_sum.py. */
 #ifndef OLLAMA_ROWS_H
 #define OLLAMA_ROWS_H
@@ -19,6 +19,34 @@ static void rms_norm(
     f32 scale = f32_set(1.0f / sqrtf(f32_sum_lanes(squares) / (float)D + eps));
     for (d = 0; d + 16 <= D; d += 16) f32_store(out + d, f32_mul(f32_mul(f32_load(x + d), scale), f32_load(weight + d)));
     f32_store_first(out + d, f32_mul(f32_mul(last, scale), f32_load_first(weight + d, (int)(D - d))), (int)(D - d));
+}
+
+/* x - mean, 0 in the lanes from n on. */
+static inline f32 centred(const float *x, f32 mean, int n)
+{
+    return f32_first(n, f32_sub(f32_load_first(x, n), mean), f32_zero());
+}
+
+/* Sums stand in 16 lanes as those of rms_norm; the variance is taken of what is left when the mean is known. */
+static void layer_norm(
+    const float *x,         /* in  [D] */
+    const float *weight,    /* in  [D] */
+    float *out,             /* out [D], may be x */
+    size_t D,
+    float eps)
+{
+    f32 sum = f32_zero(), squares = f32_zero();
+    for (size_t d = 0; d < D; d += 16) sum = f32_add(sum, f32_load_first(x + d, D - d < 16 ? (int)(D - d) : 16));
+    f32 mean = f32_set(f32_sum_lanes(sum) / (float)D);
+    for (size_t d = 0; d < D; d += 16) {
+        f32 c = centred(x + d, mean, D - d < 16 ? (int)(D - d) : 16);
+        squares = f32_fma(c, c, squares);
+    }
+    f32 scale = f32_set(1.0f / sqrtf(f32_sum_lanes(squares) / (float)D + eps));
+    for (size_t d = 0; d < D; d += 16) {
+        int n = D - d < 16 ? (int)(D - d) : 16;
+        f32_store_first(out + d, f32_mul(f32_mul(centred(x + d, mean, n), scale), f32_load_first(weight + d, n)), n);
+    }
 }
 
 static inline f32 silu_times(f32 gate, f32 up)

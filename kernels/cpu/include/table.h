@@ -6,7 +6,7 @@
         .attention_join = attention_join, .store_keys = {store_keys_f16, store_keys_q8_0},                                  \
         .store_values = {store_values_f16, store_values_q8_0},                                                              \
         .route = route, .expert_sum = expert_sum, .column_maxima = column_maxima, .find_from = find_from,                   \
-        .exp_sum = exp_sum,                                                                                                 \
+        .exp_sum = exp_sum, .layer_norm = layer_norm,                                                                       \
         .linear = {                                                                                                         \
             [F32] = linear_f32, [F16] = linear_f16, [BF16] = linear_bf16, [Q4_0] = linear_q4_0, [Q4_1] = linear_q4_1,       \
             [Q5_0] = linear_q5_0, [Q5_1] = linear_q5_1, [Q8_0] = linear_q8_0, [Q4_K] = linear_q4_k, [Q5_K] = linear_q5_k,   \
