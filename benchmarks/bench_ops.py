@@ -5,7 +5,7 @@ of bytes read in order from huge pages by the same threads, measured beside each
 Prefill and attention are compared with the multiply-adds of one float32 mat-mul tile in cache (``f32 in cache``), so
 int8 formats may pass 100 %. Each case is the best of several repeats; all limits are measured in the same run.
 
-    python benchmarks/bench_ops.py [--threads N] [--isa generic|avx2|avx512] [--quick] [--json FILE]
+    python benchmarks/bench_ops.py [--threads N] [--isa generic|avx2|avx2-vnni|avx512] [--quick] [--json FILE]
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ def open_device(threads: int | None, budget: Budget) -> CpuDevice:
 
 
 def isa_names() -> tuple[str, ...]:
-    """Return the instruction sets with kernels that this CPU has, fastest first: "avx512", "avx2",
-    "neon-dot", "neon", "generic"."""
+    """Return the instruction sets with kernels that this CPU has, fastest first: "avx512",
+    "avx2-vnni", "avx2", "neon-dot", "neon", "generic"."""
     from ollama_zmq.kernels.cpu.simd import isa_names as names
 
     found: tuple[str, ...] = names()

@@ -1,7 +1,7 @@
 """The CPU device: programs planned in Python, run in one call that holds no GIL.
 
-``OLLAMA_CPU_ISA`` picks the instruction set (generic, avx2, avx512, neon, neon-dot) for tests and comparisons; all
-give the same bits.
+``OLLAMA_CPU_ISA`` picks the instruction set (generic, avx2, avx2-vnni, avx512, neon, neon-dot) for tests and
+comparisons; all give the same bits.
 ``OLLAMA_CPU_PIN=1`` pins each thread but the caller's to a core. It is off by default: several workers may share a
 host, and pinned to the same cores they would wait for each other.
 """

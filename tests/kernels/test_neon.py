@@ -1,6 +1,7 @@
 """The bits of every instruction set, Arm's included, by a C program that runs each kernel on drawn numbers.
 
-``kernel_driver.c`` is built for this machine and for 64-bit Arm; the portable C of this machine says what is right.
+``kernel_driver.c`` is built for this machine, for AVX-VNNI in the encoding of AVX-512, since few machines have both,
+and for 64-bit Arm; the portable C of this machine says what is right.
 """
 
 import subprocess
@@ -56,3 +57,10 @@ def test_an_arm_without_sdot_has_the_plain_kernels_only(arm):
     refused = subprocess.run([QEMU, "-cpu", "cortex-a53", arm, "neon-dot"], capture_output=True, text=True, timeout=60)
     assert refused.returncode == 1
     assert "no kernels of that name" in refused.stderr
+
+
+def test_avx_vnni_gives_the_bits_of_portable_c(tmp_path, expected):
+    driver = compiled("kernel_driver", tmp_path / "driver", "-DLANES_EVEX")
+    if subprocess.run([driver, "avx2-vnni"], capture_output=True, timeout=300).returncode == 1:
+        pytest.skip("this CPU has no VNNI")
+    assert digests(driver, "avx2-vnni") == expected

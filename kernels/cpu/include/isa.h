@@ -19,7 +19,13 @@ static const struct kernels *isa_at(int i)
     int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     int avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+#ifdef LANES_EVEX
+    int vnni = avx512;
+#else
+    int vnni = avx2 && __builtin_cpu_supports("avxvnni");
+#endif
     if (avx512 && i-- == 0) return &kernels_avx512;
+    if (vnni && i-- == 0) return &kernels_avx2_vnni;
     if (avx2 && i-- == 0) return &kernels_avx2;
 #elif defined(__aarch64__)
     if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP && i-- == 0) return &kernels_neon_dot;

@@ -58,6 +58,6 @@ struct kernels {
     double (*exp_sum)(const float *logits, size_t V, float peak, float scale);
 };
 
-extern const struct kernels kernels_generic, kernels_avx2, kernels_avx512, kernels_neon, kernels_neon_dot;
+extern const struct kernels kernels_generic, kernels_avx2, kernels_avx2_vnni, kernels_avx512, kernels_neon, kernels_neon_dot;
 
 #endif

@@ -1,4 +1,4 @@
-/* Sixteen lanes on AVX2 with FMA and F16C: two registers each. What the words mean stands in lanes_generic.h. */
+/* Sixteen lanes on AVX2 with FMA and F16C: two registers each, and with AVX-VNNI where LANES_VNNI is defined. What the words mean stands in lanes_generic.h. */
 #ifndef OLLAMA_LANES_H
 #define OLLAMA_LANES_H
 
@@ -189,56 +189,11 @@ static inline u8 u8_shr(u8 a, int n)
     return (u8){_mm256_srl_epi16(a.low, count), _mm256_srl_epi16(a.high, count)};
 }
 
-static inline __m256i dot_bytes(__m256i acc, __m256i unsigned_bytes, __m256i signed_bytes)
-{
-    __m256i pairs = _mm256_maddubs_epi16(unsigned_bytes, signed_bytes);
-    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-}
-
-static inline i32 i32_dot(i32 acc, u8 w, const int8_t *x)
-{
-    __m256i four = _mm256_set1_epi32(*(const any_i32 *)x);
-    return (i32){dot_bytes(acc.low, w.low, four), dot_bytes(acc.high, w.high, four)};
-}
-
-/* Sums of 4 vectors fit 16 bits, so they are widened once. */
-static inline __m256i dot_bytes4(__m256i acc, __m256i a, __m256i b, __m256i c, __m256i d, const int8_t *x)
-{
-    const any_i32 *four = (const any_i32 *)x;
-    __m256i pairs = _mm256_maddubs_epi16(a, _mm256_set1_epi32(four[0]));
-    pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(b, _mm256_set1_epi32(four[1])));
-    pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(c, _mm256_set1_epi32(four[2])));
-    pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(d, _mm256_set1_epi32(four[3])));
-    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-}
-
-static inline i32 i32_dot4(i32 acc, const u8 *w, const int8_t *x)
-{
-    return (i32){dot_bytes4(acc.low, w[0].low, w[1].low, w[2].low, w[3].low, x),
-                 dot_bytes4(acc.high, w[0].high, w[1].high, w[2].high, w[3].high, x)};
-}
-
-/* VPMADDUBSW saturates at 255 * 127 * 2, so the offset comes off first and the sign goes over to x: |w| * sign(w) x. */
-static inline i32 i32_start128(const int32_t *start) { (void)start; return i32_zero(); }
-
-static inline __m256i dot_signed(__m256i acc, __m256i w, __m256i x)
-{
-    w = _mm256_xor_si256(w, _mm256_set1_epi8((char)0x80));
-    return dot_bytes(acc, _mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-}
-
-static inline i32 i32_dot128(i32 acc, u8 w, const int8_t *x)
-{
-    __m256i four = _mm256_set1_epi32(*(const any_i32 *)x);
-    return (i32){dot_signed(acc.low, w.low, four), dot_signed(acc.high, w.high, four)};
-}
-
-static inline i32 i32_dot_pairs(i32 acc, const uint8_t *p, const int16_t *x)
-{
-    __m256i two = _mm256_set1_epi32(*(const any_i32 *)x);
-    __m256i low = _mm256_cvtepu8_epi16(load_16_bytes(p)), high = _mm256_cvtepu8_epi16(load_16_bytes(p + 16));
-    return (i32){_mm256_add_epi32(acc.low, _mm256_madd_epi16(low, two)), _mm256_add_epi32(acc.high, _mm256_madd_epi16(high, two))};
-}
+#ifdef LANES_VNNI
+#include "lanes_avx2_vnni.h"
+#else
+#include "lanes_avx2_dots.h"
+#endif
 
 /* The trees of lanes_common.h in registers, the same sums in the same order. */
 #define LANES_HAVE_TREES

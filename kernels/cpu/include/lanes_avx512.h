@@ -92,8 +92,15 @@ static inline i32 i32_dot4(i32 acc, const u8 *w, const int8_t *x)
     return i32_dot(i32_dot(i32_dot(i32_dot(acc, w[0], x), w[1], x + 4), w[2], x + 8), w[3], x + 12);
 }
 
+static inline i32 i32_dot4_scaled(i32 acc, const u8 *w, const int8_t *x, const uint8_t *scale)
+{
+    return i32_add(acc, _mm512_mullo_epi32(i32_dot4(i32_zero(), w, x), i32_of_u8(scale)));
+}
+
 static inline i32 i32_start128(const int32_t *start) { return i32_set(*start); }
 static inline i32 i32_dot128(i32 acc, u8 w, const int8_t *x) { return i32_dot(acc, w, x); }
+static inline u8 u8_table127(const uint8_t *p) { return u8_table(p); }
+static inline i32 i32_dot127(i32 acc, u8 w, const int8_t *x) { return i32_dot(acc, w, x); }
 
 static inline i32 i32_dot_pairs(i32 acc, const uint8_t *p, const int16_t *x)
 {

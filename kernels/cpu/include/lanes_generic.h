@@ -104,9 +104,21 @@ static inline i32 i32_dot4(i32 acc, const u8 *w, const int8_t *x)
     return acc;
 }
 
-/* The same for w stored with 128 added; the sum starts at i32_start128. */
+/* acc + the lane's byte of scale times the same sum, all of it below 2^31. */
+static inline i32 i32_dot4_scaled(i32 acc, const u8 *w, const int8_t *x, const uint8_t *scale)
+{
+    i32 sum = i32_dot4(i32_zero(), w, x);
+    EACH_LANE acc.lane[l] += scale[l] * sum.lane[l];
+    return acc;
+}
+
+/* acc + the same as i32_dot for w stored with 128 added; the sum starts at i32_start128. */
 static inline i32 i32_start128(const int32_t *start) { return i32_set(*start); }
 static inline i32 i32_dot128(i32 acc, u8 w, const int8_t *x) { return i32_dot(acc, w, x); }
+
+/* The same for w out of such a table, w >= 1: what stands for -128 is not among them. */
+static inline u8 u8_table127(const uint8_t *p) { return u8_table(p); }
+static inline i32 i32_dot127(i32 acc, u8 w, const int8_t *x) { return i32_dot(acc, w, x); }
 
 /* acc + pairs of unsigned bytes (bytes 2l, 2l + 1 of p) times the same pair of 16-bit x. */
 static inline i32 i32_dot_pairs(i32 acc, const uint8_t *p, const int16_t *x)

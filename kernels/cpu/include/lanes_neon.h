@@ -199,12 +199,20 @@ static inline i32 i32_dot4(i32 acc, const u8 *w, const int8_t *x)
     return i32_dot(i32_dot(i32_dot(i32_dot(acc, w[0], x), w[1], x + 4), w[2], x + 8), w[3], x + 12);
 }
 
+static inline i32 i32_dot4_scaled(i32 acc, const u8 *w, const int8_t *x, const uint8_t *scale)
+{
+    return i32_add(acc, EACH2(i32, vmulq_s32, i32_dot4(i32_zero(), w, x), i32_of_u8(scale)));
+}
+
 static inline i32 i32_start128(const int32_t *start) { (void)start; return i32_zero(); }
 
 static inline i32 i32_dot128(i32 acc, u8 w, const int8_t *x)
 {
     return i32_dot(acc, EACH2(u8, veorq_u8, w, u8_set(0x80)), x);
 }
+
+static inline u8 u8_table127(const uint8_t *p) { return EACH2(u8, veorq_u8, u8_table(p), u8_set(0x80)); }
+static inline i32 i32_dot127(i32 acc, u8 w, const int8_t *x) { return i32_dot(acc, w, x); }
 
 static inline int32x4_t dot_four_pairs(int32x4_t sum, const uint8_t *p, int16x8_t two)
 {

@@ -1,5 +1,7 @@
 /* Tiles of two and three bits. Included by linear.h.
  *
+ * f of Q2_K is a sum of integers below 2^24 / 4, which float operations in any order give exactly; so do integer ones.
+ *
  * A field in the upper bits of a byte is not shifted down: masked where it stands it makes the sum 4 or 8 times as large, and the
  * scale is divided by as much instead, which is exact and costs one operation per sub-block rather than one per vector.
  */
@@ -12,19 +14,27 @@ ALWAYS_INLINE u8 two_bits(u8 four, const int u)
     return u8_and(u < 2 ? four : u8_shr(four, 4), u % 2 ? 12 : 3);
 }
 
-/* f += s * (sum of sub-block times x) for the four sub-blocks n = 8 half + 2 u + part of 16 k. */
-ALWAYS_INLINE void add_four_q2(
-    const int C, int half, const int part, const struct packed_q2_k *w, const uint8_t *scales, const struct x256 *x, f32 *f)
+/* acc += 4 s * (sum of sub-block times x) for the four sub-blocks n = 8 half + 2 u + part of 16 k. */
+ALWAYS_INLINE void add_four_q2(const int C, int half, const int part, const struct packed_q2_k *w, const uint8_t (*scales)[256],
+                               const struct x256 *x, i32 *acc)
 {
     u8 four[4], two[4];
     UNROLL for (int i = 0; i < 4; i++) four[i] = u8_load(w->q[8 * half + 4 * part + i]);
     UNROLL for (int u = 0; u < 4; u++) {
         const int n = 8 * half + 2 * u + part;
-        i32 sum[TILE_COLUMNS];
         UNROLL for (int i = 0; i < 4; i++) two[i] = two_bits(four[i], u);
-        EACH_COLUMN(c) sum[c] = i32_dot4(i32_zero(), two, x[c].q + 16 * n);
-        f32 scale = f32_of_u8(scales + 16 * n);
-        add_scaled(C, sum, u % 2 ? f32_mul(scale, f32_set(0.25f)) : scale, f);
+        EACH_COLUMN(c) acc[c] = i32_dot4_scaled(acc[c], two, x[c].q + 16 * n, scales[u % 2] + 16 * n);
+    }
+}
+
+/* Scales times 4, scales, and minimums. */
+ALWAYS_INLINE void split_scales_q2(const uint8_t (*packed)[64], uint8_t (*scales)[256], uint8_t *minimums)
+{
+    UNROLL for (int i = 0; i < 4; i++) {
+        u8 both = u8_load(packed[i]);
+        u8_store(scales[0] + 64 * i, u8_and(u8_shl(both, 2), 60));
+        u8_store(scales[1] + 64 * i, u8_and(both, 15));
+        u8_store(minimums + 64 * i, u8_and(u8_shr(both, 4), 15));
     }
 }
 
@@ -33,24 +43,21 @@ ALWAYS_INLINE void tile_q2_k(const int C, const struct tile *t, f32 *total)
     const struct packed_q2_k *w = t->weight;
     const struct x256 *x = t->x;
     for (size_t k = 0; k < t->K; k += 256, w++, x += t->columns) {
-        uint8_t scales[256], minimums[256];
-        f32 f[TILE_COLUMNS];
-        UNROLL for (int i = 0; i < 4; i++) {
-            u8 both = u8_load(w->scales[i]);
-            u8_store(scales + 64 * i, u8_and(both, 15));
-            u8_store(minimums + 64 * i, u8_and(u8_shr(both, 4), 15));
-        }
-        EACH_COLUMN(c) f[c] = f32_zero();
+        uint8_t scales[2][256], minimums[256];
+        i32 acc[TILE_COLUMNS];
+        split_scales_q2(w->scales, scales, minimums);
+        EACH_COLUMN(c) acc[c] = i32_zero();
         for (int half = 0; half < 2; half++) {
             prefetch_ahead(C, (const char *)w + half * sizeof *w / 2, sizeof *w / 2);
-            add_four_q2(C, half, 0, w, scales, x, f);
-            add_four_q2(C, half, 1, w, scales, x, f);
+            add_four_q2(C, half, 0, w, scales, x, acc);
+            add_four_q2(C, half, 1, w, scales, x, acc);
         }
         f32 d = f32_of_half(w->d), m = f32_of_half(w->m);
         EACH_COLUMN(c) {
             i32 below = i32_zero();
             UNROLL for (int p = 0; p < 8; p++) below = i32_dot_pairs(below, minimums + 32 * p, x[c].sums16 + 2 * p);
-            f32 block = f32_neg_fma(f32_of_i32(below), m, f32_mul(f[c], d));
+            f32 f = f32_mul(f32_of_i32(acc[c]), f32_set(0.25f));
+            f32 block = f32_neg_fma(f32_of_i32(below), m, f32_mul(f, d));
             total[c] = f32_fma(block, f32_set(x[c].scale), total[c]);
         }
     }
@@ -109,7 +116,7 @@ ALWAYS_INLINE void tile_q3_k(const int C, const struct tile *t, f32 *total)
         split_scales_q3(w->scales, scales);
         EACH_COLUMN(c) f[c] = f32_zero();
         for (int chunk = 0; chunk < 8; chunk++) {
-            prefetch_ahead(C, (const char *)w + chunk * sizeof *w / 8, sizeof *w / 8);
+            prefetch_lines(C, (const char *)w + chunk * sizeof *w / 8, sizeof *w / 8);
             add_chunk_q3(C, chunk, w, scales, x, f);
         }
         f32 d = f32_of_half(w->d);

@@ -15,8 +15,8 @@ ALWAYS_INLINE void dot_iq4(const int C, u8 table, const uint32_t (*q)[16], const
 {
     UNROLL for (int i = 0; i < 4; i++) {
         u8 low = looked_up(table, q[i], 0), high = looked_up(table, q[i], 1);
-        EACH_COLUMN(c) sum[c] = i32_dot128(sum[c], low, x[c] + 4 * i);
-        EACH_COLUMN(c) sum[c] = i32_dot128(sum[c], high, x[c] + 16 + 4 * i);
+        EACH_COLUMN(c) sum[c] = i32_dot127(sum[c], low, x[c] + 4 * i);
+        EACH_COLUMN(c) sum[c] = i32_dot127(sum[c], high, x[c] + 16 + 4 * i);
     }
 }
 
@@ -24,7 +24,7 @@ ALWAYS_INLINE void tile_iq4_nl(const int C, const struct tile *t, f32 *total)
 {
     const struct packed_q4_0 *w = t->weight;
     const struct x32 *x = t->x;
-    const u8 table = u8_table(iq4_table);
+    const u8 table = u8_table127(iq4_table);
     for (size_t k = 0; k < t->K; k += 32, w++, x += t->columns) {
         const int8_t *q[TILE_COLUMNS];
         i32 sum[TILE_COLUMNS];
@@ -58,7 +58,7 @@ ALWAYS_INLINE void tile_iq4_xs(const int C, const struct tile *t, f32 *total)
 {
     const struct packed_iq4_xs *w = t->weight;
     const struct x256 *x = t->x;
-    const u8 table = u8_table(iq4_table);
+    const u8 table = u8_table127(iq4_table);
     for (size_t k = 0; k < t->K; k += 256, w++, x += t->columns) {
         i32 low = i32_load(w->low), high = i32_shl(i32_of_u16(w->high), 4);
         f32 f[TILE_COLUMNS];
