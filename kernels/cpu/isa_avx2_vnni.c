@@ -13,6 +13,7 @@
 #include "linear.h"
 #include "quantize.h"
 #include "rows.h"
+#include "store.h"
 
 #include "table.h"
 
