@@ -12,7 +12,11 @@ import pytest
 from ollama_zmq.kernels.cpu import isa_names
 from tests.kernels.compiled import QEMU, compiled, compiled_for_arm
 
-pytestmark = [pytest.mark.full, pytest.mark.skipif(sys.platform != "linux", reason="the kernels are built on Linux")]
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.timeout(900),  # what is built with sanitizers takes minutes on a busy machine
+    pytest.mark.skipif(sys.platform != "linux", reason="the kernels are built on Linux"),
+]
 SANITIZERS = ["-g1", "-fsanitize=address,undefined", "-fno-sanitize=null,object-size", "-fno-sanitize-recover=all"]
 OUTLINED = "--param=asan-instrumentation-with-call-threshold=0"
 

@@ -39,7 +39,7 @@ ALWAYS_INLINE void prefetch_lines(const int C, const void *p, int nbytes)
 }
 
 /* Where several sums per column have registers. */
-#define FEW_COLUMNS(C) (3 * (C) <= TILE_COLUMNS)
+#define SUMS_FIT(C) (3 * (C) <= TILE_COLUMNS)
 
 /* C columns of one group: where they come from and where they go. */
 struct tile {
@@ -196,7 +196,7 @@ ALWAYS_INLINE void add_pair(
 {
     i32 sum[2][TILE_COLUMNS];
     EACH_COLUMN(c) sum[0][c] = sum[1][c] = i32_zero();
-    if (FEW_COLUMNS(C)) {
+    if (SUMS_FIT(C)) {
         UNROLL for (int i = 0; i < 8; i += 4) {
             u8 low[4], upper[4];
             UNROLL for (int j = 0; j < 4; j++) low[j] = five_bits(u8_load(q[i + j]), fifth, i + j, 0);
@@ -275,7 +275,7 @@ ALWAYS_INLINE u8 six_bits(u8 four, u8 two, const int u)
 /* f += s * (sum of sub-block times x) for the four sub-blocks of a chunk; where registers allow, in one pass over its weights. */
 ALWAYS_INLINE void add_chunk(const int C, int chunk, const struct packed_q6_k *w, const struct x256 *x, f32 *f)
 {
-    if (FEW_COLUMNS(C)) {
+    if (SUMS_FIT(C)) {
         i32 sum[4][TILE_COLUMNS];
         UNROLL for (int u = 0; u < 4; u++) EACH_COLUMN(c) sum[u][c] = i32_set(x[c].start32[4 * chunk + u]);
         UNROLL for (int i = 0; i < 4; i++) {

@@ -91,13 +91,13 @@ ALWAYS_INLINE void add_chunk_q3(
     i32 sum[2][TILE_COLUMNS];
     EACH_COLUMN(c) sum[0][c] = i32_set(x[c].start4[chunk]);
     EACH_COLUMN(c) sum[1][c] = i32_set(x[c].start32[2 * chunk + 1]);
-    UNROLL for (int i = 0; i < 4 && FEW_COLUMNS(C); i++) {
+    UNROLL for (int i = 0; i < 4 && SUMS_FIT(C); i++) {
         u8 low = three_bits(q, 0, i), upper = three_bits(q, 1, i);
         EACH_COLUMN(c) sum[0][c] = i32_dot(sum[0][c], low, x[c].q + 32 * chunk + 4 * i);
         EACH_COLUMN(c) sum[1][c] = i32_dot(sum[1][c], upper, x[c].q + 32 * chunk + 16 + 4 * i);
     }
     UNROLL for (int u = 0; u < 2; u++) {
-        UNROLL for (int i = 0; i < 4 && !FEW_COLUMNS(C); i++) {
+        UNROLL for (int i = 0; i < 4 && !SUMS_FIT(C); i++) {
             u8 three = three_bits(q, u, i);
             EACH_COLUMN(c) sum[u][c] = i32_dot(sum[u][c], three, x[c].q + 32 * chunk + 16 * u + 4 * i);
         }

@@ -89,13 +89,13 @@ ALWAYS_INLINE void add_pair_grid(
     UNROLL for (int upper = 0; upper < 2; upper++) {
         EACH_COLUMN(c) sum[upper][c] = i32_set(GRID_OFFSET / 32 * x[c].start32[n + 2 * upper]);
     }
-    UNROLL for (int i = 0; i < 4 && FEW_COLUMNS(C); i++) {
+    UNROLL for (int i = 0; i < 4 && SUMS_FIT(C); i++) {
         u8 low = looked_up(table, q[i], 0), high = looked_up(table, q[i], 1);
         EACH_COLUMN(c) sum[0][c] = i32_dot(sum[0][c], low, x[c].q + 16 * n + 4 * i);
         EACH_COLUMN(c) sum[1][c] = i32_dot(sum[1][c], high, x[c].q + 16 * n + 32 + 4 * i);
     }
     UNROLL for (int upper = 0; upper < 2; upper++) {
-        UNROLL for (int i = 0; i < 4 && !FEW_COLUMNS(C); i++) {
+        UNROLL for (int i = 0; i < 4 && !SUMS_FIT(C); i++) {
             u8 values = looked_up(table, q[i], upper);
             EACH_COLUMN(c) sum[upper][c] = i32_dot(sum[upper][c], values, x[c].q + 16 * n + 32 * upper + 4 * i);
         }
