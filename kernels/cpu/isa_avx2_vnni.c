@@ -11,6 +11,7 @@
 
 #include "attention.h"
 #include "linear.h"
+#include "logits.h"
 #include "quantize.h"
 #include "rows.h"
 #include "store.h"
