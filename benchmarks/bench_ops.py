@@ -14,7 +14,7 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 
@@ -26,7 +26,7 @@ from ollama_zmq.kernels.cpu.device import CpuDevice
 from ollama_zmq.kernels.cpu.executor import Memory
 from ollama_zmq.kernels.cpu.weights import FORMATS
 from ollama_zmq.ops.builder import Builder, Value
-from ollama_zmq.ops.program import PAGE_SLOTS, WeightSpec, verify
+from ollama_zmq.ops.program import KV_TYPES, PAGE_SLOTS, CacheSpec, WeightSpec, verify
 
 GIB = 1 << 30
 STREAMED_NBYTES = 128 << 20
@@ -72,8 +72,13 @@ class Bench:
         *,
         kv_pages: int = 0,
         given: Mapping[str, np.ndarray] = MappingProxyType({}),
+        fill: Sequence[Step] = (),
     ) -> float:
-        """Return the best seconds of one run of a program whose weights, but for those *given*, have no meaning."""
+        """Return the best seconds of one run of a program whose weights, but for those *given*, have no meaning.
+
+        Args:
+            fill: steps that write the KV cache before; pages that nobody wrote are one page of zeros.
+        """
         verified = verify(ops.program("out", out))
         weights = {
             spec.name: self.device.load_weight(spec, memoryview(given[spec.name]).cast("B"))
@@ -83,7 +88,9 @@ class Bench:
         }
         executable = self.device.compile(verified, weights, kv_pages=kv_pages, max_tokens=len(x))
         try:
-            return min(elapsed(lambda: executable.run(x, step)) for _ in range(self.repeats))
+            for part in fill:
+                executable.run(x[: part.T], part)
+            return min(elapsed(lambda: executable.run(x[: step.T], step)) for _ in range(self.repeats))
         finally:
             executable.close()
             for weight in weights.values():
@@ -150,22 +157,37 @@ class Bench:
         rate = 2 * J * N * K * T / seconds / 1e9
         return Case(name, T, sizes, seconds * 1e6, rate, "GFLOP/s", rate / self.gflop_s)
 
-    def attention(self, T: int, context: int, H: int, G: int, E: int) -> Case:
-        """The last T tokens of a sequence of *context*: bytes of the cache when decoding, else multiply-adds."""
+    def attention(self, T: int, H: int, G: int, E: int) -> Case:
+        """A prefill of T tokens, in multiply-adds."""
         ops = Builder("attention")
         q = ops.input("q", ("T", H * E))
         cache = ops.cache("kv", n_kv_heads=G, head_dim=E)
         out = ops.attention(q, cache, n_heads=H, n_kv_heads=G, head_dim=E, scale=E**-0.5)
-        pages = -(-context // PAGE_SLOTS)
-        step = Step.of([T], [context - T], [range(pages)])
+        pages = -(-T // PAGE_SLOTS)
+        step = Step.of([T], [0], [range(pages)])
         seconds = self.time(ops, out, np.ones((T, H * E), np.float32), step, kv_pages=pages)
+        rate = 2 * T * (T + 1) * H * E / seconds / 1e9
+        return Case("attention", T, f"C={T} H={H} G={G} E={E}", seconds * 1e6, rate, "GFLOP/s", rate / self.gflop_s)
+
+    def attention_decode(self, kv_type: str, context: int, H: int, G: int, E: int) -> Case:
+        """One token of a sequence of *context*, in bytes of keys and values; as many layers as no cache holds."""
+        pages, spec = -(-context // PAGE_SLOTS), CacheSpec("kv", G, E, E, kv_type)
+        layers = -(-STREAMED_NBYTES // spec.nbytes(pages))
+        ops = Builder("attention")
+        token_ids = ops.input("token_ids", ("T",), "int32")
+        heads = {"q": H, "k": G, "v": G}
+        q, k, v = (ops.embed(token_ids, ops.weight(WeightSpec(name, 0, (1, n * E)))) for name, n in heads.items())
+        for i in range(layers):
+            cache = ops.cache(f"kv.{i}", n_kv_heads=G, head_dim=E, kv_type=kv_type)
+            ops.store_kv(k, v, cache, n_kv_heads=G, head_dim=E)
+            out = ops.attention(q, cache, n_heads=H, n_kv_heads=G, head_dim=E, scale=E**-0.5)
+        fill = [Step.of([PAGE_SLOTS] * 8, [0] * 8, [[page] for page in range(i, i + 8)]) for i in range(0, pages, 8)]
+        step, x = Step.of([1], [context - 1], [range(pages)]), np.zeros(8 * PAGE_SLOTS, np.int32)
+        limit = self.read_limit()
+        seconds = self.time(ops, out, x, step, kv_pages=pages, fill=fill) / layers
+        rate, limit = spec.nbytes(pages) / seconds / 1e9, max(limit, self.read_limit())
         sizes = f"C={context} H={H} G={G} E={E}"
-        if T == 1:
-            rate = 2 * 2 * context * G * E / seconds / 1e9
-            return Case("attention", T, sizes, seconds * 1e6, rate, "GB/s", rate / self.read_gb_s)
-        attended = sum(range(context - T + 1, context + 1))
-        rate = 2 * 2 * attended * H * E / seconds / 1e9
-        return Case("attention", T, sizes, seconds * 1e6, rate, "GFLOP/s", rate / self.gflop_s)
+        return Case(f"attention {kv_type}", 1, sizes, seconds * 1e6, rate, "GB/s", rate / limit)
 
 
 def cases(bench: Bench, quick: bool) -> Iterator[Case]:
@@ -176,10 +198,8 @@ def cases(bench: Bench, quick: bool) -> Iterator[Case]:
     yield from (bench.rows(op, T) for op in ("add", "rms_norm", "silu_mul", "rope") for T in (1, 512))
     yield from (bench.experts(kind, T) for kind in ("Q8_0", "Q4_K") for T in (1, 8, 512))
     for H, G, E in ((9, 3, 64), (32, 8, 128)):
-        yield bench.attention(1, 512, H, G, E)
-        yield bench.attention(1, 8192, H, G, E)
-        yield bench.attention(256, 512, H, G, E)
-        yield bench.attention(2048, 2048, H, G, E)
+        yield from (bench.attention_decode(kind, context, H, G, E) for context in (512, 8192) for kind in KV_TYPES)
+        yield from (bench.attention(T, H, G, E) for T in (512, 2048))
 
 
 def elapsed(run: object) -> float:

@@ -11,10 +11,7 @@ static inline void pack_query_f16(const float *q, size_t head_dim, float scale, 
     for (size_t e = 0; e < head_dim; e++) out[e * C] = q[e] * scale;
 }
 
-/* Few columns, as in decoding, wait for memory: they ask for the cache lines `ahead` bytes on. */
-#define FEW_COLUMNS 6
-
-/* Scores of 16 * GROUPS slots. */
+/* Scores of 16 * GROUPS slots; few columns ask for the cache lines `ahead` bytes on. */
 ALWAYS_INLINE void scores_f16(const int C, const int GROUPS, const float *q, size_t head_dim, const uint16_t *k, ptrdiff_t ahead, float *p)
 {
     f32 sum[4][MOST_COLUMNS], key[4];

@@ -62,7 +62,7 @@ ALWAYS_INLINE void scores_q8(
         UNROLL for (int i = 0; i < 8; i++) {
             UNROLL for (int g = 0; g < GROUPS; g++) {
                 u8 key = u8_load(k + (i * PAGE_SLOTS + (first + g) * 16) * 4);
-                if (GROUPS > 1) PREFETCH(k + (i * PAGE_SLOTS + (first + g) * 16) * 4 + ahead);
+                if (C <= FEW_COLUMNS) PREFETCH(k + (i * PAGE_SLOTS + (first + g) * 16) * 4 + ahead);
                 EACH_COLUMN(c) sum[g][c] = i32_dot128(sum[g][c], key, q[c].high + 4 * i);
             }
         }
@@ -89,7 +89,7 @@ ALWAYS_INLINE void page_scores_q8(const int C, const char *q, size_t head_dim, c
     const struct query_block *blocks = (const struct query_block *)q;
     size_t g = first;
     for (; g + many <= end; g += many) scores_q8(C, many, blocks, head_dim, keys, g, ahead, p);
-    for (; g < end; g++) scores_q8(C, 1, blocks, head_dim, keys, g, 0, p);
+    for (; g < end; g++) scores_q8(C, 1, blocks, head_dim, keys, g, ahead, p);
 }
 
 /* As values_f16; p is [C][2][64], weights times the scales of the strip's one or two blocks, and e is even a block's start or its 16th. */
@@ -99,7 +99,7 @@ ALWAYS_INLINE void values_q8(
     f32 sum[4][MOST_COLUMNS], value[4];
     UNROLL for (int i = 0; i < VECTORS; i++) EACH_COLUMN(c) sum[i][c] = f32_load(o + c * record + 16 * i);
     for (size_t s = begin; s < end; s++, v += width) {
-        if (VECTORS == 4) PREFETCH((const char *)v + ahead);
+        if (C <= FEW_COLUMNS) PREFETCH((const char *)v + ahead);
         UNROLL for (int i = 0; i < VECTORS; i++) value[i] = f32_of_i8(v + 16 * i);
         EACH_COLUMN(c) {
             UNROLL for (int i = 0; i < VECTORS; i++)
@@ -131,7 +131,7 @@ ALWAYS_INLINE void page_values_q8(
         for (size_t at = 0; at < width;) {
             const float *own = scaled + at / 32 * PAGE_SLOTS;
             int wide = width - at >= 16 * (size_t)many;
-            if (wide) values_q8(C, many, own, v + at, width, ahead, begin, end, o + e + at, record);
+            if (wide) values_q8(C, many, own, v + at, width, at ? 0 : ahead, begin, end, o + e + at, record);
             else values_q8(C, 1, own, v + at, width, 0, begin, end, o + e + at, record);
             at += wide ? 16 * many : 16;
         }
