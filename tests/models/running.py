@@ -47,11 +47,18 @@ def cut(network, *cuts):
 
 
 @contextmanager
-def running(device, path: Path, programs=lambda network: [network.whole_program()], *, max_tokens=3 * PAGE_SLOTS):
+def running(
+    device,
+    path: Path,
+    programs=lambda network: [network.whole_program()],
+    *,
+    max_tokens=3 * PAGE_SLOTS,
+    kv_type="f16",
+):
     """The model in the file at *path*, as the programs that *programs* makes of its network."""
     with ExitStack() as stack:
         gguf = stack.enter_context(open_gguf(path))
-        network = Network(gguf)
+        network = Network(gguf, kv_type)
         weights, executables = {}, []
         for program in programs(network):
             verified = verify(program)

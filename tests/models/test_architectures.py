@@ -111,6 +111,15 @@ def test_bytes_are_counted_as_the_file_has_them(path):
         assert network.kv_nbytes(PAGE_SLOTS + 1) == 2 * network.kv_nbytes(1)
 
 
+def test_a_q8_0_cache_is_what_every_program_declares_and_what_is_counted(path):
+    with open_gguf(path) as gguf:
+        half, q8_0 = Network(gguf), Network(gguf, "q8_0")
+        blocks = -(-half.model.head_dim // 32)
+        assert q8_0.kv_nbytes(1) * half.model.head_dim * 2 == half.kv_nbytes(1) * blocks * 34
+        for program in (q8_0.layers_program(range(1, 3)), q8_0.whole_program()):
+            assert {cache.type for cache in program.caches} == {"q8_0"}
+
+
 def test_a_program_needs_only_its_own_layers(path):
     with open_gguf(path) as gguf:
         program = Network(gguf).layers_program(range(1, 3))

@@ -43,6 +43,15 @@ def test_logits_are_close_to_those_of_llama_cpp(golden, logits, p):
 
 
 @pytest.mark.network
+def test_a_q8_0_cache_keeps_the_logits_as_close(golden, smollm2_path):
+    device = open_device("cpu", threads=2, budget=Budget(2 << 30))
+    with running(device, smollm2_path, kv_type="q8_0") as model:
+        out = model.run(golden["ids_0"])
+    device.close()
+    assert nmse(out[-1], golden["logits_0"].astype(np.float64)) <= MAX_NMSE
+
+
+@pytest.mark.network
 @pytest.mark.parametrize("p", range(3))
 def test_the_likeliest_token_is_the_same_where_llama_cpp_is_sure(golden, logits, p):
     top_ids, top = golden[f"top_ids_{p}"], golden[f"top_{p}"]
