@@ -50,42 +50,47 @@ static inline void pack_query_q8(const float *q, size_t head_dim, float scale, c
     }
 }
 
-/* Scores of 16 * GROUPS slots from slot 16 * first of a page. */
+/* Scores of 16 * GROUPS slots from slot 16 * first of a page. They stand in memory meanwhile: registers are for integer sums. */
 ALWAYS_INLINE void scores_q8(
     const int C, const int GROUPS, const struct query_block *q, size_t head_dim, const char *k, size_t first, ptrdiff_t ahead, float *p)
 {
-    f32 score[4][MOST_COLUMNS];
-    UNROLL for (int g = 0; g < GROUPS; g++) EACH_COLUMN(c) score[g][c] = f32_zero();
+    p += first * 16;
+    UNROLL for (int g = 0; g < GROUPS; g++) EACH_COLUMN(c) f32_store(p + c * PAGE_SLOTS + g * 16, f32_zero());
     for (size_t e = 0; e < head_dim; e += 32, k += Q8_BLOCK_NBYTES, q += C) {
         i32 sum[4][MOST_COLUMNS];
+        u8 key[4];
+        if (C <= FEW_COLUMNS) {
+            PREFETCH(k + Q8_KEYS_NBYTES + ahead);
+            PREFETCH(k + Q8_KEYS_NBYTES + 64 + ahead);
+        }
         UNROLL for (int g = 0; g < GROUPS; g++) EACH_COLUMN(c) sum[g][c] = i32_start128(&q[c].start_high);
         UNROLL for (int i = 0; i < 8; i++) {
             UNROLL for (int g = 0; g < GROUPS; g++) {
-                u8 key = u8_load(k + (i * PAGE_SLOTS + (first + g) * 16) * 4);
+                key[g] = u8_load(k + (i * PAGE_SLOTS + (first + g) * 16) * 4);
                 if (C <= FEW_COLUMNS) PREFETCH(k + (i * PAGE_SLOTS + (first + g) * 16) * 4 + ahead);
-                EACH_COLUMN(c) sum[g][c] = i32_dot128(sum[g][c], key, q[c].high + 4 * i);
             }
+            EACH_COLUMN(c) UNROLL for (int g = 0; g < GROUPS; g++) sum[g][c] = i32_dot128(sum[g][c], key[g], q[c].high + 4 * i);
         }
         UNROLL for (int g = 0; g < GROUPS; g++)
             EACH_COLUMN(c) sum[g][c] = i32_add(i32_shl(sum[g][c], 7), i32_start128(&q[c].start_low));
         UNROLL for (int i = 0; i < 8; i++) {
-            UNROLL for (int g = 0; g < GROUPS; g++) {
-                u8 key = u8_load(k + (i * PAGE_SLOTS + (first + g) * 16) * 4);
-                EACH_COLUMN(c) sum[g][c] = i32_dot128(sum[g][c], key, q[c].low + 4 * i);
-            }
+            UNROLL for (int g = 0; g < GROUPS; g++) key[g] = u8_load(k + (i * PAGE_SLOTS + (first + g) * 16) * 4);
+            EACH_COLUMN(c) UNROLL for (int g = 0; g < GROUPS; g++) sum[g][c] = i32_dot128(sum[g][c], key[g], q[c].low + 4 * i);
         }
         UNROLL for (int g = 0; g < GROUPS; g++) {
             f32 d = f32_of_half((const uint16_t *)(k + Q8_KEYS_NBYTES) + (first + g) * 16);
-            EACH_COLUMN(c) score[g][c] = f32_fma(f32_mul(f32_of_i32(sum[g][c]), d), f32_set(q[c].scale), score[g][c]);
+            EACH_COLUMN(c) {
+                float *score = p + c * PAGE_SLOTS + g * 16;
+                f32_store(score, f32_fma(f32_mul(f32_of_i32(sum[g][c]), d), f32_set(q[c].scale), f32_load(score)));
+            }
         }
     }
-    UNROLL for (int g = 0; g < GROUPS; g++) EACH_COLUMN(c) f32_store(p + c * PAGE_SLOTS + (first + g) * 16, score[g][c]);
 }
 
 /* As page_scores_f16. */
 ALWAYS_INLINE void page_scores_q8(const int C, const char *q, size_t head_dim, const char *keys, ptrdiff_t ahead, size_t first, size_t end, float *p)
 {
-    const int many = C * 4 <= ACCUMULATORS ? 2 : 1;
+    const int many = C * 4 <= ACCUMULATORS ? 4 : 1;
     const struct query_block *blocks = (const struct query_block *)q;
     size_t g = first;
     for (; g + many <= end; g += many) scores_q8(C, many, blocks, head_dim, keys, g, ahead, p);
@@ -109,10 +114,11 @@ ALWAYS_INLINE void values_q8(
     UNROLL for (int i = 0; i < VECTORS; i++) EACH_COLUMN(c) f32_store(o + c * record + 16 * i, sum[i][c]);
 }
 
-ALWAYS_INLINE void scale_weights(const int C, const float *p, const uint16_t *scales, size_t blocks, float *scaled)
+ALWAYS_INLINE void scale_weights(const int C, const float *p, const uint16_t *scales, size_t blocks, ptrdiff_t ahead, float *scaled)
 {
     for (size_t b = 0; b < blocks; b++)
         for (size_t g = 0; g < 4; g++) {
+            if (C <= FEW_COLUMNS && g % 2 == 0) PREFETCH((const char *)(scales + b * PAGE_SLOTS + g * 16) + ahead);
             f32 d = f32_of_half(scales + b * PAGE_SLOTS + g * 16);
             EACH_COLUMN(c) f32_store(scaled + (2 * c + b) * PAGE_SLOTS + g * 16, f32_mul(f32_load(p + c * PAGE_SLOTS + g * 16), d));
         }
@@ -127,7 +133,7 @@ ALWAYS_INLINE void page_values_q8(
         size_t width = strip_width(e, padded), blocks = width / 32;
         const char *strip = values + e / 32 * Q8_BLOCK_NBYTES;
         const int8_t *v = (const int8_t *)strip + blocks * 2 * PAGE_SLOTS + begin * width;
-        scale_weights(C, p, (const uint16_t *)strip, blocks, scaled);
+        scale_weights(C, p, (const uint16_t *)strip, blocks, ahead, scaled);
         for (size_t at = 0; at < width;) {
             const float *own = scaled + at / 32 * PAGE_SLOTS;
             int wide = width - at >= 16 * (size_t)many;
