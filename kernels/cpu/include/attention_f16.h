@@ -17,7 +17,7 @@ ALWAYS_INLINE void scores_f16(const int C, const int GROUPS, const float *q, siz
     f32 sum[4][MOST_COLUMNS], key[4];
     UNROLL for (int g = 0; g < GROUPS; g++) EACH_COLUMN(c) sum[g][c] = f32_zero();
     for (size_t e = 0; e < head_dim; e++, k += PAGE_SLOTS, q += C) {
-        if (C <= FEW_COLUMNS) {
+        if (C <= DECODED_COLUMNS) {
             PREFETCH((const char *)k + ahead);
             PREFETCH((const char *)k + 64 + ahead);
         }
@@ -47,7 +47,7 @@ ALWAYS_INLINE void values_f16(
     f32 sum[4][MOST_COLUMNS], value[4];
     UNROLL for (int i = 0; i < VECTORS; i++) EACH_COLUMN(c) sum[i][c] = f32_load(o + c * record + 16 * i);
     for (size_t s = begin; s < end; s++, v += width) {
-        if (C <= FEW_COLUMNS) {
+        if (C <= DECODED_COLUMNS) {
             PREFETCH((const char *)v + ahead);
             PREFETCH((const char *)v + 64 + ahead);
         }

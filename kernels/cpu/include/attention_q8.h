@@ -59,7 +59,7 @@ ALWAYS_INLINE void scores_q8(
     for (size_t e = 0; e < head_dim; e += 32, k += Q8_BLOCK_NBYTES, q += C) {
         i32 sum[4][MOST_COLUMNS];
         u8 key[4];
-        if (C <= FEW_COLUMNS) {
+        if (C <= DECODED_COLUMNS) {
             PREFETCH(k + Q8_KEYS_NBYTES + ahead);
             PREFETCH(k + Q8_KEYS_NBYTES + 64 + ahead);
         }
@@ -67,7 +67,7 @@ ALWAYS_INLINE void scores_q8(
         UNROLL for (int i = 0; i < 8; i++) {
             UNROLL for (int g = 0; g < GROUPS; g++) {
                 key[g] = u8_load(k + (i * PAGE_SLOTS + (first + g) * 16) * 4);
-                if (C <= FEW_COLUMNS) PREFETCH(k + (i * PAGE_SLOTS + (first + g) * 16) * 4 + ahead);
+                if (C <= DECODED_COLUMNS) PREFETCH(k + (i * PAGE_SLOTS + (first + g) * 16) * 4 + ahead);
             }
             EACH_COLUMN(c) UNROLL for (int g = 0; g < GROUPS; g++) sum[g][c] = i32_dot128(sum[g][c], key[g], q[c].high + 4 * i);
         }
@@ -104,7 +104,7 @@ ALWAYS_INLINE void values_q8(
     f32 sum[4][MOST_COLUMNS], value[4];
     UNROLL for (int i = 0; i < VECTORS; i++) EACH_COLUMN(c) sum[i][c] = f32_load(o + c * record + 16 * i);
     for (size_t s = begin; s < end; s++, v += width) {
-        if (C <= FEW_COLUMNS) PREFETCH((const char *)v + ahead);
+        if (C <= DECODED_COLUMNS) PREFETCH((const char *)v + ahead);
         UNROLL for (int i = 0; i < VECTORS; i++) value[i] = f32_of_i8(v + 16 * i);
         EACH_COLUMN(c) {
             UNROLL for (int i = 0; i < VECTORS; i++)
@@ -118,7 +118,7 @@ ALWAYS_INLINE void scale_weights(const int C, const float *p, const uint16_t *sc
 {
     for (size_t b = 0; b < blocks; b++)
         for (size_t g = 0; g < 4; g++) {
-            if (C <= FEW_COLUMNS && g % 2 == 0) PREFETCH((const char *)(scales + b * PAGE_SLOTS + g * 16) + ahead);
+            if (C <= DECODED_COLUMNS && g % 2 == 0) PREFETCH((const char *)(scales + b * PAGE_SLOTS + g * 16) + ahead);
             f32 d = f32_of_half(scales + b * PAGE_SLOTS + g * 16);
             EACH_COLUMN(c) f32_store(scaled + (2 * c + b) * PAGE_SLOTS + g * 16, f32_mul(f32_load(p + c * PAGE_SLOTS + g * 16), d));
         }

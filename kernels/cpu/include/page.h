@@ -58,7 +58,7 @@ static inline size_t record_floats(const struct kv_head *head) { return SUMS + p
 
 /* Columns that attention takes at a time: each page is read from the second-level cache by 4 to 48 tiles. 12 are a tile at most.
  * Few, as in decoding, wait for memory: they ask for the cache lines of the next page. */
-enum { BLOCK_COLUMNS = 48, MOST_COLUMNS = 12, FEW_COLUMNS = 6 };
+enum { BLOCK_COLUMNS = 48, MOST_COLUMNS = 12, DECODED_COLUMNS = 6 };
 
 /* Float32 values that a block works in: queries; weights of a tile, also times scales; records of a run and of all. */
 static inline size_t attention_scratch(const struct kv_head *head)
