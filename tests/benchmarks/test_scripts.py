@@ -98,3 +98,11 @@ def test_startup_is_measured_for_every_command(records: Records) -> None:
     found = records("startup.py", "--repeats", "1")
     assert [record["command"] for record in found] == ["python", "help", "serve", "rpc-server"]
     assert all(record["median_s"] > 0 for record in found)
+
+
+def test_many_streams_are_compared_with_one(records: Records, tiny_gguf: Path) -> None:
+    given = ("streams", "--model", str(tiny_gguf), "--threads", "1", "--decode", "8", "--repeats", "1")
+    (row,) = records("bench_pipeline.py", *given)
+    assert row.keys() >= ABOUT
+    assert row["figure"] == "8 streams against one, this machine"
+    assert row["ratio"] == row["many"] / row["one"] > 0

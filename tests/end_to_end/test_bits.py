@@ -18,8 +18,9 @@ from ollama_zmq.bus.broker import Broker, LoadedModel, LoadRequest
 from ollama_zmq.cli.children import Children
 from ollama_zmq.cluster.placement import WEIGHT_HEADROOM
 from ollama_zmq.cluster.stages import LoadOrder, demand_of
-from ollama_zmq.engine.requests import Broken, Output, Scored, ScoreRequest
+from ollama_zmq.engine.requests import Broken, Finished, GenerationRequest, Output, Piece, Scored, ScoreRequest
 from ollama_zmq.formats.gguf import open_gguf
+from ollama_zmq.formats.options import Options
 from ollama_zmq.models.base import Network
 from ollama_zmq.store.create import Recipe
 from ollama_zmq.store.models import Store
@@ -160,3 +161,48 @@ def test_the_bits_of_smollm2_do_not_depend_on_the_cut(
 
 def _ends(cut: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(end - 1 for end in accumulate(cut))
+
+
+SEVERAL = 6
+
+
+def _answers(path: Path, addresses: tuple[str, ...], *, together: bool) -> list[tuple[tuple[int, ...], bytes]]:
+    """What several requests generate, and the logits of as many others, all in flight at once or one by one."""
+    groups = 3 if together else 1
+    request = LoadRequest(
+        path.name, path, T, path.name, addresses, num_batch=16, num_parallel=2 * SEVERAL, max_in_flight=groups
+    )
+    rng = np.random.default_rng(4)
+    with Broker(threads=1) as broker:
+        model = broker.load(request).result(timeout=100)
+        prompts = [tuple(rng.integers(0, model.network.vocab_size, n).tolist()) for n in range(5, 5 + 7 * SEVERAL, 7)]
+        waited: list[tuple[Future[Output], Future[Output]]] = []
+        for i, prompt in enumerate(prompts):
+            ends: tuple[Future[Output], Future[Output]] = (Future(), Future())
+            options = Options(seed=i, num_predict=12)
+            for request_, end in (
+                (GenerationRequest(f"g{i}", prompt, options, shift=False, truncate=False), ends[0]),
+                (ScoreRequest(f"s{i}", prompt, 7), ends[1]),
+            ):
+                broker.submit(model, request_, _last_into(end))
+            if not together:
+                ends[1].result(timeout=100)
+                ends[0].result(timeout=100)
+            waited.append(ends)
+        return [_said(generated.result(timeout=100), scored.result(timeout=100)) for generated, scored in waited]
+
+
+def _last_into(end: Future[Output]) -> Callable[[Output], None]:
+    return lambda output: None if isinstance(output, Piece) else end.set_result(output)
+
+
+def _said(generated: Output, scored: Output) -> tuple[tuple[int, ...], bytes]:
+    assert isinstance(generated, Finished), generated
+    assert isinstance(scored, Scored), scored
+    return generated.context, scored.logits.tobytes()
+
+
+def test_what_is_in_flight_together_does_not_change_the_bits(tiny: Path, workers: Workers) -> None:
+    """Twelve requests in three microbatches at a time over three workers, against one after another on one device."""
+    together = _answers(tiny, workers(tiny, (2, 3, 3), 1), together=True)
+    assert together == _answers(tiny, (), together=False)

@@ -1,0 +1,118 @@
+"""A worker whose layers are sleeps: so many milliseconds for a pass and for each of its tokens, per layer.
+
+    emulated_worker.py PORT FIXED_MS ROW_MS
+
+It speaks the protocol, holds no weights and answers noise. With it, more stages than this machine has cores can be
+measured: what is left is the wire, the broker and the engine.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ollama_zmq.bus.worker_loop import WorkerLoop
+from ollama_zmq.devices.base import Array, Budget, DeviceWeight, Speeds, Step
+from ollama_zmq.ops.program import Verified, WeightSpec
+
+
+@dataclass(slots=True)
+class NoWeight:
+    """A weight of which nothing is kept."""
+
+    spec: WeightSpec
+    nbytes: int = 0
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+@dataclass(slots=True)
+class Sleeper:
+    """A program that takes time and gives noise."""
+
+    verified: Verified
+    fixed_s: float
+    row_s: float
+    nbytes: int = 0
+
+    def run(self, array: Array, step: Step) -> Array:
+        """Sleep as long as the layers would take."""
+        started = time.perf_counter()
+        rows, width = self.verified.output.shape
+        wanted = len(step.rows) if rows == "R" else len(array)
+        out = np.random.default_rng(step.positions[0]).standard_normal((wanted, int(width)), np.float32)
+        time.sleep(max(self.fixed_s + self.row_s * len(array) - (time.perf_counter() - started), 0.0))
+        return out
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+class SleepingDevice:
+    """A device that takes ``fixed_s + row_s * T`` for each layer. Its sleeps are late by about 0.1 ms, as any are."""
+
+    kind, name, threads = "cpu", "sleeps", 1
+
+    def __init__(self, fixed_s: float, row_s: float) -> None:
+        self.fixed_s, self.row_s = fixed_s, row_s
+        self.budget = Budget(1 << 40)
+
+    def check(self, verified: Verified) -> None:
+        """Any program will do."""
+
+    def weight_nbytes(self, spec: WeightSpec) -> int:
+        """Weights take no memory."""
+        return 0
+
+    def executable_nbytes(
+        self, verified: Verified, *, kv_pages: int, max_tokens: int, max_rows: int | None = None, threads: int = 0
+    ) -> int:
+        """Neither do caches."""
+        return 0
+
+    def load_weight(self, spec: WeightSpec, data: memoryview) -> DeviceWeight:
+        """Forget the bytes."""
+        return NoWeight(spec)
+
+    def compile(
+        self,
+        verified: Verified,
+        weights: Mapping[str, DeviceWeight],
+        *,
+        kv_pages: int,
+        max_tokens: int,
+        max_rows: int | None = None,
+        threads: int = 0,
+    ) -> Sleeper:
+        """A program takes as long as its layers, each of which has a cache."""
+        n_layers = len(verified.program.caches)
+        return Sleeper(verified, self.fixed_s * n_layers, self.row_s * n_layers)
+
+    def measure(self) -> Speeds:
+        """The same on every such worker, so that each gets as many layers."""
+        return Speeds(1e9, 1e10)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def main() -> None:
+    port, fixed_ms, row_ms = sys.argv[1:]
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with whoever started this
+    device = SleepingDevice(float(fixed_ms) / 1e3, float(row_ms) / 1e3)
+    endpoint = f"tcp://127.0.0.1:{port}"
+    loop = WorkerLoop(None, endpoint, device, name=f"127.0.0.1:{port}", find_blob=lambda blob: None, zap=True)
+    signal.signal(signal.SIGTERM, lambda *_: loop.stop())
+    loop.run()
+
+
+if __name__ == "__main__":
+    main()
