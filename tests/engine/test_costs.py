@@ -17,7 +17,9 @@ def curve_of(samples, expected=WRONG):
     return curve
 
 
-@given(f=st.floats(1e-4, 1), k=st.floats(1e-5, 0.1), sizes=st.sets(st.integers(1, 512), min_size=2, max_size=6))
+@given(
+    f=st.floats(1e-4, 1), k=st.floats(1e-5, 0.1), sizes=st.sets(st.sampled_from([1, 3, 8, 40, 300, 512]), min_size=2)
+)
 def test_a_line_is_found_whatever_was_expected(f, k, sizes):
     curve = curve_of([(rows, f + k * rows) for rows in sizes])
     for rows in (1, 7, 100, 512):
