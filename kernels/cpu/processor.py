@@ -7,7 +7,8 @@ import platform
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
-CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUP = Path("/proc/self/cgroup")
 NO_LIMIT = 1e6
 
 
@@ -26,14 +27,25 @@ def allowed_cpus() -> list[int]:
     return sorted(os.sched_getaffinity(0))
 
 
-def default_threads(quota: Path = CGROUP_QUOTA) -> int:
+def default_threads(cgroups: Path = CGROUPS, own_cgroup: Path = OWN_CGROUP) -> int:
     """Return how many threads this process can run at once: its CPUs, less where a control group allows less."""
-    return max(1, min(len(allowed_cpus()), int(_cgroup_cpus(quota))))
+    return max(1, min(len(allowed_cpus()), int(_cgroup_cpus(cgroups, own_cgroup))))
 
 
-def _cgroup_cpus(quota: Path) -> float:
+def _cgroup_cpus(cgroups: Path, own_cgroup: Path) -> float:
+    """The least of what the process's control group (version 2) and those it lies in allow."""
     try:
-        limit, period = quota.read_text().split()
+        lines = own_cgroup.read_text().splitlines()
+    except OSError:
+        lines = []
+    own = next((line.removeprefix("0::") for line in lines if line.startswith("0::")), "/").strip("/")
+    folders = [cgroups / own, *(cgroups / own).parents]
+    return min(_quota(folder) for folder in folders if folder.is_relative_to(cgroups))
+
+
+def _quota(folder: Path) -> float:
+    try:
+        limit, period = (folder / "cpu.max").read_text().split()
         return float(limit) / float(period)
     except (OSError, ValueError, ZeroDivisionError):
         return NO_LIMIT

@@ -7,7 +7,8 @@
  * Who waits spins for SPIN_NS (by the clock: a PAUSE takes 40 to 140 cycles), then yields its core until YIELD_NS, then
  * sleeps. Where others want the cores too, spinning and yielding use up the time that the scheduler grants, and it is missing
  * when there is work: two threads on one core took 350 us per operation with 100 us of spinning before the first yield, and
- * 7 us with 5.
+ * 7 us with 5. A pool with more threads than it may use CPUs sleeps at once: whom it waits for needs its core. Two threads on
+ * one core take 2.1 instead of 3.1 times as long as one for linears of 9 us, 1.08 times for those of 140 us.
  */
 #ifndef OLLAMA_POOL_H
 #define OLLAMA_POOL_H
@@ -42,6 +43,7 @@ struct pool {
     _Alignas(64) atomic_int round;      /* counts barriers */
     _Alignas(64) atomic_int running;    /* workers still in the region */
     int threads, stop;
+    int crowded;                        /* more threads than CPUs */
     pool_work *work;
     void *context;
     struct share (*shares)[2];          /* [threads] */
@@ -70,7 +72,7 @@ static inline int64_t clock_ns(void)
 static inline void wait_for_change(struct pool *pool, atomic_int *value, int old)
 {
     int64_t start = 0;
-    for (int i = 1; atomic_load_explicit(value, memory_order_acquire) == old; i++) {
+    for (int i = 1; !pool->crowded && atomic_load_explicit(value, memory_order_acquire) == old; i++) {
         pause_cpu();
         if (i % 16) continue;
         int64_t now = clock_ns();
@@ -176,6 +178,12 @@ static void pin_to(pthread_t thread, int cpu)
     pthread_setaffinity_np(thread, sizeof set, &set);
 }
 
+static int allowed_cpus(void)
+{
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) ? MAX_THREADS : CPU_COUNT(&set);
+}
+
 /* A pool of `threads`, the caller's included, or NULL. cpus[i], if given, is where worker i (from 1) is pinned; the caller is not. */
 static struct pool *pool_new(int threads, const int *cpus)
 {
@@ -185,6 +193,7 @@ static struct pool *pool_new(int threads, const int *cpus)
     pool->shares = aligned_alloc(64, threads * sizeof *pool->shares);
     pool->workers = calloc(threads, sizeof *pool->workers);
     pool->threads = 1;
+    pool->crowded = threads > allowed_cpus();
     if (!pool->shares || !pool->workers) {
         pool_free(pool);
         return NULL;
