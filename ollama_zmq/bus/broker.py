@@ -267,12 +267,19 @@ class Broker:
         """End a request; what it holds is free again."""
 
         def end() -> None:
-            number, _ = self._sinks.get(request_id, (0, None))
-            served = self._loop.models.get(number)
-            if served is not None and served.engine is not None:
-                self._loop.deliver(served.engine.cancel(request_id))
+            if (engine := self._engine_of(request_id)) is not None:
+                self._loop.deliver(engine.cancel(request_id))
 
         self._loop.call(end)
+
+    def read(self, request_id: str, pieces: int) -> None:
+        """Tell that *pieces* more of a request with ``read_ahead`` have been read."""
+
+        def note() -> None:
+            if (engine := self._engine_of(request_id)) is not None:
+                engine.read(request_id, pieces)
+
+        self._loop.call(note)
 
     def cluster(self) -> ClusterState:
         """Return what is known of the workers and stages at this moment."""
@@ -364,6 +371,12 @@ class Broker:
                 self._finish_load(effect)
             case LoadFailed(number, error) | ModelLost(number, error):
                 self._forget(number, error)
+
+    def _engine_of(self, request_id: str) -> Engine | None:
+        """The engine at work on a request; None when that is done."""
+        number, _ = self._sinks.get(request_id, (NO_MODEL, None))
+        served = self._loop.models.get(number)
+        return served.engine if served is not None else None
 
     def _tell_joined(self, addresses: tuple[str, ...]) -> None:
         told = [future for asked, future in self._joins if asked == addresses]

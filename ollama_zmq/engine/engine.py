@@ -1,13 +1,13 @@
 """The engine: requests in, microbatches out; logits in, text out. No sockets, no clock, no threads.
 
-    submit, cancel            at any time; they answer what can be said at once
+    submit, cancel, read      at any time; they answer what can be said at once
     next_microbatch           until it gives None; what it gives is sent through the stages
     complete                  for each microbatch, with the logits of the rows its step names
     fail, restart             the pages' contents are lost; what was in flight will not be completed
 
 A request is answered with any number of ``Piece`` and then one ``Finished``, or one ``Scored``, or one ``Broken``.
-What is generated depends on the request alone: not on what runs beside it, nor on chunks, sharing, preemption or a
-restart.
+What is generated depends on the request alone: not on what runs beside it, nor on chunks, sharing, preemption, a pause
+or a restart.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ollama_zmq.engine.drafts import Drafter, PromptLookup
 from ollama_zmq.engine.intake import open_generation, open_scoring
 from ollama_zmq.engine.pacing import Pacing, StageCost, StageTime
 from ollama_zmq.engine.pages import PagePool, pages_for
-from ollama_zmq.engine.requests import Broken, GenerationRequest, Microbatch, Output, Request
+from ollama_zmq.engine.requests import Broken, GenerationRequest, Microbatch, Output, Piece, Request
 from ollama_zmq.engine.scheduler import Scheduler, Slice
 from ollama_zmq.engine.sequence import Generation, Sequence
 from ollama_zmq.errors import ModelFileError, OllamaZmqError, OpError, RequestError, ShapeError
@@ -132,6 +132,12 @@ class Engine:
         self._scheduler.remove(sequence)
         return [Broken(request_id, RequestError(CANCELED))]
 
+    def read(self, request_id: str, pieces: int) -> None:
+        """Note that *pieces* more of a request have been read; it goes on if it was paused. Nothing if it is done."""
+        sequence = self._sequences.get(request_id)
+        if sequence is not None:
+            sequence.unread -= pieces
+
     def next_microbatch(self, now: float) -> Microbatch | None:
         """What to send next; None when nothing is to do, enough is in flight, or all that could run is."""
         slices = self._scheduler.plan(self._microbatches, now)
@@ -213,6 +219,7 @@ class Engine:
             position = sequence.table.cached - 1
             told = OpError(f"request {sequence.request_id!r}, position {position}: {error.message}", **error.facts)
             outputs = [Broken(sequence.request_id, told)]
+        sequence.unread += sum(isinstance(output, Piece) for output in outputs)
         if piece.draft:
             self._scheduler.accept(sequence)
         if sequence.ended:

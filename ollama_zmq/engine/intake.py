@@ -49,6 +49,7 @@ def open_generation(
         sampler=Sampler(options, seed=seed, num_ctx=num_ctx),
         num_ctx=num_ctx,
         keep=keep,
+        read_ahead=request.read_ahead,
     )
 
 

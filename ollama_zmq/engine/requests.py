@@ -23,6 +23,7 @@ class GenerationRequest:
         truncate: cut a prompt that is longer than the context by Ollama's rule; otherwise refuse it.
         shift: when the context is full, forget the older half and go on; otherwise finish with "length".
         logprobs: send log-probabilities with each token; ``top_logprobs`` of the likeliest tokens besides.
+        read_ahead: pieces that may be unread before it pauses; 0 for a reader that never says what it has read.
     """
 
     request_id: str
@@ -32,6 +33,7 @@ class GenerationRequest:
     shift: bool = True
     logprobs: bool = False
     top_logprobs: int = 0
+    read_ahead: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
     waiting --admit--> running --plan--> in flight --landed--> running
        ^                  |
        +----preempt-------+   its pages are needed by one that was admitted earlier
+       +----pause---------+   its reader is too far behind; it is not admitted before that has caught up
 
 * How many microbatches follow each other through the stages, and how much of a prompt goes into one, is decided by
   :class:`~ollama_zmq.engine.pacing.Pacing`.
@@ -14,6 +15,8 @@
 * Pages are taken as tokens need them. When there are none, the youngest sequence that is not in flight goes back to
   wait at its old place; its tokens are prefilled again later, which changes nothing about the text. The oldest always
   gets its pages, because the pool holds at least one whole context.
+* One that is paused holds neither a place nor a page, so a client that does not read costs the others nothing. What was
+  in its pages stays known, and is not computed again unless somebody else needed them meanwhile.
 """
 
 from __future__ import annotations
@@ -54,7 +57,7 @@ class Scheduler:
     """Holds the sequences that are not done.
 
     Attributes:
-        waiting: in order of arrival.
+        waiting: in order of arrival, those that are paused among them.
         running: in order of arrival; these hold pages.
         drafter: guesses what sequences that decode will say, or None.
     """
@@ -138,10 +141,14 @@ class Scheduler:
         self.pool.written(sequence.table, sequence.tokens, sequence.sent)
 
     def settle(self, sequences: Iterable[Sequence]) -> None:
-        """Free the pages of those that have ended."""
+        """Free the pages of those that have ended or pause."""
         for sequence in sequences:
-            if sequence.ended and not sequence.in_flight and sequence in self.running:
+            if sequence.in_flight or sequence not in self.running:
+                continue
+            if sequence.ended:
                 self._retire(sequence)
+            elif sequence.paused:
+                self._send_back(sequence)
 
     def refit(self, sequence: Sequence, tokens: list[int]) -> None:
         """Give *sequence* other tokens, keeping the pages of the beginning they share with the ones it had."""
@@ -157,6 +164,7 @@ class Scheduler:
             sequence.table.pages, sequence.table.digests, sequence.table.cached = [], [], 0
             sequence.in_flight = 0
         self.waiting = [sequence for sequence in (*self.running, *self.waiting) if not sequence.ended]
+        self.waiting.sort(key=lambda sequence: sequence.order)
         self.running = []
 
     def _retire(self, sequence: Sequence) -> None:
@@ -164,13 +172,15 @@ class Scheduler:
         self.pool.release(sequence.table, sequence.tokens)
 
     def _admit(self, now: float) -> None:
-        while self.waiting and len(self.running) < self.max_sequences:
-            sequence = self.waiting[0]
+        while len(self.running) < self.max_sequences:
+            sequence = next((sequence for sequence in self.waiting if not sequence.paused), None)
+            if sequence is None:
+                return
             promised = sum(_missing_pages(other) for other in self.running)
             need = pages_for(len(sequence.tokens) + 1) - self.pool.held(sequence.tokens)
             if self.running and self.pool.available - promised < need:
                 return
-            del self.waiting[0]
+            self.waiting.remove(sequence)
             sequence.sent = 0
             if not isinstance(sequence, Scoring):  # it needs the logits of every token, cached or not
                 self._reuse(sequence)
@@ -250,10 +260,11 @@ class Scheduler:
             victims = [other for other in younger if not other.in_flight and other not in planned]
             if not victims:
                 return False
-            self._preempt(victims[-1])
+            self._send_back(victims[-1])
         return True
 
-    def _preempt(self, sequence: Sequence) -> None:
+    def _send_back(self, sequence: Sequence) -> None:
+        """Let a sequence that runs, and is not in flight, wait at its old place; its pages are free."""
         self.running.remove(sequence)
         self.pool.release(sequence.table, sequence.tokens)
         insort(self.waiting, sequence, key=lambda other: other.order)

@@ -46,6 +46,7 @@ class Sequence:
         in_flight: microbatches on their way that it is in; more than one only while its prompt is prefilled.
         leader: a sequence whose prefill will bring the first ``shared`` tokens of this one, too.
         ended: nothing may come of it any more.
+        unread: pieces of it that its reader has not taken; ``read_ahead``: how many may be, 0 for any number.
     """
 
     request_id: str
@@ -58,6 +59,8 @@ class Sequence:
     leader: Sequence | None = None
     shared: int = 0
     ended: bool = False
+    unread: int = 0
+    read_ahead: int = 0
     admitted_at: float | None = None
 
     @property
@@ -69,6 +72,11 @@ class Sequence:
     def decodes(self) -> bool:
         """Whether all tokens but its last are in the pages."""
         return len(self.tokens) - self.table.cached == 1
+
+    @property
+    def paused(self) -> bool:
+        """Whether its reader has to catch up before it goes on."""
+        return 0 < self.read_ahead <= self.unread
 
     @property
     def chunk(self) -> int:

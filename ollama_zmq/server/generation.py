@@ -1,7 +1,8 @@
 """From the broker's thread to an async iterator, one request at a time.
 
-Pieces wait in a buffer that holds at most ``BUFFER_PIECES``: when a client reads more slowly than the model writes,
-the newest pieces are joined, so that nothing is lost and nothing grows but one text, which ends with the generation.
+A request may be ``READ_AHEAD`` pieces ahead of its reader; then the engine pauses it until the broker hears that pieces
+have been read, ``READ_AHEAD / 4`` at a time. So a client that does not read costs a buffer of known size, and one that
+reads costs the broker's thread one call in 64 pieces.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from ollama_zmq.engine.requests import Broken, Finished, GenerationRequest, Output, Piece, Scored
@@ -17,7 +19,7 @@ from ollama_zmq.errors import OllamaZmqError
 if TYPE_CHECKING:
     from ollama_zmq.bus.broker import LoadedModel
 
-BUFFER_PIECES = 256
+READ_AHEAD = 256
 
 
 class Submitter(Protocol):
@@ -28,6 +30,9 @@ class Submitter(Protocol):
 
     def cancel(self, request_id: str) -> None:
         """Stop."""
+
+    def read(self, request_id: str, pieces: int) -> None:
+        """Note that *pieces* more have been read."""
 
 
 class OnOutput(Protocol):
@@ -40,9 +45,8 @@ class OnOutput(Protocol):
 class OutputBuffer:
     """Outputs of one request between two threads. Only :meth:`put` may be called off the event loop."""
 
-    def __init__(self, limit: int = BUFFER_PIECES) -> None:
+    def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._limit = limit
         self._outputs: deque[Output] = deque()
         self._ready = asyncio.Event()
 
@@ -56,11 +60,6 @@ class OutputBuffer:
 
     def add(self, output: Output) -> None:
         """Add *output*, on the loop."""
-        if self._outputs and len(self._outputs) >= self._limit:
-            last = self._outputs[-1]
-            if isinstance(last, Piece) and isinstance(output, Piece):
-                self._outputs[-1] = joined(last, output)
-                return
         self._outputs.append(output)
         self._ready.set()
 
@@ -70,19 +69,6 @@ class OutputBuffer:
             self._ready.clear()
             await self._ready.wait()
         return self._outputs.popleft()
-
-    def __len__(self) -> int:
-        return len(self._outputs)
-
-
-def joined(first: Piece, second: Piece) -> Piece:
-    """Two pieces of the same request as one."""
-    return Piece(
-        first.request_id,
-        first.text + second.text,
-        first.token_ids + second.token_ids,
-        first.logprobs + second.logprobs,
-    )
 
 
 class Generations:
@@ -102,9 +88,9 @@ class Generations:
         if self._stopped is not None:
             raise self._stopped
         buffer = self._running[request.request_id] = OutputBuffer()
-        ended = False
+        ended, read = False, 0
         try:
-            self._broker.submit(model, request, buffer.put)
+            self._broker.submit(model, replace(request, read_ahead=READ_AHEAD), buffer.put)
             while not ended:
                 output = await buffer.get()
                 ended = not isinstance(output, Piece)
@@ -112,6 +98,10 @@ class Generations:
                     raise output.error
                 assert not isinstance(output, Scored)  # nothing here asks for logits
                 yield output
+                read += 1
+                if read == READ_AHEAD // 4 and not ended:
+                    self._broker.read(request.request_id, read)
+                    read = 0
         finally:
             del self._running[request.request_id]
             if not ended:

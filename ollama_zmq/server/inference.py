@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,14 +163,11 @@ async def outputs(
         logprobs=request.logprobs,
         top_logprobs=request.top_logprobs,
     )
-    running = services.generations.outputs(loaded, generation)
-    try:
+    async with aclosing(services.generations.outputs(loaded, generation)) as running:
         async for output in running:
             if isinstance(output, Finished):
                 log.info("request.finished", request_id=request_id, **_facts_for_log(output))
             yield output
-    finally:
-        await running.aclose()
 
 
 def _facts_for_log(finished: Finished) -> dict[str, object]:

@@ -21,6 +21,7 @@ from ollama_zmq.ops.program import PAGE_SLOTS
 
 END = 256
 V = 300
+OWN_FIELDS = ("truncate", "shift", "logprobs", "top_logprobs", "read_ahead")
 WORDS = {257: "stop", 258: "\n\n", 259: "User", 260: ":", 261: " the"}
 
 
@@ -177,7 +178,7 @@ class Oracle:
 
 
 def generation(request_id="r", prompt=(1, 2, 3), **fields):
-    own = {name: fields.pop(name) for name in ("truncate", "shift", "logprobs", "top_logprobs") if name in fields}
+    own = {name: fields.pop(name) for name in OWN_FIELDS if name in fields}
     return GenerationRequest(request_id, tuple(prompt), Options(**{"seed": 1, "num_predict": 20} | fields), **own)
 
 

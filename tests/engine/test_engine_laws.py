@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ollama_zmq.engine.costs import Line
 from ollama_zmq.engine.pacing import StageCost
-from ollama_zmq.engine.requests import Broken
+from ollama_zmq.engine.requests import Broken, Piece
 from tests.engine.fakes import Driver, FakeModel, Oracle, finished, generation, naive, output_ids, text_of
 
 NUM_CTX = 128
+MOST_DRAFTED = 16
 STAGES = tuple(StageCost(place, Line(1e-3, 1e-3), Line(1e-2, 0.0)) for place in "abb")
 prompts = st.lists(
     st.tuples(st.sampled_from([1, 2, 97]), st.integers(1, 90)), min_size=1, max_size=3
@@ -31,6 +34,7 @@ class Requests(RuleBasedStateMachine):
         self.driver = Driver(num_ctx=NUM_CTX, stages=STAGES, **sizes)
         self.kv_pages = sizes["kv_pages"]
         self.requests = {}
+        self.read = Counter()
         self.canceled = set()
 
     @rule(
@@ -41,12 +45,13 @@ class Requests(RuleBasedStateMachine):
         shift=st.booleans(),
         stop=st.sampled_from([(), ("a",), ("bc", "the")]),
         temperature=st.sampled_from([0.0, 0.8]),
+        read_ahead=st.sampled_from([0, 1, 7]),
     )
-    def submit(self, prompt, shift, **options):
+    def submit(self, prompt, shift, read_ahead, **options):
         token_ids = [token_id for token_id, n in prompt for _ in range(n)]
         if not shift:
             token_ids = token_ids[: NUM_CTX - 1]
-        request = generation(f"r{len(self.requests)}", token_ids, shift=shift, **options)
+        request = generation(f"r{len(self.requests)}", token_ids, shift=shift, read_ahead=read_ahead, **options)
         self.requests[request.request_id] = request
         self.driver.submit(request)
 
@@ -70,6 +75,18 @@ class Requests(RuleBasedStateMachine):
         if len(self.driver.outputs) > before:
             self.canceled.add(request_id)
 
+    def unread(self, request_id):
+        said = sum(isinstance(output, Piece) for output in self.driver.of(request_id))
+        return said - self.read[request_id]
+
+    @precondition(lambda self: self.requests)
+    @rule(data=st.data())
+    def read_all_there_is(self, data):
+        request_id = data.draw(st.sampled_from(sorted(self.requests)))
+        pieces = self.unread(request_id)
+        self.read[request_id] += pieces
+        self.driver.engine.read(request_id, pieces)
+
     @rule()
     def restart(self):
         self.driver.engine.restart(self.driver.now)
@@ -85,11 +102,24 @@ class Requests(RuleBasedStateMachine):
                 written += [pages[position // 64] * 64 + position % 64 for position in range(start, start + length)]
         assert len(written) == len(set(written))
 
+    @invariant()
+    def nobody_is_further_ahead_of_its_reader_than_allowed(self):
+        for request_id, request in self.requests.items():
+            if request.read_ahead:  # and the tokens of one pass, the last of which may be two pieces
+                assert self.unread(request_id) < request.read_ahead + MOST_DRAFTED + 2
+
     def teardown(self):
         if not hasattr(self, "driver"):
             return
-        earlier = list(self.driver.outputs)
-        self.driver.outputs = earlier + self.driver.run()
+        engine = self.driver.engine
+        while True:
+            earlier = list(self.driver.outputs)
+            self.driver.outputs = earlier + self.driver.run()
+            if not engine.running + engine.waiting:
+                break
+            for request_id in self.requests:
+                engine.read(request_id, self.unread(request_id))
+                self.read[request_id] += self.unread(request_id)
         assert (self.driver.engine.running, self.driver.engine.waiting) == (0, 0)
         assert self.driver.engine.free_pages == self.kv_pages
         for request_id, request in self.requests.items():

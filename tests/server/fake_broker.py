@@ -139,6 +139,9 @@ class FakeBroker:
         self.canceled.append(request_id)
         self.say(Broken(request_id, RequestError("request canceled")))
 
+    def read(self, request_id: str, pieces: int) -> None:
+        """Nothing is ever paused."""
+
     def cluster(self) -> ClusterState:
         local = WorkerState(address="local", status="ready", layers="0-3", held_bytes=1000)
         stages = (StageState("local", "whole", 0, 3),)

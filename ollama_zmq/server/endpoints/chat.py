@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -50,11 +51,12 @@ async def _chunks(services: Services, call: Call, asked: ChatRequest) -> AsyncGe
             yield _chunk(asked, debug_info=DebugInfo(prompt))
             return
         token_ids = await asyncio.to_thread(encoded, tokenizer, prompt)
-        async for output in outputs(services, call, resident.loaded, token_ids):
-            if isinstance(output, Finished):
-                yield _chunk(asked, done=True, done_reason=output.reason, **metrics(call, ready_ns, output))
-            else:
-                yield _chunk(asked, output.text, logprobs=logprobs_of(output))
+        async with aclosing(outputs(services, call, resident.loaded, token_ids)) as answer:
+            async for output in answer:
+                if isinstance(output, Finished):
+                    yield _chunk(asked, done=True, done_reason=output.reason, **metrics(call, ready_ns, output))
+                else:
+                    yield _chunk(asked, output.text, logprobs=logprobs_of(output))
 
 
 def _prompt(call: Call, asked: ChatRequest, resident: Resident, tokenizer: Tokenizer) -> str:

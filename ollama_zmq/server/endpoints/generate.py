@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -53,18 +54,19 @@ async def _chunks(services: Services, call: Call, asked: GenerateRequest) -> Asy
             yield _chunk(asked, debug_info=DebugInfo(prompt))
             return
         token_ids = await asyncio.to_thread(_token_ids, tokenizer, asked.context, prompt)
-        async for output in outputs(services, call, resident.loaded, token_ids):
-            if isinstance(output, Finished):
-                context = [] if asked.raw else list(output.context)
-                yield _chunk(
-                    asked,
-                    done=True,
-                    done_reason=output.reason,
-                    context=context,
-                    **metrics(call, ready_ns, output),
-                )
-            else:
-                yield _chunk(asked, output.text, logprobs=logprobs_of(output))
+        async with aclosing(outputs(services, call, resident.loaded, token_ids)) as answer:
+            async for output in answer:
+                if isinstance(output, Finished):
+                    context = [] if asked.raw else list(output.context)
+                    yield _chunk(
+                        asked,
+                        done=True,
+                        done_reason=output.reason,
+                        context=context,
+                        **metrics(call, ready_ns, output),
+                    )
+                else:
+                    yield _chunk(asked, output.text, logprobs=logprobs_of(output))
 
 
 def _prompt(call: Call, asked: GenerateRequest, resident: Resident) -> str:
