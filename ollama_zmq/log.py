@@ -10,6 +10,7 @@
                         drafted accepted
     request.broken      error
     option.ignored      name value
+    context.reduced     num_ctx trained
     manifest.rejected   model error
     model.loaded        model num_ctx load_ms
     model.unloaded      model

@@ -121,7 +121,7 @@ def load_of(
         name=model.name.short,
         path=model.gguf_path,
         blob=model.gguf_path.name,
-        num_ctx=max(MIN_NUM_CTX, min(options.num_ctx, facts.context_length or options.num_ctx)),
+        num_ctx=_num_ctx(options.num_ctx, facts.context_length),
         rpc_servers=parse_servers(servers),
         num_batch=max(1, options.num_batch),
         num_parallel=services.config.num_parallel,
@@ -130,6 +130,13 @@ def load_of(
         policy=Policy(services.config.rpc_policy),
         kv_type=services.config.kv_cache_type,
     )
+
+
+def _num_ctx(asked: int, trained: int) -> int:
+    """The context to load with: what was *asked*, at most what the model was trained for unless that is 0."""
+    if 0 < trained < asked != DEFAULT_NUM_CTX:
+        log.warning("context.reduced", num_ctx=asked, trained=trained)
+    return max(MIN_NUM_CTX, min(asked, trained or asked))
 
 
 def tokenizer_of(call: Call, tokenizer: Tokenizer | None) -> Tokenizer:

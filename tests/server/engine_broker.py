@@ -8,6 +8,7 @@ import numpy as np
 
 from ollama_zmq.engine.requests import Piece
 from tests.engine.fakes import END, Driver, FakeModel, logits_of
+from tests.server.conftest import site
 from tests.server.fake_broker import FakeBroker
 
 KV_PAGES = 64
@@ -69,3 +70,14 @@ async def settle():
     """Let everything run that can run."""
     for _ in range(20):
         await asyncio.sleep(0)
+
+
+def with_engine(store, scenario, **sizes):
+    """Run *scenario* with a broker whose engine has *sizes*, and the site over it."""
+
+    async def main():
+        broker = EngineBroker(**sizes)
+        async with site(broker, store) as here:
+            await asyncio.wait_for(scenario(broker, here), timeout=60)
+
+    asyncio.run(main())

@@ -6,8 +6,7 @@ import pytest
 
 from ollama_zmq.server.generation import READ_AHEAD
 from tests.server.caller import Caller
-from tests.server.conftest import site
-from tests.server.engine_broker import EngineBroker, settle
+from tests.server.engine_broker import settle, with_engine
 
 
 def asks(prompt="Hi", **options):
@@ -23,15 +22,6 @@ async def begin(broker, here, caller):
     while len(broker.submitted) == n_submitted:
         await asyncio.sleep(0)
     return task
-
-
-def with_engine(store, scenario, **sizes):
-    async def main():
-        broker = EngineBroker(**sizes)
-        async with site(broker, store) as here:
-            await asyncio.wait_for(scenario(broker, here), timeout=60)
-
-    asyncio.run(main())
 
 
 def test_what_a_client_does_not_read_is_bounded_and_comes_when_it_reads(store):
