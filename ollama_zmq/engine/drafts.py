@@ -2,9 +2,8 @@
 
 Source: Saxena 2023, "Prompt Lookup Decoding". When the last ``n`` tokens occurred before, what followed then is the
 draft; n = 0 stands for the place where the last draft came from, as far on as the text has come since, which finds its
-way back behind a name that was changed (a program copied with one name changed: 3.5 instead of 2.9 times the speed).
-Leviathan et al. 2023, "Fast Inference from Transformers via Speculative Decoding", say when that pays: a draft
-of k tokens, each right with probability a, brings
+way back behind a name that was changed. Leviathan et al. 2023, "Fast Inference from Transformers via Speculative
+Decoding", say when that pays: a draft of k tokens, each right with probability a, brings
 
     E(a, k) = (1 + a + ... + a^k)
 
@@ -14,8 +13,7 @@ bit, and each is sampled in turn, with the sequence's own random numbers, until 
 changes when a token comes, never which.
 
 a is measured for each n by itself, and costs nothing while nothing is drafted: what would have been guessed is compared
-with what was sampled. It starts from ``DOUBT`` tokens that were wrong, so a draft has to be earned. Looking up takes
-about 3 us a token.
+with what was sampled. It starts from ``DOUBT`` tokens that were wrong, so a draft has to be earned.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -67,6 +69,27 @@ def test_a_right_draft_brings_several_tokens_in_one_pass():
     passes = driver.now / 2  # the clock counts what is sent and what lands
     assert passes < done.output_tokens
     assert done.accepted == done.output_tokens - passes
+
+
+class Knows:
+    """A drafter that says *k* tokens, of which the first *right* are what *request* will say."""
+
+    def __init__(self, request, k, right):
+        self.said, self.k, self.right = naive(request)[1], k, right
+
+    def draft(self, sequence, most, decoding):
+        at = sequence.output_tokens
+        wrong = [(token_id + 1) % END for token_id in self.said[at + self.right : at + self.k]]
+        return (*self.said[at : at + self.right], *wrong)[:most]
+
+
+@pytest.mark.parametrize(("k", "right"), [(0, 0), (1, 0), (1, 1), (3, 2), (3, 3), (7, 1), (15, 14), (15, 15)])
+def test_a_pass_brings_every_token_that_was_guessed_right_and_one_more(k, right):
+    request = generation(num_predict=60, seed=4, prompt=range(9))
+    driver = Driver(drafter=Knows(request, k, right))
+    done = finished(driver.run(request))
+    assert done.output_tokens == 60
+    assert driver.now / 2 == 1 + math.ceil(59 / (right + 1))  # the clock counts what is sent and what lands
 
 
 def test_logprobs_of_a_draft_are_those_of_plain_decoding():
