@@ -117,8 +117,9 @@ def _listen(host: str, address: str, port: int, device: Device) -> WorkerLoop:
     except RequestError as error:
         reason = error.facts.get("reason")
         if reason == "in use":
-            hint = "is another rpc-server running? choose another with -p"
-            raise RequestError(f"port {port} on {host} is in use: {hint}") from None
+            raise RequestError(
+                f"port {port} on {host} is in use: is another rpc-server running? choose another with -p"
+            ) from None
         if reason == "not permitted":
             raise RequestError(f"port {port} on {host} is not permitted: choose one above 1023 with -p") from None
         if reason == "host":

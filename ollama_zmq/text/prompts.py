@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ollama_zmq.errors import ContextOverflow
 from ollama_zmq.text.templates import ChatTemplate, Message, Think
 
 
@@ -62,24 +61,3 @@ def newest_that_fit(
         else:
             fewest = middle + 1
     return without(fewest)
-
-
-def cut_to_context(token_ids: Sequence[int], *, context: int, keep: int, may_cut: bool = True) -> list[int]:
-    """*token_ids* of a completion, cut in the middle when there is no room to answer in *context* tokens.
-
-    The first *keep* stay (BOS included), and of the rest the newest, so that half of the room behind *keep* is free.
-
-    Raises:
-        ContextOverflow: it does not fit and *may_cut* is false.
-    """
-    if len(token_ids) <= context - 1:
-        return list(token_ids)
-    if not may_cut:
-        raise ContextOverflow(
-            f"the prompt has {len(token_ids)} tokens, the context {context}: shorten it or raise num_ctx",
-            prompt_tokens=len(token_ids),
-            context=context,
-        )
-    keep = max(0, min(keep, context - 2))
-    length = context - max((context - keep) // 2, 1)
-    return [*token_ids[:keep], *token_ids[len(token_ids) - (length - keep) :]]

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_zmq.errors import ContextOverflow, RequestError
-from ollama_zmq.text.prompts import conversation, cut_to_context, newest_that_fit, render_generate
+from ollama_zmq.errors import RequestError
+from ollama_zmq.text.prompts import conversation, newest_that_fit, render_generate
 from ollama_zmq.text.templates import JinjaTemplate
 
 USER = {"role": "user", "content": "hi"}
@@ -46,21 +46,3 @@ def test_only_the_oldest_messages_that_must_go_are_dropped(messages: list[dict[s
 
     fitting = [n for n in range(len(messages)) if count(without(n)) <= context]
     assert newest_that_fit(messages, count, context) == without(min(fitting, default=len(messages) - 1))
-
-
-@given(n_tokens=st.integers(0, 300), context=st.integers(4, 200), keep=st.integers(0, 250))
-def test_a_cut_prompt_keeps_its_head_and_its_newest_tokens(n_tokens: int, context: int, keep: int) -> None:
-    token_ids = list(range(n_tokens))
-    kept = cut_to_context(token_ids, context=context, keep=keep)
-    if n_tokens < context:
-        assert kept == token_ids
-        return
-    head = min(keep, context - 2)
-    assert len(kept) == context - max((context - head) // 2, 1) < context
-    assert kept[:head] == token_ids[:head]
-    assert kept[head:] == token_ids[n_tokens - (len(kept) - head) :]
-
-
-def test_a_prompt_that_may_not_be_cut_overflows() -> None:
-    with pytest.raises(ContextOverflow, match="the prompt has 9 tokens, the context 8"):
-        cut_to_context(range(9), context=8, keep=0, may_cut=False)
