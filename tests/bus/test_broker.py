@@ -148,6 +148,21 @@ def test_generation_over_workers_is_what_it_is_here(broker, tiny_gguf, start_wor
     assert (last.prompt_tokens, last.output_tokens) == (len(PROMPT), 12)
 
 
+def test_a_request_waits_for_its_reader_and_another_for_neither(broker, tiny_gguf):
+    loaded, arrived = load(broker, tiny_gguf), queue.Queue()
+    expected = generate(loaded)[0]
+    broker.submit(loaded.model, GenerationRequest("slow", PROMPT, GREEDY, read_ahead=2), arrived.put)
+    assert generate(loaded, "other")[0] == expected
+    text, outputs = "", arrived.qsize()
+    assert outputs >= 2
+    while isinstance(output := arrived.get(timeout=WAIT_S), Piece):
+        text += output.text
+        outputs -= 1
+        broker.read("slow", 1)
+    assert outputs < 0  # its end had not come before it was read
+    assert text == expected
+
+
 def test_models_of_one_shape_answer_side_by_side_over_one_worker(broker, tiny_gguf, tmp_path, start_worker):
     """Their programs are made of the same ops; their weights, caches and requests must not be mixed up."""
     paths = tiny_gguf, write_tiny_llama(tmp_path / "other.gguf", n_layers=4, seed=2)
