@@ -228,7 +228,7 @@ def against_broker(given: argparse.Namespace, load: Load) -> dict[str, Any]:
         "requests": given.requests,
         "server_tokens_per_s": median(servers),
         "broker_tokens_per_s": median(brokers),
-        "overhead": median([1 - server / broker for server, broker in zip(servers, brokers, strict=True)]),
+        "overhead_pct": 100 * median([1 - server / broker for server, broker in zip(servers, brokers, strict=True)]),
     }
     print_table(["figure", "value"], [[k, round(v, 4) if isinstance(v, float) else v] for k, v in record.items()])
     return record
