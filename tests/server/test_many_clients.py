@@ -52,4 +52,4 @@ def test_of_many_clients_those_beyond_the_queue_are_refused_and_the_others_are_a
             assert [caller.text for caller in admitted] == ["Hello there!"] * n_admitted
             assert [resident.users for resident in here.services.scheduler.residents] == [0]
 
-    asyncio.run(asyncio.wait_for(main(), 120))
+    asyncio.run(asyncio.wait_for(main(), 60))
