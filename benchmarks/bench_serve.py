@@ -6,9 +6,9 @@
     bench_serve.py --model F.gguf --direct --requests 5               what HTTP costs: beside the broker, in turns
     bench_serve.py --model NAME --url http://127.0.0.1:11434          a server that runs already
 
-TTFT: from the request to the first line with text. Gaps: between two lines of one answer. Fairness: tokens of the
-slowest client to those of the fastest, of a closed loop with --seconds. Memory: resident bytes of a server started
-here; growth from a fifth of the time (or one minute, if that is less) to the end.
+TTFT: from the request to the first line with text, or to the end of an answer without any. Gaps: between two lines of
+one answer. Fairness: tokens of the slowest client to those of the fastest, of a closed loop with --seconds. Memory:
+resident bytes of a server started here; growth from a fifth of the time (or one minute, if that is less) to the end.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def _note(answer: Answer, line: dict[str, Any], now: float) -> None:
         answer.error = str(line["error"])
         return
     text = line.get("response") or line.get("message", {}).get("content", "")
-    if text:
+    if text or (line.get("done") and not answer.times):  # an answer may be nothing but its end
         answer.times.append(now)
         answer.text += text
         answer.tokens += 1
