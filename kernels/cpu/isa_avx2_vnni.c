@@ -9,13 +9,6 @@
 
 #include "lanes_avx2.h"
 
-#include "attention.h"
-#include "linear.h"
-#include "logits.h"
-#include "quantize.h"
-#include "rows.h"
-#include "store.h"
-
 #include "table.h"
 
 const struct kernels kernels_avx2_vnni = KERNEL_TABLE("avx2-vnni");

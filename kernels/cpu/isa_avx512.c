@@ -4,13 +4,6 @@
 
 #include "lanes_avx512.h"
 
-#include "attention.h"
-#include "linear.h"
-#include "logits.h"
-#include "quantize.h"
-#include "rows.h"
-#include "store.h"
-
 #include "table.h"
 
 const struct kernels kernels_avx512 = KERNEL_TABLE("avx512");

@@ -3,13 +3,6 @@
 
 #include "lanes_neon.h"
 
-#include "attention.h"
-#include "linear.h"
-#include "logits.h"
-#include "quantize.h"
-#include "rows.h"
-#include "store.h"
-
 #include "table.h"
 
 const struct kernels kernels_neon = KERNEL_TABLE("neon");

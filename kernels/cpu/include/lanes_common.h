@@ -4,9 +4,8 @@
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
-/* To the second-level cache, or the first. Macros: as a function GCC finds it free of effects and drops the call. */
+/* To the second-level cache. A macro: as a function GCC finds it free of effects and drops the call. */
 #define PREFETCH(p) __builtin_prefetch(p, 0, 2)
-#define PREFETCH_LINE(p) __builtin_prefetch(p, 0, 3)
 #define EACH_COLUMN(c) UNROLL for (int c = 0; c < C; c++)
 
 /* The sum of 16 lanes: l + (l + 8), then + 4, + 2, + 1. Every sum across lanes is this tree, and so is every maximum. */

@@ -14,10 +14,9 @@
  * A tile holds one integer and one float accumulator per column; TILE_COLUMNS is what fits the registers. With few columns a pass
  * over a block's vectors adds to several sums: each vector is then read once, and in order.
  *
- * What streams is the hardware's prefetch of memory read in order. A software prefetch of every line can get in its way
- * (Q8_0 on one Zen 4 core: 30 of 33 GB/s without, 21 with T1 8 KB ahead). One T1 prefetch in 256 bytes, 4 KB ahead, only
- * starts it early after a page border, which is worth 0 to 10 %. Where a line takes so many instructions that the core sees too few
- * lines ahead, every line is prefetched to L1, 4 KB ahead: Q4_K 25.5 to 28.3 GB/s, Q3_K 25.5 to 26.8; Q4_0 and Q5_0 lose 1.
+ * What streams is the hardware's prefetch of memory read in order. One software prefetch in 256 bytes, to L2 and 4 KB ahead, starts it
+ * early after a page border, which is worth 0 to 10 %; 2 KB ahead is as good. Float formats (linear_walk.h) stream 30 GB/s without and
+ * 28 with on one Zen 4 core, so they go without.
  */
 #ifndef OLLAMA_LINEAR_H
 #define OLLAMA_LINEAR_H
@@ -30,12 +29,6 @@ ALWAYS_INLINE void prefetch_ahead(const int C, const void *p, int nbytes)
 {
     if (C == TILE_COLUMNS) return;  /* whole panels come when the weights are in cache */
     UNROLL for (int i = 0; i < nbytes; i += AHEAD_STEP) PREFETCH((const char *)p + AHEAD_NBYTES + i);
-}
-
-ALWAYS_INLINE void prefetch_lines(const int C, const void *p, int nbytes)
-{
-    if (C == TILE_COLUMNS) return;
-    UNROLL for (int i = 0; i < nbytes; i += 64) PREFETCH_LINE((const char *)p + AHEAD_NBYTES + i);
 }
 
 /* Where several sums per column have registers. */
@@ -55,7 +48,6 @@ ALWAYS_INLINE void tile_float(const int C, enum format format, const struct tile
     const char *w = t->weight;
     const size_t step = format == F32 ? 64 : 32;
     for (size_t k = 0; k < t->K; k++, w += step, x += t->columns) {
-        if (k % (AHEAD_STEP / step) == 0) prefetch_ahead(C, w, AHEAD_STEP);
         f32 row = format == F32   ? f32_load((const float *)w)
                   : format == F16 ? f32_of_half((const uint16_t *)w)
                                   : f32_of_bfloat((const uint16_t *)w);
@@ -240,7 +232,7 @@ ALWAYS_INLINE void tile_q4_k(const int C, const struct tile *t, f32 *total)
         split_scales(w->scales, scales, minimums);
         EACH_COLUMN(c) f[c] = f32_zero();
         for (int pair = 0; pair < 4; pair++) {
-            prefetch_lines(C, (const char *)w + pair * sizeof *w / 4, sizeof *w / 4);
+            prefetch_ahead(C, (const char *)w + pair * sizeof *w / 4, sizeof *w / 4);
             add_pair(C, pair, w->q + 8 * pair, NULL, scales, x, f);
         }
         add_block_k(C, w->d, w->m, minimums, f, x, total);

@@ -116,7 +116,7 @@ ALWAYS_INLINE void tile_q3_k(const int C, const struct tile *t, f32 *total)
         split_scales_q3(w->scales, scales);
         EACH_COLUMN(c) f[c] = f32_zero();
         for (int chunk = 0; chunk < 8; chunk++) {
-            prefetch_lines(C, (const char *)w + chunk * sizeof *w / 8, sizeof *w / 8);
+            prefetch_ahead(C, (const char *)w + chunk * sizeof *w / 8, sizeof *w / 8);
             add_chunk_q3(C, chunk, w, scales, x, f);
         }
         f32 d = f32_of_half(w->d);

@@ -2,8 +2,9 @@
  *
  * A block of groups stays in L2 while all panels of tokens pass it, so that weights come from memory once; a chunk of a panel stays in
  * L1 while that block's groups pass it. Totals wait in memory from chunk to chunk, which rounds nothing. The first panel takes each
- * group whole: its weights arrive from memory, in order. Float formats, where all of a lane's additions wait for each other, take turns
- * with two groups instead when columns are few: one token past F16 streams 29.7 GB/s where whole groups stream 26.3.
+ * group whole: its weights arrive from memory, in order. Tokens of a single panel take the groups one by one; clearing the totals of 32
+ * groups between reads costs 1 to 4 of 30 GB/s. Few tokens past a float format, where all of a lane's additions wait for each other,
+ * take two groups in turns: one past F16 streams 29 GB/s where it streamed 27 group by group.
  *
  * 512 x 4096 x 4096 on one Zen 4 core, GOP/s, of 473 that VPDPBUSD reaches:
  *                                     Q4_K   Q8_0   Q4_0   Q6_K   Q5_K    F16
@@ -63,10 +64,10 @@ ALWAYS_INLINE void run_panel(
     const struct column column = column_of(first, job->T, TILE_COLUMNS);
     const char *x = (const char *)job->x + first * blocks * x_nbytes;
     group_totals totals[MOST_GROUPS];
-    memset(totals, 0, count * sizeof *totals);
     for (size_t b = 0, n; b < blocks; b += n) {
         n = blocks - b < chunk ? blocks - b : chunk;
         for (size_t i = 0; i < count; i++) {
+            if (!b) memset(totals[i], 0, column.columns * sizeof *totals[i]);
             struct tile t = {
                 .weight = (const char *)job->weight + ((g + i) * blocks + b) * GROUP_ROWS * info.block_nbytes,
                 .x = x + b * column.columns * x_nbytes,
@@ -74,9 +75,9 @@ ALWAYS_INLINE void run_panel(
                 .K = n * info.block_size,
             };
             run_tiles(t, x_nbytes, totals[i], body);
+            if (b + n == blocks) store_totals(job, g + i, column, totals[i]);
         }
     }
-    for (size_t i = 0; i < count; i++) store_totals(job, g + i, column, totals[i]);
 }
 
 ALWAYS_INLINE void walk(const struct linear_job *job, enum format format, size_t g0, size_t g1, tile_body *body)
@@ -85,7 +86,7 @@ ALWAYS_INLINE void walk(const struct linear_job *job, enum format format, size_t
     const size_t blocks = job->K / info.block_size, chunk = X_CACHED / (TILE_COLUMNS * activation_nbytes(info.x, info.block_size));
     const size_t fit = WEIGHTS_CACHED / (GROUP_ROWS * row_nbytes(format, job->K) + 1);
     const int turns = info.x == X_FLOAT && 3 * job->T <= TILE_COLUMNS;
-    const size_t most = turns ? 2 : fit < 1 ? 1 : fit < MOST_GROUPS ? fit : MOST_GROUPS;
+    const size_t most = turns ? 2 : fit < 1 || job->T <= TILE_COLUMNS ? 1 : fit < MOST_GROUPS ? fit : MOST_GROUPS;
     const size_t first_chunk = turns ? TURN_NBYTES / (GROUP_ROWS * info.block_nbytes) : blocks;
     for (size_t g = g0, n; g < g1; g += n) {
         n = g1 - g < most ? g1 - g : most;

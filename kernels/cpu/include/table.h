@@ -1,4 +1,11 @@
-/* The table of the kernels that were compiled just above, for isa_*.c. */
+/* What all tables are made of, and the table: isa_*.c includes it after its lanes. */
+#include "attention.h"
+#include "linear.h"
+#include "logits.h"
+#include "quantize.h"
+#include "rows.h"
+#include "store.h"
+
 #define KERNEL_TABLE(isa)                                                                                                   \
     {                                                                                                                       \
         .name = isa, .panel_columns = TILE_COLUMNS, .pack_activation = pack_activation, .rms_norm = rms_norm,               \
