@@ -130,7 +130,9 @@ def lasting_prompt(session: Session, vocab_size: int, n_decode: int) -> list[int
 
 
 @contextmanager
-def peer(given: argparse.Namespace, threads: int, context: int) -> Iterator[Callable[[dict[str, Any]], Any]]:
+def peer(
+    given: argparse.Namespace, threads: int, context: int, streams: int = 1
+) -> Iterator[Callable[[dict[str, Any]], Any]]:
     """llama.cpp with the model loaded: a function that sends it one record and returns its answer.
 
     Raises:
@@ -140,7 +142,7 @@ def peer(given: argparse.Namespace, threads: int, context: int) -> Iterator[Call
         endpoints = [start_peer_worker(children, given.peer_python, threads) for _ in range(given.workers)]
         path, _ = resolve_model(given.model)
         command = [given.peer_python, str(PEER_SCRIPT), "bench", str(path), "--rpc", ",".join(endpoints)]
-        command += ["--threads", str(threads), "--context", str(context)]
+        command += ["--threads", str(threads), "--context", str(context), "--streams", str(streams)]
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )

@@ -1,7 +1,8 @@
 """A worker whose layers are sleeps: so many milliseconds for a pass and for each of its tokens, per layer.
 
-    emulated_worker.py PORT FIXED_MS ROW_MS
+    emulated_worker.py PORT FIXED_MS ROW_MS LAYER_MACS
 
+LAYER_MACS, the multiply-adds of a token in a layer of Q8_0, make it say of its speed what the sleeps come to.
 It speaks the protocol, holds no weights and answers noise. With it, more stages than this machine has cores can be
 measured: what is left is the wire, the broker and the engine.
 """
@@ -18,12 +19,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from ollama_zmq.bus.worker_loop import WorkerLoop
-from ollama_zmq.devices.base import Array, Budget, DeviceWeight, Speeds, Step
+from ollama_zmq.devices.base import Array, Budget, Device, DeviceWeight, Executable, Speeds, Step
+from ollama_zmq.formats.quants import QuantType, row_nbytes
 from ollama_zmq.ops.program import Verified, WeightSpec
 
 
 @dataclass(slots=True)
-class NoWeight:
+class NoWeight(DeviceWeight):
     """A weight of which nothing is kept."""
 
     spec: WeightSpec
@@ -34,7 +36,7 @@ class NoWeight:
 
 
 @dataclass(slots=True)
-class Sleeper:
+class Sleeper(Executable):
     """A program that takes time and gives noise."""
 
     verified: Verified
@@ -55,13 +57,13 @@ class Sleeper:
         """Nothing to free."""
 
 
-class SleepingDevice:
+class SleepingDevice(Device):
     """A device that takes ``fixed_s + row_s * T`` for each layer. Its sleeps are late by about 0.1 ms, as any are."""
 
-    kind, name, threads = "cpu", "sleeps", 1
+    kind, name, threads = "cpu", "sleeps", 0  # sleeping takes no core
 
-    def __init__(self, fixed_s: float, row_s: float) -> None:
-        self.fixed_s, self.row_s = fixed_s, row_s
+    def __init__(self, fixed_s: float, row_s: float, layer_macs: int) -> None:
+        self.fixed_s, self.row_s, self.layer_macs = fixed_s, row_s, layer_macs
         self.budget = Budget(1 << 40)
 
     def check(self, verified: Verified) -> None:
@@ -97,17 +99,17 @@ class SleepingDevice:
 
     def measure(self) -> Speeds:
         """The same on every such worker, so that each gets as many layers."""
-        return Speeds(1e9, 1e10)
+        return Speeds(row_nbytes(QuantType.Q8_0, self.layer_macs) / self.fixed_s, self.layer_macs / self.row_s)
 
     def close(self) -> None:
         """Nothing to free."""
 
 
 def main() -> None:
-    port, fixed_ms, row_ms = sys.argv[1:]
+    port, fixed_ms, row_ms, layer_macs = sys.argv[1:]
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with whoever started this
-    device = SleepingDevice(float(fixed_ms) / 1e3, float(row_ms) / 1e3)
+    device = SleepingDevice(float(fixed_ms) / 1e3, float(row_ms) / 1e3, int(layer_macs))
     endpoint = f"tcp://127.0.0.1:{port}"
     loop = WorkerLoop(None, endpoint, device, name=f"127.0.0.1:{port}", find_blob=lambda blob: None, zap=True)
     signal.signal(signal.SIGTERM, lambda *_: loop.stop())

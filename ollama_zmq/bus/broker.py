@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -36,9 +37,11 @@ from ollama_zmq.devices.base import Budget
 from ollama_zmq.devices.registry import default_budget, open_device
 from ollama_zmq.engine.embedding import Embedding
 from ollama_zmq.engine.engine import Engine
+from ollama_zmq.engine.pacing import Pacing
 from ollama_zmq.engine.requests import Broken, Finished, Output, Request, Scored
 from ollama_zmq.errors import OllamaZmqError, RequestError
 from ollama_zmq.formats.gguf import GgufFile, open_gguf
+from ollama_zmq.kernels.cpu.processor import default_threads
 from ollama_zmq.models.base import Network
 from ollama_zmq.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -150,7 +153,7 @@ class Broker:
         self._device = open_device("cpu", threads=threads, budget=Budget(memory_limit or default_budget()))
         self._worker = LocalWorker(self._device, name=LOCAL, find_blob=self._find_blob)
         self._loop = CoordinatorLoop(
-            self._context, secrets.token_hex(8), self._worker, self._on_effect, self._on_output
+            self._context, secrets.token_hex(8), self._worker, self._on_effect, self._on_output, default_threads()
         )
         self._threads = [
             threading.Thread(target=self._worker.run, name="local-worker", daemon=True),
@@ -256,8 +259,7 @@ class Broker:
             self._sinks[request.request_id] = (model.number, on_output)
             served = self._loop.models.get(model.number)
             if served is None or served.engine is None:
-                unloaded = RequestError(f"model {model.request.name!r} is not loaded any more")
-                self._on_output(Broken(request.request_id, unloaded))
+                self._on_output(Broken(request.request_id, _not_loaded(model)))
                 return
             self._loop.deliver(served.engine.submit(request, time.monotonic()))
 
@@ -284,6 +286,21 @@ class Broker:
     def cluster(self) -> ClusterState:
         """Return what is known of the workers and stages at this moment."""
         return self._ask(self._loop.coordinator.state)
+
+    def pacing(self, model: LoadedModel) -> Pacing:
+        """Return a copy of the cost model that decides how *model* works at this moment.
+
+        Raises:
+            RequestError: it is not loaded any more.
+        """
+
+        def copied() -> Pacing:
+            served = self._loop.models.get(model.number)
+            if served is None or served.engine is None:
+                raise _not_loaded(model)
+            return deepcopy(served.engine.pacing)
+
+        return self._ask(copied)
 
     def _ask(self, question: Callable[[], T]) -> T:
         """The answer to *question*, which is asked in the broker's thread."""
@@ -447,6 +464,10 @@ class Broker:
         """Where the local worker finds a model file: one that is being loaded, or a blob of the store."""
         paths = (model.request.path for model in list(self._models.values()) if model.order.blob == blob)
         return next(paths, None) or (self._find_in_store(blob) if self._find_in_store else None)
+
+
+def _not_loaded(model: LoadedModel) -> RequestError:
+    return RequestError(f"model {model.request.name!r} is not loaded any more")
 
 
 def _order(wanted: LoadRequest, network: Network, numbers: _Numbers) -> LoadOrder:

@@ -77,6 +77,9 @@ class Served:
 class CoordinatorLoop:
     """Feeds one :class:`Coordinator` and the engines and carries out what they want until :meth:`stop`.
 
+    Args:
+        cores: that this process may use, for the coordinator.
+
     Attributes:
         endpoints: worker address -> ZeroMQ endpoint; filled by whoever resolves names, before the worker is joined.
         models: model number -> what is needed to serve it; filled by who asks for the load, before it begins.
@@ -91,8 +94,9 @@ class CoordinatorLoop:
         local: LocalWorker,
         on_effect: Callable[[Effect], None],
         on_output: Callable[[Output], None],
+        cores: int = 0,
     ) -> None:
-        self.coordinator = Coordinator(broker)
+        self.coordinator = Coordinator(broker, cores)
         self.endpoints: dict[str, str] = {}
         self.models: dict[int, Served] = {}
         self._on_effect = on_effect

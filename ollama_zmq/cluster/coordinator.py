@@ -64,13 +64,16 @@ from ollama_zmq.wire.messages import Defined, Failed, Ran, Ready, Stored
 class Coordinator:
     """Joins workers, loads models over them, and carries microbatches through their stages.
 
+    Args:
+        cores: of this machine, which its own device and workers on it share; 0 when that is not known.
+
     Attributes:
         links: address -> link, the local device among them.
         pipelines: model number -> the model, loaded or being loaded, in the order of the loads.
     """
 
-    def __init__(self, broker: str) -> None:
-        self.links = Links(broker)
+    def __init__(self, broker: str, cores: int = 0) -> None:
+        self.links = Links(broker, cores)
         self.pipelines: dict[int, Pipeline] = {}
         self._programs: dict[bytes, Pipeline] = {}
         self._joins: list[tuple[str, ...]] = []

@@ -26,15 +26,14 @@ def stage_cost(stage: Stage, site: Site, hidden_size: int) -> StageCost:
     """What *stage* is expected to cost on *site*."""
     work = Line(stage.nbytes / max(site.decode_bytes_per_s, 1e6), stage.macs / max(site.prefill_macs_per_s, 1e6))
     moved_s = 0.0 if site.address == LOCAL else 8.0 * hidden_size / max(site.bandwidth_bytes_per_s, 1e5)
-    return StageCost(stage.address, work, Line(site.rtt_s, moved_s), stage.part == "head")
+    return StageCost(stage.address, work, Line(site.rtt_s, moved_s), stage.part == "head", site.share)
 
 
 def forecast(costs: Sequence[StageCost], max_tokens: int) -> Speeds:
     """Tokens per second of one stream through stages of *costs*."""
     pacing = Pacing(costs, max_tokens=max_tokens)
     chunk = pacing.plan(0, PROMPT_TOKENS).chunk
-    prefill_s = pacing.loop_s(chunk, 1) + max(PROMPT_TOKENS / chunk - 1, 0) * pacing.pace_s(chunk, 0)
-    return Speeds(1 / pacing.loop_s(1, 1), max(PROMPT_TOKENS, chunk) / prefill_s)
+    return Speeds(1 / pacing.loop_s(1, 1), max(PROMPT_TOKENS, chunk) / pacing.prefill_s(PROMPT_TOKENS, chunk))
 
 
 def token_us(cost: StageCost) -> float:

@@ -68,6 +68,7 @@ class Link:
 
     Attributes:
         remote: False for the broker's own device, whose link is not measured and cannot be lost.
+        cores: of this machine; 0 when that is not known.
         was_ready: whether this worker has been ready before; losing it is then no mistake in the list.
         detail: why it is lost or refused, for a person.
     """
@@ -75,6 +76,7 @@ class Link:
     address: str
     broker: str
     remote: bool = True
+    cores: int = 0
     status: Status = Status.ABSENT
     epoch: int = 0
     detail: str = ""
@@ -112,6 +114,7 @@ class Link:
             max(self.welcome.prefill_macs_per_s, 1.0),
             self.rtt_s,
             self.bandwidth_bytes_per_s,
+            min(self.welcome.threads / self.cores, 1.0) if self.cores and not self.host else 0.0,
         )
 
     @property

@@ -18,9 +18,10 @@ ENDED = frozenset({Status.LOST, Status.REFUSED})
 class Links(Mapping[str, Link]):
     """Address -> link, the local device among them."""
 
-    def __init__(self, broker: str) -> None:
+    def __init__(self, broker: str, cores: int = 0) -> None:
         self._broker = broker
-        self._links = {LOCAL: Link(LOCAL, broker, remote=False)}
+        self._cores = cores
+        self._links = {LOCAL: Link(LOCAL, broker, remote=False, cores=cores)}
         self._epochs = 0
 
     def __getitem__(self, address: str) -> Link:
@@ -36,7 +37,7 @@ class Links(Mapping[str, Link]):
         """Connect to *addresses* and the local device, where no connection stands or is being made."""
         effects: list[Effect] = []
         for address in (LOCAL, *addresses):
-            link = self._links.setdefault(address, Link(address, self._broker))
+            link = self._links.setdefault(address, Link(address, self._broker, cores=self._cores))
             if link.status is not Status.READY and link.status not in JOINING:
                 self._epochs += 1
                 effects += link.join(self._epochs, now)

@@ -49,6 +49,7 @@ class Site:
         budget: bytes it may use for this model.
         decode_bytes_per_s, prefill_macs_per_s: measured speeds of streaming weights and of multiplying.
         rtt_s, bandwidth_bytes_per_s: of the link, a round trip of one hidden state, and bytes; 0 for the local device.
+        share: of this machine's cores that it computes with; 0 for another machine.
     """
 
     address: str
@@ -57,6 +58,7 @@ class Site:
     prefill_macs_per_s: float = 1e12
     rtt_s: float = 0.0
     bandwidth_bytes_per_s: float = 0.0
+    share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,11 +80,11 @@ class Engine:
         self.num_ctx = num_ctx
         self._random_seed = random_seed
         self._pool = PagePool(kv_pages)
-        self._pacing = Pacing(stages, max_tokens=max_tokens, fixed=max_in_flight)
+        self.pacing = Pacing(stages, max_tokens=max_tokens, fixed=max_in_flight)
         self._scheduler = Scheduler(
-            self._pool, self._pacing, max_tokens=max_tokens, max_rows=rows, max_sequences=max_sequences
+            self._pool, self.pacing, max_tokens=max_tokens, max_rows=rows, max_sequences=max_sequences
         )
-        self._scheduler.drafter = drafter or (PromptLookup(self._pacing) if speculate else None)
+        self._scheduler.drafter = drafter or (PromptLookup(self.pacing) if speculate else None)
         self._sequences: dict[str, Sequence] = {}
         self._microbatches = 0
 
@@ -170,7 +170,7 @@ class Engine:
                 f"logits: {logits.dtype} {logits.shape}, expected float32 ({R}, {self.vocab_size})", arg="logits"
             )
         if times:
-            self._pacing.observe(times)
+            self.pacing.observe(times)
         outputs: list[Output] = []
         slices, row = self._scheduler.landed(microbatch_id), 0
         for piece in slices:

@@ -4,8 +4,11 @@ A stage takes s(rows) = f + k * rows (:mod:`costs`), the way to it and back l(ro
 into G groups of g = n / G that follow each other through the P stages:
 
     T_loop(g) = sum of s_i(g) + l_i(g)             until a group is back
-    pace(g)   = max of s_i(g), l_i(g) / 2          between two groups at the slowest place
+    pace(g)   = max of s_i(g), l_i(g) / 2, c(g)    between two groups at the slowest place
     tokens/s  = n * min(1 / T_loop(g), 1 / (G * pace(g)))
+
+where c(g) is the sum of s_i(g) over the stages on this machine, each times the share of its cores that it computes
+with: two workers of one thread each and a head do not work at the same time on two cores.
 
 More groups keep more stages busy until the slowest never waits, and then only repeat f. G is the one with the most
 tokens per second, and a larger one only when it gains ``WORTH``: a message costs something too.
@@ -40,12 +43,14 @@ class StageCost:
         place: the worker it runs on; stages of one place wait for each other.
         work, way: seconds by rows of computing, and of the way to the worker and back.
         wanted_only: it computes the rows whose logits are wanted, not all tokens.
+        share: of this machine's cores that it computes with; 0 for another machine.
     """
 
     place: str
     work: Line
     way: Line
     wanted_only: bool = False
+    share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +133,11 @@ class Pacing:
         size, share = rows * math.ceil(decoding / groups), rows * decoding / groups
         return max(self.loop_s(size, size), groups * self.pace_s(share, share))
 
+    def prefill_s(self, prompt: int, chunk: int, wanted: float = 0.0) -> float:
+        """Seconds of a prompt in chunks that follow each other, each beside *wanted* rows of sequences that decode."""
+        more = max(prompt / chunk - 1, 0)
+        return self.loop_s(wanted + chunk, wanted or 1) + more * self.pace_s(wanted + chunk, wanted)
+
     def loop_s(self, tokens: float, wanted: float) -> float:
         """Seconds that a microbatch is in flight when no other is."""
         rows = self._rows(tokens, wanted)
@@ -136,12 +146,13 @@ class Pacing:
     def pace_s(self, tokens: float, wanted: float) -> float:
         """Seconds between two microbatches at the slowest place."""
         places: dict[str, float] = {}
-        longest = 0.0
+        longest = shared = 0.0
         for i, rows in enumerate(self._rows(tokens, wanted)):
-            place = self._stages[i].place
-            places[place] = places.get(place, 0.0) + self._work_s(i, rows)
+            stage, work_s = self._stages[i], self._work_s(i, rows)
+            places[stage.place] = places.get(stage.place, 0.0) + work_s
+            shared += stage.share * work_s
             longest = max(longest, self._way[i].line.row_s * rows / 2)
-        return max(longest, *places.values())
+        return max(longest, shared, *places.values())
 
     def _work_s(self, i: int, rows: float) -> float:
         return self._work[i].seconds(rows) if rows else 0.0
@@ -161,7 +172,7 @@ class Pacing:
             pace_s = self.pace_s(wanted + chunk, wanted)
             if chunk > 1 and (pace_s > longest_s or self._gap_s(chunk, wanted, groups) > allowed_s):
                 break
-            prefill_s = self.loop_s(wanted + chunk, wanted) + (prompt / chunk - 1) * pace_s
+            prefill_s = self.prefill_s(prompt, chunk, wanted)
             if prefill_s < best_s:
                 best, best_s = chunk, prefill_s
         return Plan(groups, self._depth(best, wanted, groups), best)

@@ -101,6 +101,12 @@ def test_two_workers_share_the_layers_and_the_ends_stay_here(workers, network):
     assert model_of(workers).phase is Phase.LOADED
 
 
+def test_workers_on_this_machine_share_its_cores_with_the_head(network):
+    near = FakeWorkers(Coordinator("f00d", cores=4))
+    (loaded,) = load(near, order(network, "127.0.0.1:50052", B))
+    assert [cost.share for cost in loaded.costs] == [0.5, 0.0, 0.5]
+
+
 def test_without_workers_one_program_holds_everything(workers, network):
     (loaded,) = load(workers, order(network))
     assert [(s.worker, s.part) for s in loaded.stages] == [(LOCAL, "whole")]

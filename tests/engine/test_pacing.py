@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from statistics import median
 
 import pytest
@@ -98,6 +99,16 @@ def test_the_local_head_and_local_layers_wait_for_each_other():
     apart = Pacing([stage("w", 1.0, 1.0), stage("local", 1.0, 1.0, head=True)], max_tokens=512)
     together = Pacing([stage("local", 1.0, 1.0), stage("local", 1.0, 1.0, head=True)], max_tokens=512)
     assert apart.plan(8, 0).groups > together.plan(8, 0).groups == 1
+
+
+def test_workers_that_share_this_machine_s_cores_get_no_more_groups_than_there_are_cores():
+    def on_two_cores(share):
+        costs = [stage(place, 6.0, 2.0, head=place == "local") for place in ("w0", "w1", "local")]
+        return Pacing([replace(cost, share=share) for cost in costs], max_tokens=512)
+
+    assert on_two_cores(0.0).plan(9, 0).groups == 3
+    assert on_two_cores(0.5).plan(9, 0).groups == 2
+    assert on_two_cores(1.0).plan(9, 0).groups == 1
 
 
 def test_a_far_away_pipeline_is_filled_but_not_without_bound():
