@@ -15,8 +15,7 @@
  * over a block's vectors adds to several sums: each vector is then read once, and in order.
  *
  * What streams is the hardware's prefetch of memory read in order. One software prefetch in 256 bytes, to L2 and 4 KB ahead, starts it
- * early after a page border, which is worth 0 to 10 %; 2 KB ahead is as good. Float formats (linear_walk.h) stream 30 GB/s without and
- * 28 with on one Zen 4 core, so they go without.
+ * early after a page border, which is worth 0 to 10 %; 2 KB ahead is as good. Float formats (linear_walk.h) stream faster without.
  */
 #ifndef OLLAMA_LINEAR_H
 #define OLLAMA_LINEAR_H

@@ -2,14 +2,14 @@
  *
  * A block of groups stays in L2 while all panels of tokens pass it, so that weights come from memory once; a chunk of a panel stays in
  * L1 while that block's groups pass it. Totals wait in memory from chunk to chunk, which rounds nothing. The first panel takes each
- * group whole: its weights arrive from memory, in order. Tokens of a single panel take the groups one by one; clearing the totals of 32
- * groups between reads costs 1 to 4 of 30 GB/s. Few tokens past a float format, where all of a lane's additions wait for each other,
- * take two groups in turns: one past F16 streams 29 GB/s where it streamed 27 group by group.
+ * group whole: its weights arrive from memory, in order. Tokens of a single panel take the groups one by one: with totals of 32 groups to
+ * clear between reads, eleven of fifteen formats were slower. Few tokens past a float format, where all of a lane's additions wait for
+ * each other, take two groups in turns: one past F16 streams 29 GB/s where it streamed 27 group by group.
  *
  * 512 x 4096 x 4096 on one Zen 4 core, GOP/s, of 473 that VPDPBUSD reaches:
  *                                     Q4_K   Q8_0   Q4_0   Q6_K   Q5_K    F16
  *   panels in L2, groups inside        330    315    345    276    317    102
- *   chunks in L1, groups in L2          360    353    356    322    344    114
+ *   chunks in L1, groups in L2         360    353    356    322    344    114
  */
 #ifndef OLLAMA_LINEAR_WALK_H
 #define OLLAMA_LINEAR_WALK_H
