@@ -65,7 +65,7 @@ static float *linear(const float *x, uint32_t *width)
     float *out = rows_of(N);
     for (size_t g = 0; g < groups_of(N); g++) pack_group(found.format, file, N, K, g, packed);
     for (size_t t = 0; t < T; t++) k->pack_activation(kind, x + t * K, K, column_of(t, T, k->panel_columns), panels);
-    struct linear_job job = {packed, panels, out, K, N, T};
+    struct linear_job job = {.weight = packed, .x = panels, .out = out, .K = K, .N = N, .T = T};
     k->linear[found.format](&job, 0, groups_of(N));
     free(file), free(packed), free(panels);
     *width = found.N;
@@ -87,21 +87,25 @@ static void turn(float *x, size_t n_heads, const double *frequencies)
 static float *attend(const float *q, const float *keys, const float *values)
 {
     size_t E = sizes.head_dim, G = sizes.n_kv_heads, H = sizes.n_heads, group = H / G, n_pages = (sizes.T + PAGE_SLOTS - 1) / PAGE_SLOTS;
-    uint16_t *cache = buffer(n_pages * page_count(E) * sizeof *cache);
-    float *scratch = buffer(attention_scratch(E) * sizeof *scratch), *out = rows_of(H * E);
+    const struct kv_head head = {KV_F16, E, E};
+    char *cache = buffer(n_pages * page_nbytes(&head));
+    float *scratch = buffer(attention_scratch(&head) * sizeof *scratch), *out = rows_of(H * E);
     int32_t *pages = buffer(n_pages * sizeof *pages);
     for (size_t i = 0; i < n_pages; i++) pages[i] = (int32_t)i;
     for (size_t g = 0; g < G; g++) {
         for (size_t t = 0; t < sizes.T; t++) {
-            uint16_t *page = cache + t / PAGE_SLOTS * page_count(E);
-            k->store_keys(keys + (t * G + g) * E, page, t % PAGE_SLOTS, E);
-            k->store_values(values + (t * G + g) * E, page + keys_count(E), t % PAGE_SLOTS, E);
+            char *page = cache + t / PAGE_SLOTS * page_nbytes(&head);
+            k->store_keys[head.type](keys + (t * G + g) * E, page, t % PAGE_SLOTS, E);
+            k->store_values[head.type](values + (t * G + g) * E, page + keys_nbytes(&head), t % PAGE_SLOTS, E);
         }
         struct attention_job job = {
-            .q = q + g * group * E, .out = out + g * group * E, .cache = cache, .pages = pages, .page_stride = page_count(E),
-            .row_stride = H * E, .head_dim = E, .group = group, .scale = sizes.scale, .scratch = scratch,
+            .q = q + g * group * E, .out = out + g * group * E, .cache = cache, .pages = pages, .page_stride = page_nbytes(&head),
+            .head = head, .n_heads = H, .group = group, .window = SIZE_MAX, .scale = sizes.scale, .scratch = scratch,
         };
-        k->attention(&job, 0, sizes.T * group);
+        for (size_t first = 0; first < sizes.T * group; first += BLOCK_COLUMNS) {
+            size_t left = sizes.T * group - first;
+            k->attention(&job, first, left < BLOCK_COLUMNS ? left : BLOCK_COLUMNS);
+        }
     }
     free(cache), free(scratch), free(pages);
     return out;
