@@ -148,7 +148,7 @@ class Broker:
         self._numbers = count(1)
         self._sinks: dict[str, tuple[int, OnOutput]] = {}
         self._joins: list[tuple[tuple[str, ...], Future[ClusterState]]] = []
-        self._helpers: list[threading.Thread] = []
+        self._preparing: list[threading.Thread] = []
         self._context: zmq.Context[Any] = zmq.Context()
         self._device = open_device("cpu", threads=threads, budget=Budget(memory_limit or default_budget()))
         self._worker = LocalWorker(self._device, name=LOCAL, find_blob=self._find_blob)
@@ -179,8 +179,8 @@ class Broker:
         self._threads[1].join(timeout=5)
         self._worker.stop()
         self._threads[0].join(timeout=5)
-        for helper in self._helpers:
-            helper.join(timeout=1)
+        for thread in self._preparing:
+            thread.join(timeout=1)
         self._device.close()
         self._context.destroy(linger=0)
 
@@ -343,7 +343,7 @@ class Broker:
                 future.set_exception(error)
 
         thread = threading.Thread(target=run, name=name, daemon=True)
-        self._helpers = [*(helper for helper in self._helpers if helper.is_alive()), thread]
+        self._preparing = [*(other for other in self._preparing if other.is_alive()), thread]
         thread.start()
 
     # In the loader's thread
