@@ -41,7 +41,8 @@ from common import (
 from streams import Streams, decode_speed, fresh_prompt, prefill_speed
 from synthetic_model import Shape, tensors, write
 
-from ollama_zmq.bus.broker import Broker, LoadRequest
+from ollama_zmq.bus.broker import Broker
+from ollama_zmq.bus.loads import LoadRequest
 from ollama_zmq.cli.children import Children, free_port, is_listening
 from ollama_zmq.engine.costs import Line
 from ollama_zmq.engine.pacing import Pacing, StageCost

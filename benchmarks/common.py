@@ -28,7 +28,8 @@ import psutil
 
 from ollama_zmq import log
 from ollama_zmq.bus.addresses import parse_servers
-from ollama_zmq.bus.broker import Broker, LoadedModel, LoadRequest
+from ollama_zmq.bus.broker import Broker
+from ollama_zmq.bus.loads import LoadedModel, LoadRequest
 from ollama_zmq.cli.children import Children
 from ollama_zmq.config import Config
 from ollama_zmq.engine.requests import Broken, Finished, GenerationRequest, Output, Piece, Scored, ScoreRequest

@@ -11,7 +11,6 @@ import queue
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ import zmq
 
 from ollama_zmq.bus import sockets
 from ollama_zmq.bus.local_worker import LocalWorker
+from ollama_zmq.bus.served import ServedModels
 from ollama_zmq.bus.wakeup import Wakeup
 from ollama_zmq.cluster.coordinator import Coordinator
 from ollama_zmq.cluster.events import (
@@ -44,11 +44,7 @@ from ollama_zmq.cluster.events import (
     Tick,
 )
 from ollama_zmq.cluster.stages import LOCAL
-from ollama_zmq.engine.embedding import Embedding
-from ollama_zmq.engine.engine import Engine
-from ollama_zmq.engine.requests import Output
 from ollama_zmq.errors import OllamaZmqError, OpError, RemoteProtocolError, Unreachable
-from ollama_zmq.formats.gguf import GgufFile
 from ollama_zmq.formats.mapped import let_go
 from ollama_zmq.wire import frames
 from ollama_zmq.wire.messages import Put, Run
@@ -59,21 +55,6 @@ TICK_S = 0.1
 SHORT_STEP = 16  # tokens that take hardly longer than one: nobody else need be served meanwhile
 
 
-@dataclass(slots=True)
-class Served:
-    """What the loop has of one model.
-
-    Attributes:
-        gguf: where chunks of its weights are read from.
-        embedding: None when token ids go to its first stage.
-        engine: None while it is being loaded.
-    """
-
-    gguf: GgufFile
-    embedding: Embedding | None = None
-    engine: Engine | None = None
-
-
 class CoordinatorLoop:
     """Feeds one :class:`Coordinator` and the engines and carries out what they want until :meth:`stop`.
 
@@ -82,9 +63,7 @@ class CoordinatorLoop:
 
     Attributes:
         endpoints: worker address -> ZeroMQ endpoint; filled by whoever resolves names, before the worker is joined.
-        models: model number -> what is needed to serve it; filled by who asks for the load, before it begins.
         on_effect: told of what concerns a load: Joined, Replaced, Progressed, Loaded, LoadFailed, ModelLost.
-        on_output: told of every output of the engines.
     """
 
     def __init__(
@@ -92,15 +71,14 @@ class CoordinatorLoop:
         context: zmq.Context[Any],
         broker: str,
         local: LocalWorker,
+        models: ServedModels,
         on_effect: Callable[[Effect], None],
-        on_output: Callable[[Output], None],
         cores: int = 0,
     ) -> None:
         self.coordinator = Coordinator(broker, cores)
         self.endpoints: dict[str, str] = {}
-        self.models: dict[int, Served] = {}
+        self._models = models
         self._on_effect = on_effect
-        self._on_output = on_output
         self._context = context
         self._broker = broker
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -154,19 +132,14 @@ class CoordinatorLoop:
 
     def pump(self, model: int) -> None:
         """Send every microbatch that the model's engine has ready. Only in the loop's thread."""
-        now, served = time.monotonic(), self.models.get(model)
-        while served is not None and served.engine is not None:
-            microbatch = served.engine.next_microbatch(now)
+        now = time.monotonic()
+        while (engine := self._models.engine(model)) is not None:
+            microbatch = engine.next_microbatch(now)
             if microbatch is None:
                 return
-            token_ids = microbatch.token_ids
-            tensor = served.embedding.rows(token_ids) if served.embedding is not None else token_ids
+            token_ids, embedding = microbatch.token_ids, self._models[model].embedding
+            tensor = embedding.rows(token_ids) if embedding is not None else token_ids
             self.apply(self.coordinator.run(model, microbatch, tensor, now))
-
-    def deliver(self, outputs: list[Output]) -> None:
-        """Hand *outputs* to whoever asked for them."""
-        for output in outputs:
-            self._on_output(output)
 
     def _serve_once(self, poller: zmq.Poller) -> None:
         has_work = self._arrived or self._local_step is not None
@@ -194,7 +167,7 @@ class CoordinatorLoop:
         error = OpError("internal error in the broker, see its log")
         self._arrived.clear()
         self._local_step = None
-        for model in list(self.models):
+        for model in self._models:
             self.apply([*self.coordinator.unload(model), LoadFailed(model, error), ModelLost(model, error)])
 
     def handle(self, event: Event) -> None:
@@ -206,7 +179,7 @@ class CoordinatorLoop:
         self._wakeup.clear()
         while not self._calls.empty():
             self._calls.get()()
-        for model in list(self.models):
+        for model in self._models:
             self.pump(model)
 
     def _receive(self) -> None:
@@ -254,10 +227,10 @@ class CoordinatorLoop:
             case Disconnect(address, epoch):
                 self._disconnect(address)
             case Computed(model, microbatch, logits, times):
-                if (engine := self._engine(model)) is not None:
+                if (engine := self._models.engine(model)) is not None:
                     outputs = engine.complete(microbatch, logits, time.monotonic(), times)
                     self.pump(model)  # the next step is computed while somebody reads what the last one said
-                    self.deliver(outputs)
+                    self._models.deliver(outputs)
             case StepFailed(model, error=error):
                 self._fail(model, error)
             case ModelLost(model, error):
@@ -267,14 +240,10 @@ class CoordinatorLoop:
             case Joined() | Replaced() | Progressed() | Loaded() | LoadFailed():
                 self._on_effect(effect)
 
-    def _engine(self, model: int) -> Engine | None:
-        served = self.models.get(model)
-        return served.engine if served is not None else None
-
     def _fail(self, model: int, error: OllamaZmqError) -> None:
         """End every request of a model with *error*."""
-        if (engine := self._engine(model)) is not None:
-            self.deliver(engine.fail(error, time.monotonic()))
+        if (engine := self._models.engine(model)) is not None:
+            self._models.deliver(engine.fail(error, time.monotonic()))
 
     def _send(self, address: str, envelope: frames.Envelope) -> None:
         """Send to a worker. A full or vanished peer shows as the error that it is, never as silence."""
@@ -312,7 +281,7 @@ class CoordinatorLoop:
     def _send_chunk(self, effect: SendChunk) -> None:
         """Read one chunk from the model file and send it. The digest of the whole weight goes with the last one."""
         link = self.coordinator.links[effect.address]
-        weight = self.models[effect.model].gguf.data(effect.source.name)
+        weight = self._models[effect.model].gguf.data(effect.source.name)
         chunk = np.frombuffer(weight, np.uint8, effect.nbytes, effect.offset)
         key = (effect.address, effect.program, effect.source.name)
         digest: Any = hashlib.sha256() if effect.offset == 0 else self._digests.pop(key)

@@ -17,7 +17,7 @@ from ollama_zmq.engine.requests import Broken, Finished, GenerationRequest, Outp
 from ollama_zmq.errors import OllamaZmqError
 
 if TYPE_CHECKING:
-    from ollama_zmq.bus.broker import LoadedModel
+    from ollama_zmq.bus.loads import LoadedModel
 
 READ_AHEAD = 256
 

@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from ollama_zmq.bus.addresses import parse_servers
-from ollama_zmq.bus.broker import LoadedModel, LoadRequest
+from ollama_zmq.bus.loads import LoadedModel, LoadRequest
 from ollama_zmq.cluster.placement import Policy
 from ollama_zmq.durations import keep_alive_s
 from ollama_zmq.engine.requests import Finished, GenerationRequest, Piece, TokenLogprob

@@ -12,7 +12,7 @@ from ollama_zmq.store.stored_model import StoredModel
 from ollama_zmq.text.templates import ChatTemplate, chat_template
 
 if TYPE_CHECKING:
-    from ollama_zmq.bus.broker import LoadedModel
+    from ollama_zmq.bus.loads import LoadedModel
 
 FOREVER_S = 290 * 365.0 * 86400  # what Ollama's largest duration comes to
 

@@ -37,7 +37,7 @@ from ollama_zmq.server.resident import Resident, Timer
 from ollama_zmq.store.stored_model import StoredModel
 
 if TYPE_CHECKING:
-    from ollama_zmq.bus.broker import LoadedModel, LoadRequest
+    from ollama_zmq.bus.loads import LoadedModel, LoadRequest
 
 log = structlog.get_logger()
 T = TypeVar("T")

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import zmq
 
-from ollama_zmq.bus.broker import Broker, LoadedModel, LoadRequest
+from ollama_zmq.bus.broker import Broker
+from ollama_zmq.bus.loads import LoadedModel, LoadRequest
 from ollama_zmq.bus.worker_loop import WorkerLoop
 from ollama_zmq.devices.base import Budget
 from ollama_zmq.devices.registry import open_device

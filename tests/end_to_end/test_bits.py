@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ollama_zmq.bus.broker import Broker, LoadedModel, LoadRequest
+from ollama_zmq.bus.broker import Broker
+from ollama_zmq.bus.loads import LoadedModel, LoadRequest
 from ollama_zmq.cli.children import Children
 from ollama_zmq.cluster.placement import WEIGHT_HEADROOM
 from ollama_zmq.cluster.stages import LoadOrder, demand_of

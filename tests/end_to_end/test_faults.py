@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ollama_zmq.bus.broker import Broker, LoadRequest
+from ollama_zmq.bus.broker import Broker
+from ollama_zmq.bus.loads import LoadRequest
 from ollama_zmq.cli.children import Children, free_port
 from ollama_zmq.errors import OutOfDeviceMemory
 from ollama_zmq.store.models import Store

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any
 
-from ollama_zmq.bus.broker import LoadedModel, LoadRequest
+from ollama_zmq.bus.loads import LoadedModel, LoadRequest
 from ollama_zmq.cluster.state import (
     ClusterState,
     DryRun,

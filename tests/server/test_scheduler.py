@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from ollama_zmq.bus.broker import LoadRequest
+from ollama_zmq.bus.loads import LoadRequest
 from ollama_zmq.errors import MemoryInUse, OutOfDeviceMemory, ServerBusy, Unreachable
 from ollama_zmq.server.scheduler import Scheduler
 from tests.server.fake_broker import FakeBroker
