@@ -6,25 +6,25 @@ thread is: engine -> microbatch -> coordinator -> ROUTER -> worker -> ROUTER -> 
 
 from __future__ import annotations
 
-import hashlib
 import queue
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import structlog
 import zmq
 
 from ollama_zmq.bus import sockets
+from ollama_zmq.bus.chunks import Chunks
+from ollama_zmq.bus.connections import event_of
 from ollama_zmq.bus.local_worker import LocalWorker
+from ollama_zmq.bus.monitor import Monitor, SocketEvent
 from ollama_zmq.bus.served import ServedModels
 from ollama_zmq.bus.wakeup import Wakeup
 from ollama_zmq.cluster.coordinator import Coordinator
 from ollama_zmq.cluster.events import (
     Attached,
-    Broke,
     Computed,
     Connect,
     Detached,
@@ -47,7 +47,7 @@ from ollama_zmq.cluster.stages import LOCAL
 from ollama_zmq.errors import OllamaZmqError, OpError, RemoteProtocolError, Unreachable
 from ollama_zmq.formats.mapped import let_go
 from ollama_zmq.wire import frames
-from ollama_zmq.wire.messages import Put, Run
+from ollama_zmq.wire.messages import Run
 
 log = structlog.get_logger()
 
@@ -89,7 +89,7 @@ class CoordinatorLoop:
         self._running = True
         self._ticked_at = 0.0
         self._arrived: deque[list[bytes]] = deque()  # read, not handled yet
-        self._digests: dict[tuple[str, bytes, str], Any] = {}  # of what was sent so far
+        self._chunks = Chunks()
 
     def call(self, function: Callable[[], None]) -> None:
         """Run *function* in the loop's thread, soon. May be called from any thread."""
@@ -108,7 +108,7 @@ class CoordinatorLoop:
     def run(self) -> None:
         """Serve until :meth:`stop`."""
         self._router = sockets.broker_socket(self._context, self._broker)
-        self._monitor = sockets.Monitor(self._router)
+        self._monitor = Monitor(self._router)
         poller = zmq.Poller()
         for source in (self._router, self._monitor.socket, self._wakeup.fileno()):
             poller.register(source, zmq.POLLIN)
@@ -198,23 +198,11 @@ class CoordinatorLoop:
                 continue
             self.handle(Got(address, envelope))
 
-    def _on_socket_event(self, happened: sockets.SocketEvent) -> None:
-        address = next((a for a, e in self.endpoints.items() if e == getattr(happened, "endpoint", None)), None)
-        if address is None:
-            return
-        match happened:
-            case sockets.Connected():
-                self.handle(Attached(address))
-            case sockets.Disconnected():
-                self.handle(Broke(address, f"worker {address} is gone: the connection broke"))
-            case sockets.HandshakeFailed(kind="auth"):
-                self.handle(Detached(address, _leased(address)))
-            case sockets.HandshakeFailed(kind="protocol"):
-                self.handle(Detached(address, _stranger(address)))
-            case sockets.HandshakeFailed():  # closed: a refusal may have been overtaken by the end of its connection
-                self.handle(Detached(address, _stranger(address), final=False))
-            case sockets.Retried():
-                self.handle(Detached(address, _nobody(address), final=False))
+    def _on_socket_event(self, happened: SocketEvent) -> None:
+        endpoint = getattr(happened, "endpoint", None)
+        address = next((address for address, known in self.endpoints.items() if known == endpoint), None)
+        if address is not None and (event := event_of(address, happened)) is not None:
+            self.handle(event)
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:
@@ -279,18 +267,9 @@ class CoordinatorLoop:
             self.handle(Got(LOCAL, reply))
 
     def _send_chunk(self, effect: SendChunk) -> None:
-        """Read one chunk from the model file and send it. The digest of the whole weight goes with the last one."""
-        link = self.coordinator.links[effect.address]
         weight = self._models[effect.model].gguf.data(effect.source.name)
-        chunk = np.frombuffer(weight, np.uint8, effect.nbytes, effect.offset)
-        key = (effect.address, effect.program, effect.source.name)
-        digest: Any = hashlib.sha256() if effect.offset == 0 else self._digests.pop(key)
-        digest.update(chunk)
-        last = effect.offset + effect.nbytes == effect.source.nbytes
-        if not last:
-            self._digests[key] = digest
-        put = Put(effect.program, effect.source.name, effect.offset, digest.digest() if last else b"")
-        self._send(effect.address, link.envelope(put, {"chunk": chunk}))
+        put, chunk = self._chunks.put(effect, weight)
+        self._send(effect.address, self.coordinator.links[effect.address].envelope(put, {"chunk": chunk}))
         let_go(weight[: effect.offset + effect.nbytes])
 
     def _connect(self, address: str, epoch: int) -> None:
@@ -316,15 +295,3 @@ class CoordinatorLoop:
 
 def _routing_id(address: str, epoch: int) -> bytes:
     return f"{address}#{epoch}".encode()
-
-
-def _nobody(address: str) -> str:
-    return f"nobody listens at {address}: start `ollama rpc-server` there, or take it off the list"
-
-
-def _stranger(address: str) -> str:
-    return f"{address} answers, but not as an ollama-zmq worker: is another service on that port?"
-
-
-def _leased(address: str) -> str:
-    return f"worker {address} is leased to another broker: stop that `ollama serve`, or take the worker off the list"

@@ -35,7 +35,7 @@ from typing import Any
 import structlog
 import zmq
 
-from ollama_zmq.bus.sockets import Accepted, Disconnected, Listening, Monitor, SocketEvent
+from ollama_zmq.bus.monitor import Accepted, Disconnected, Listening, Monitor, SocketEvent
 from ollama_zmq.bus.wakeup import Wakeup
 
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"

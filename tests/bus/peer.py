@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import zmq
 
-from ollama_zmq.bus.sockets import Monitor, SocketEvent, broker_socket, connect, disconnect
+from ollama_zmq.bus.monitor import Monitor, SocketEvent
+from ollama_zmq.bus.sockets import broker_socket, connect, disconnect
 from ollama_zmq.ops.builder import Builder
 from ollama_zmq.ops.program import Program, WeightSpec
 from ollama_zmq.version import PROTOCOL, VERSION

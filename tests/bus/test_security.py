@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import zmq
 
+from ollama_zmq.bus.monitor import Accepted, Disconnected, Listening
 from ollama_zmq.bus.security import (
     GREETING_LIMIT_S,
     ZAP_ENDPOINT,
@@ -13,7 +14,6 @@ from ollama_zmq.bus.security import (
     exposure_warning,
     is_loopback,
 )
-from ollama_zmq.bus.sockets import Accepted, Disconnected, Listening
 from ollama_zmq.bus.wakeup import Wakeup
 
 

@@ -11,15 +11,9 @@ import zmq
 
 import ollama_zmq.bus
 from ollama_zmq.bus import sockets
+from ollama_zmq.bus.monitor import Accepted, Connected, Disconnected, HandshakeFailed, Listening, Monitor, Retried
 from ollama_zmq.bus.sockets import (
     MAX_FRAME_BYTES,
-    Accepted,
-    Connected,
-    Disconnected,
-    HandshakeFailed,
-    Listening,
-    Monitor,
-    Retried,
     bind,
     broker_socket,
     check_frame_sizes,

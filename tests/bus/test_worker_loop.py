@@ -12,7 +12,7 @@ import pytest
 import zmq
 
 from ollama_zmq.bus import security, sockets, worker_loop
-from ollama_zmq.bus.sockets import Connected, Disconnected, HandshakeFailed
+from ollama_zmq.bus.monitor import Connected, Disconnected, HandshakeFailed
 from ollama_zmq.bus.worker_loop import WorkerLoop
 from ollama_zmq.devices.base import Budget
 from ollama_zmq.devices.reference import ReferenceDevice

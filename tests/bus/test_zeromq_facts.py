@@ -23,11 +23,10 @@ import numpy as np
 import pytest
 import zmq
 
+from ollama_zmq.bus.monitor import Disconnected, Monitor
 from ollama_zmq.bus.sockets import (
     MAX_FRAME_BYTES,
     QUEUE_MESSAGES,
-    Disconnected,
-    Monitor,
     bind,
     broker_socket,
     connect,

@@ -1,0 +1,36 @@
+"""What a monitor says of the connection to a worker, as the coordinator's event, in words for people."""
+
+from __future__ import annotations
+
+from ollama_zmq.bus.monitor import Connected, Disconnected, HandshakeFailed, Retried, SocketEvent
+from ollama_zmq.cluster.events import Attached, Broke, Detached, Event
+
+
+def event_of(address: str, happened: SocketEvent) -> Event | None:
+    """What *happened* to the connection to *address*; None when it is nothing to the coordinator."""
+    match happened:
+        case Connected():
+            return Attached(address)
+        case Disconnected():
+            return Broke(address, f"worker {address} is gone: the connection broke")
+        case HandshakeFailed(kind="auth"):
+            return Detached(address, _leased(address))
+        case HandshakeFailed(kind="protocol"):
+            return Detached(address, _stranger(address))
+        case HandshakeFailed():  # closed: a refusal may have been overtaken by the end of its connection
+            return Detached(address, _stranger(address), final=False)
+        case Retried():
+            return Detached(address, _nobody(address), final=False)
+    return None
+
+
+def _nobody(address: str) -> str:
+    return f"nobody listens at {address}: start `ollama rpc-server` there, or take it off the list"
+
+
+def _stranger(address: str) -> str:
+    return f"{address} answers, but not as an ollama-zmq worker: is another service on that port?"
+
+
+def _leased(address: str) -> str:
+    return f"worker {address} is leased to another broker: stop that `ollama serve`, or take the worker off the list"
