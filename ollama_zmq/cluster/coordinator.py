@@ -22,10 +22,8 @@ answered is a mistake in the list and fails the load, naming it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import count
 
-from ollama_zmq.cluster.contexts import with_contexts
 from ollama_zmq.cluster.events import (
     Attached,
     Broke,
@@ -38,12 +36,11 @@ from ollama_zmq.cluster.events import (
     Replaced,
     Tick,
 )
-from ollama_zmq.cluster.link import JOINING, Link, Status
+from ollama_zmq.cluster.link import Link, Status
 from ollama_zmq.cluster.links import ENDED, Links
+from ollama_zmq.cluster.load_plan import LoadPlan, plan_load
 from ollama_zmq.cluster.pipeline import Phase, Pipeline
-from ollama_zmq.cluster.placement import Demand, Placement
-from ollama_zmq.cluster.room import room_for
-from ollama_zmq.cluster.stages import LOCAL, LoadOrder, demand_of, stages_of
+from ollama_zmq.cluster.stages import LOCAL, LoadOrder
 from ollama_zmq.cluster.state import ClusterState, WorkerState
 from ollama_zmq.cluster.survey import Survey
 from ollama_zmq.devices.base import Array
@@ -236,41 +233,39 @@ class Coordinator:
 
     def _begin(self, pipeline: Pipeline) -> list[Effect]:
         """Plan a model whose workers have joined, and send its programs."""
-        order = replace(pipeline.order, contexts=1)
+        order = pipeline.order
         try:
-            strangers = [self.links[address] for address in order.addresses if not self.links[address].is_usable]
-            if strangers:
-                raise Unreachable("; ".join(link.detail for link in strangers))
-            survey, free = self.survey(order), {order.replaces}
-            placement = self._placement(order, demand_of(order), survey)
-            order = with_contexts(order, placement, lambda roomy: survey.plan(demand_of(roomy), roomy.policy, free))
-            stages = stages_of(order, demand_of(order), placement)
+            plan = self._plan(order)
         except OllamaZmqError as error:
             del self.pipelines[order.model]
             return [LoadFailed(order.model, error)]
         effects: list[Effect] = []
         if order.replaces in self.pipelines:
             effects += [Replaced(order.replaces), *self.unload(order.replaces)]
-        pipeline.order = order
-        effects += pipeline.define(placement, stages)
-        self._programs.update({stage.program: pipeline for stage in stages})
+        pipeline.order = plan.order
+        effects += pipeline.define(plan.placement, plan.stages)
+        self._programs.update({stage.program: pipeline for stage in plan.stages})
         return effects + self._leave_unused()
 
-    def _placement(self, order: LoadOrder, demand: Demand, survey: Survey) -> Placement:
-        """Where the layers of *order* go, beside the models that are loaded.
+    def _plan(self, order: LoadOrder) -> LoadPlan:
+        """Where *order* goes, beside the models that are loaded.
 
         Raises:
+            Unreachable: a worker was never ready.
             MemoryInUse: other models must go first.
             OutOfDeviceMemory: it does not fit.
         """
+        strangers = [self.links[address] for address in order.addresses if not self.links[address].is_usable]
+        if strangers:
+            raise Unreachable("; ".join(link.detail for link in strangers))
+        survey = self.survey(order)
         idle = [model for model in order.idle if model in survey.held]
         busy = [model for model in order.busy if model in survey.held]
-        replaced = {order.replaces}
-        placement, gone = room_for(lambda gone: survey.plan(demand, order.policy, gone | replaced), idle, busy)
-        if gone:
-            names = ", ".join(survey.names[model] for model in sorted(gone))
-            raise MemoryInUse(f"{order.name} needs memory that other models have: {names}", models=gone)
-        return placement
+        plan = plan_load(order, survey, order.policy, idle, busy)
+        if plan.gone:
+            names = ", ".join(survey.names[model] for model in sorted(plan.gone))
+            raise MemoryInUse(f"{order.name} needs memory that other models have: {names}", models=plan.gone)
+        return plan
 
     def _memory_error(self, order: LoadOrder, address: str, error: OutOfDeviceMemory) -> OutOfDeviceMemory:
         """*error* of a worker that has less memory than was planned with; others may have to go there first."""
@@ -313,33 +308,9 @@ class Coordinator:
         return ClusterState(VERSION, PROTOCOL, workers, models)
 
     def _worker_state(self, link: Link) -> WorkerState:
-        held = [(pipeline, pipeline.layers_on(link.address)) for pipeline in self.pipelines.values()]
-        layers = [(pipeline.order.name, text) for pipeline, text in held if text]
-        known = WorkerState(
-            link.address,
-            "connecting" if link.status in JOINING else link.status.value,
-            link.detail,
-            held_bytes=sum(pipeline.held_on(link.address) for pipeline, _ in held),
+        runs = [(pipeline, pipeline.layers_on(link.address)) for pipeline in self.pipelines.values()]
+        layers = [(pipeline.order.name, text) for pipeline, text in runs if text]
+        return link.state(
+            held_bytes=sum(pipeline.held_on(link.address) for pipeline, _ in runs),
             layers=layers[0][1] if len(layers) == 1 else "; ".join(f"{name} {text}" for name, text in layers),
-        )
-        welcome = link.welcome
-        if welcome is None:
-            return known
-        return WorkerState(
-            known.address,
-            known.status,
-            known.detail,
-            version=welcome.package,
-            protocol=welcome.protocol,
-            host=welcome.host,
-            devices=tuple(device.name for device in welcome.devices),
-            threads=welcome.threads,
-            memory_total=welcome.memory_total,
-            memory_budget=welcome.memory_budget,
-            held_bytes=known.held_bytes,
-            decode_bytes_per_s=welcome.decode_bytes_per_s,
-            prefill_macs_per_s=welcome.prefill_macs_per_s,
-            rtt_us=link.rtt_s * 1e6,
-            bandwidth_bytes_per_s=link.bandwidth_bytes_per_s,
-            layers=known.layers,
         )

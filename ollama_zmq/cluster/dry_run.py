@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ollama_zmq.cluster.contexts import with_contexts
 from ollama_zmq.cluster.forecast import forecast, stage_cost, token_us
-from ollama_zmq.cluster.placement import Demand, Placement, Policy
-from ollama_zmq.cluster.room import room_for
-from ollama_zmq.cluster.stages import LoadOrder, Stage, demand_of, stages_of
+from ollama_zmq.cluster.load_plan import LoadPlan, plan_load
+from ollama_zmq.cluster.placement import Placement, Policy
+from ollama_zmq.cluster.stages import LoadOrder, Stage
 from ollama_zmq.cluster.state import DryRun, PlannedStage, PlanState
 from ollama_zmq.cluster.survey import Survey
 from ollama_zmq.errors import OutOfDeviceMemory
@@ -24,11 +23,8 @@ FASTEST = "fastest"
 
 def dry_run(order: LoadOrder, survey: Survey) -> DryRun:
     """Every sensible plan of *order*."""
-    demand = demand_of(order)
     chosen = _chosen(order, survey)
-    plans = tuple(
-        _plan(order, demand, some, policy, name, chosen=name == chosen) for name, some, policy in _choices(survey)
-    )
+    plans = tuple(_plan(order, some, policy, name, chosen=name == chosen) for name, some, policy in _choices(survey))
     return DryRun(order.name, order.num_ctx, order.num_parallel, order.policy.value, plans, survey.absent)
 
 
@@ -52,29 +48,25 @@ def _all(survey: Survey) -> str:
     return f"all {len(survey.workers)} workers"
 
 
-def _plan(order: LoadOrder, demand: Demand, survey: Survey, policy: Policy, name: str, *, chosen: bool) -> PlanState:
+def _plan(order: LoadOrder, survey: Survey, policy: Policy, name: str, *, chosen: bool) -> PlanState:
     others = [model for model in survey.held if model != order.replaces]
     try:
-        placement, gone = room_for(lambda gone: survey.plan(demand, policy, {*gone, order.replaces}), others, ())
+        plan = plan_load(order, survey, policy, others, ())
     except OutOfDeviceMemory as error:
         return PlanState(name, chosen, str(error))
-    free = {*gone, order.replaces}
-    order = with_contexts(order, placement, lambda roomy: survey.plan(demand_of(roomy), policy, free))
-    demand = demand_of(order)
-    stages = stages_of(order, demand, placement)
-    costs = [stage_cost(stage, survey.site(stage.address), order.network.hidden_size) for stage in stages]
+    costs = [stage_cost(stage, survey.site(stage.address), order.network.hidden_size) for stage in plan.stages]
     return PlanState(
         name,
         chosen,
-        stages=tuple(_stage(order, demand, stage, token_us(cost)) for stage, cost in zip(stages, costs, strict=True)),
+        stages=tuple(_stage(plan, stage, token_us(cost)) for stage, cost in zip(plan.stages, costs, strict=True)),
         predicted=forecast(costs, order.max_tokens),
-        unloads=tuple(survey.names[model] for model in sorted(gone)),
-        notes=_notes(placement),
+        unloads=tuple(survey.names[model] for model in sorted(plan.gone)),
+        notes=_notes(plan.placement),
     )
 
 
-def _stage(order: LoadOrder, demand: Demand, stage: Stage, predicted_us: float) -> PlannedStage:
-    plain = stage.state
+def _stage(plan: LoadPlan, stage: Stage, predicted_us: float) -> PlannedStage:
+    plain, demand = stage.state, plan.demand
     return PlannedStage(
         plain.worker,
         plain.part,

@@ -28,10 +28,12 @@ import statistics
 from dataclasses import dataclass, field
 from enum import Enum
 
+import msgspec
 import numpy as np
 
 from ollama_zmq.cluster.events import Connect, Disconnect, Effect, Send
 from ollama_zmq.cluster.placement import Site
+from ollama_zmq.cluster.state import WorkerState
 from ollama_zmq.errors import RemoteProtocolError
 from ollama_zmq.ops.registry import ops_hash
 from ollama_zmq.version import PROTOCOL, VERSION
@@ -115,6 +117,27 @@ class Link:
             self.rtt_s,
             self.bandwidth_bytes_per_s,
             min(self.welcome.threads / self.cores, 1.0) if self.cores and not self.host else 0.0,
+        )
+
+    def state(self, held_bytes: int, layers: str) -> WorkerState:
+        """What ``/api/cluster`` shows of it, and of the models that it holds."""
+        status = "connecting" if self.status in JOINING else self.status.value
+        known = WorkerState(self.address, status, self.detail, held_bytes=held_bytes, layers=layers)
+        if (welcome := self.welcome) is None:
+            return known
+        return msgspec.structs.replace(
+            known,
+            version=welcome.package,
+            protocol=welcome.protocol,
+            host=welcome.host,
+            devices=tuple(device.name for device in welcome.devices),
+            threads=welcome.threads,
+            memory_total=welcome.memory_total,
+            memory_budget=welcome.memory_budget,
+            decode_bytes_per_s=welcome.decode_bytes_per_s,
+            prefill_macs_per_s=welcome.prefill_macs_per_s,
+            rtt_us=self.rtt_s * 1e6,
+            bandwidth_bytes_per_s=self.bandwidth_bytes_per_s,
         )
 
     @property
