@@ -14,7 +14,7 @@ from time import monotonic
 
 from ollama_zmq.bus.service import Service
 from ollama_zmq.bus.weights import FindBlob
-from ollama_zmq.cluster.worker import Got
+from ollama_zmq.cluster.worker_events import Got
 from ollama_zmq.devices.base import Device
 from ollama_zmq.wire.frames import Envelope
 

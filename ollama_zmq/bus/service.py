@@ -15,7 +15,8 @@ import structlog
 from ollama_zmq.bus.introduction import Introduction
 from ollama_zmq.bus.runner import Reply, Runner
 from ollama_zmq.bus.weights import FindBlob
-from ollama_zmq.cluster.worker import (
+from ollama_zmq.cluster.worker import State, Worker
+from ollama_zmq.cluster.worker_events import (
     NO_MICROBATCH,
     Answered,
     Broke,
@@ -27,9 +28,7 @@ from ollama_zmq.cluster.worker import (
     Keep,
     ReleaseAll,
     Send,
-    State,
     Verify,
-    Worker,
 )
 from ollama_zmq.devices.base import Device
 from ollama_zmq.errors import OllamaZmqError, OpError

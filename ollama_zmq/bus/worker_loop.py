@@ -20,7 +20,8 @@ from ollama_zmq.bus.service import Service
 from ollama_zmq.bus.sockets import bind, check_frame_sizes, read_all, rebind, worker_socket
 from ollama_zmq.bus.wakeup import Wakeup
 from ollama_zmq.bus.weights import FindBlob
-from ollama_zmq.cluster.worker import SILENCE_LIMIT_S, Compute, Gone, Got, Rejected, Tick
+from ollama_zmq.cluster.worker import SILENCE_LIMIT_S
+from ollama_zmq.cluster.worker_events import Compute, Gone, Got, Rejected, Tick
 from ollama_zmq.devices.base import Device
 from ollama_zmq.errors import RemoteProtocolError
 from ollama_zmq.wire import frames

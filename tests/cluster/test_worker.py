@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from ollama_zmq.cluster import worker as module
-from ollama_zmq.cluster.worker import (
+from ollama_zmq.cluster.worker import SILENCE_LIMIT_S, TAKEN_KEPT, State, Worker
+from ollama_zmq.cluster.worker_events import (
     NO_MICROBATCH,
-    SILENCE_LIMIT_S,
-    TAKEN_KEPT,
     Answered,
     Broke,
     Compute,
@@ -25,10 +24,8 @@ from ollama_zmq.cluster.worker import (
     Rejected,
     ReleaseAll,
     Send,
-    State,
     Tick,
     Verify,
-    Worker,
 )
 from ollama_zmq.errors import OutOfDeviceMemory, RemoteProtocolError
 from ollama_zmq.version import PROTOCOL, VERSION
