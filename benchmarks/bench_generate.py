@@ -3,6 +3,7 @@
     bench_generate.py --model F.gguf --threads 2                     this machine alone
     bench_generate.py --model F.gguf --workers 2 --threads 1         two workers with a core each
     bench_generate.py --model F.gguf --workers 1 --threads 2 --alone what a worker costs
+    bench_generate.py --model F.gguf --workers 1 --threads 1 --alone --pin     the same, on a core of its own
     bench_generate.py --model F.gguf --threads 2 --peer              the same with llama.cpp, in turns
 
 pp: a prompt of random token ids from an empty cache to the first token. tg: tokens decoded greedily after a prompt of
@@ -30,6 +31,7 @@ from common import (
     median,
     parser,
     peer_python_option,
+    pinned,
     print_table,
     random_prompt,
     resolve_model,
@@ -60,12 +62,14 @@ def main() -> None:
     context = given.prompt + given.decode + 64
     if given.peer:
         check_peer(given.peer_python)
+    own, rest = places(given.workers, threads) if given.pin else ([], ())
     with ExitStack() as stack:
-        workers = stack.enter_context(worker_addresses(given.rpc, given.workers, threads))
+        workers = stack.enter_context(worker_addresses(given.rpc, given.workers, threads, own))
         cases: dict[Case, Callable[[], Speeds]] = {}
         for case in [Case("ours", len(workers)), *([Case("ours", 0)] if given.alone and workers else [])]:
             used = workers[: case.workers]
-            session = stack.enter_context(loaded_broker(given.model, used, threads=threads, num_ctx=context))
+            with pinned(rest if used else own[0] if own else ()):
+                session = stack.enter_context(loaded_broker(given.model, used, threads=threads, num_ctx=context))
             vocab_size = session.model.network.vocab_size
             cases[case] = our_case(session, vocab_size, given.prompt, given.decode)
         if given.peer:
@@ -93,6 +97,7 @@ def arguments() -> argparse.Namespace:
     made.add_argument("--decode", type=int, default=128, help="tokens to decode (default 128)")
     made.add_argument("--repeats", type=int, default=5)
     made.add_argument("--alone", action="store_true", help="run ours without workers as well, in turns")
+    made.add_argument("--pin", action="store_true", help="workers on cores of their own, the broker on what is left")
     made.add_argument("--peer", action="store_true", help="run llama.cpp in turns with ours")
     peer_python_option(made)
     given = made.parse_args()
@@ -101,6 +106,19 @@ def arguments() -> argparse.Namespace:
     if min(given.prompt, given.decode, given.repeats) < 1:
         made.error("--prompt, --decode and --repeats start at 1")
     return given
+
+
+def places(n_workers: int, threads: int) -> tuple[list[list[int]], list[int]]:
+    """The cores of each worker, as many as it has threads, and those that are left for the broker.
+
+    Raises:
+        OllamaZmqError: there are not so many.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    taken = n_workers * threads
+    if not 0 < taken <= len(cores):
+        raise OllamaZmqError(f"--pin needs workers, of {len(cores)} threads in all at most: they have {taken}")
+    return [cores[i : i + threads] for i in range(0, taken, threads)], cores[taken:]
 
 
 def our_case(session: Session, vocab_size: int, n_prompt: int, n_decode: int) -> Callable[[], Speeds]:

@@ -32,6 +32,7 @@ from common import (
     interleaved,
     median,
     parser,
+    pinned,
     print_table,
     relayed,
     resolve_model,
@@ -57,17 +58,6 @@ THREE_COSTS = ((1.5, 1.14), (1.5, 1.5))
 GROUP_COSTS = ((0.5, 0.5), (2.0, 0.03))  # like a CPU, like a GPU; per layer
 RTTS_MS = (0.0, 2.0, 10.0)
 EMULATOR = Path(__file__).with_name("emulated_worker.py")
-
-
-@contextmanager
-def pinned(cores: set[int]) -> Iterator[None]:
-    """Threads and processes that are started in the block stay on *cores*."""
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def opened(

@@ -14,7 +14,7 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -163,11 +163,27 @@ def resolve_model(text: str) -> tuple[Path, str]:
 
 
 @contextmanager
-def worker_addresses(rpc: str, n_workers: int, threads: int) -> Iterator[tuple[str, ...]]:
-    """The workers of *rpc*, and *n_workers* more that run on this machine until the block ends."""
+def pinned(cores: Collection[int]) -> Iterator[None]:
+    """Threads and processes that are started in the block stay on *cores*; none of them means anywhere."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores or before)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@contextmanager
+def worker_addresses(
+    rpc: str, n_workers: int, threads: int, cores: Sequence[Collection[int]] = ()
+) -> Iterator[tuple[str, ...]]:
+    """The workers of *rpc*, and *n_workers* more that run on this machine until the block ends, each on its *cores*."""
     with Children() as children:
-        started = tuple(children.start_worker(threads=threads) for _ in range(n_workers))
-        yield parse_servers(rpc) + started
+        started = []
+        for i in range(n_workers):
+            with pinned(cores[i] if cores else ()):
+                started.append(children.start_worker(threads=threads))
+        yield parse_servers(rpc) + tuple(started)
 
 
 @dataclass(frozen=True, slots=True)
