@@ -45,11 +45,11 @@ class Sleeper(Executable):
     nbytes: int = 0
 
     def run(self, array: Array, step: Step) -> Array:
-        """Sleep as long as the layers would take."""
+        """Sleep as long as the layers would take; two tokens take turns, so that no stream ends early."""
         started = time.perf_counter()
         rows, width = self.verified.output.shape
         wanted = len(step.rows) if rows == "R" else len(array)
-        out = np.random.default_rng(step.positions[0]).standard_normal((wanted, int(width)), np.float32)
+        out = np.tile(np.random.default_rng(step.positions[0] % 2).standard_normal(int(width), np.float32), (wanted, 1))
         time.sleep(max(self.fixed_s + self.row_s * len(array) - (time.perf_counter() - started), 0.0))
         return out
 

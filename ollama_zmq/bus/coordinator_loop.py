@@ -21,6 +21,7 @@ from ollama_zmq.bus.connections import event_of
 from ollama_zmq.bus.local_worker import LocalWorker
 from ollama_zmq.bus.monitor import Monitor, SocketEvent
 from ollama_zmq.bus.served import ServedModels
+from ollama_zmq.bus.stopwatch import Stopwatch
 from ollama_zmq.bus.wakeup import Wakeup
 from ollama_zmq.cluster.coordinator import Coordinator
 from ollama_zmq.cluster.events import (
@@ -44,6 +45,7 @@ from ollama_zmq.cluster.events import (
     Tick,
 )
 from ollama_zmq.cluster.stages import LOCAL
+from ollama_zmq.engine.pacing import BrokerTime
 from ollama_zmq.errors import OllamaZmqError, OpError, RemoteProtocolError, Unreachable
 from ollama_zmq.formats.mapped import let_go
 from ollama_zmq.wire import frames
@@ -88,6 +90,7 @@ class CoordinatorLoop:
         self._local_step: frames.Envelope | None = None  # the only one in flight; it runs when this turn is over
         self._running = True
         self._ticked_at = 0.0
+        self._watch = Stopwatch()  # of what this thread does for microbatches
         self._arrived: deque[list[bytes]] = deque()  # read, not handled yet
         self._chunks = Chunks()
 
@@ -143,7 +146,10 @@ class CoordinatorLoop:
 
     def _serve_once(self, poller: zmq.Poller) -> None:
         has_work = self._arrived or self._local_step is not None
-        ready = dict(poller.poll(0 if has_work else self._wait_ms()))
+        timeout_ms = 0 if has_work else self._wait_ms()
+        self._watch.stop()
+        ready = dict(poller.poll(timeout_ms))
+        self._watch.start()
         if self._wakeup.fileno() in ready:
             self._run_calls()
         if self._monitor.socket in ready:
@@ -177,6 +183,8 @@ class CoordinatorLoop:
     def _run_calls(self) -> None:
         """Do what other threads have asked for, such as a request; what comes of messages is sent where they are."""
         self._wakeup.clear()
+        if not self.coordinator.n_in_flight:
+            self._watch.lap()  # what was done before concerns no microbatch
         while not self._calls.empty():
             self._calls.get()()
         for model in self._models:
@@ -214,11 +222,8 @@ class CoordinatorLoop:
                 self._connect(address, epoch)
             case Disconnect(address, epoch):
                 self._disconnect(address)
-            case Computed(model, microbatch, logits, times):
-                if (engine := self._models.engine(model)) is not None:
-                    outputs = engine.complete(microbatch, logits, time.monotonic(), times)
-                    self.pump(model)  # the next step is computed while somebody reads what the last one said
-                    self._models.deliver(outputs)
+            case Computed():
+                self._computed(effect)
             case StepFailed(model, error=error):
                 self._fail(model, error)
             case ModelLost(model, error):
@@ -227,6 +232,18 @@ class CoordinatorLoop:
                 self._on_effect(effect)
             case Joined() | Replaced() | Progressed() | Loaded() | LoadFailed():
                 self._on_effect(effect)
+
+    def _computed(self, done: Computed) -> None:
+        """Let the engine read the logits; the next step is computed while somebody reads what the last one said."""
+        engine = self._models.engine(done.model)
+        if engine is None:
+            return
+        now = time.monotonic()
+        outputs = engine.complete(done.microbatch, done.logits, now, done.times)
+        after_s = time.monotonic() - now
+        self.pump(done.model)
+        self._models.deliver(outputs)
+        engine.pacing.observe_broker(BrokerTime(done.times[0].rows, len(done.logits), self._watch.lap(), after_s))
 
     def _fail(self, model: int, error: OllamaZmqError) -> None:
         """End every request of a model with *error*."""
@@ -259,7 +276,9 @@ class CoordinatorLoop:
         step, self._local_step = self._local_step, None
         if step is None:
             return
+        self._watch.stop()
         replies = self._local.serve_here(step)
+        self._watch.start()
         if replies is None:
             self._local.post(step)
             return

@@ -73,6 +73,8 @@ class Link:
         cores: of this machine; 0 when that is not known.
         was_ready: whether this worker has been ready before; losing it is then no mistake in the list.
         detail: why it is lost or refused, for a person.
+        steps: microbatches there, or on the way there or back, of all models.
+        answered_at: when it last answered a step.
     """
 
     address: str
@@ -91,13 +93,15 @@ class Link:
     sequence_out: int = 0
     sequence_in: int = 0
     probes: list[float] = field(default_factory=list)
+    steps: set[int] = field(default_factory=set)
+    answered_at: float = 0.0
 
     def join(self, epoch: int, now: float) -> list[Effect]:
         """Begin a new connection under a new *epoch*."""
         self.status, self.epoch, self.joined_at = Status.CONNECTING, epoch, now
         self.detail, self.welcome = "", None
         self.sequence_out = self.sequence_in = 0
-        self.probes = []
+        self.probes, self.steps = [], set()
         return [Connect(self.address, epoch)]
 
     @property

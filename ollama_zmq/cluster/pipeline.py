@@ -73,7 +73,7 @@ class Flight:
     """A microbatch on its way: at which stage, since when, until when, and what the stages before took.
 
     Attributes:
-        alone: no other microbatch of the model was at that worker when it was sent there.
+        alone: no other microbatch, of any model, was at that worker when it was sent there.
     """
 
     microbatch: Microbatch
@@ -204,7 +204,7 @@ class Pipeline:
         if len(microbatch.lengths) == len(microbatch.token_ids) and microbatch is not WARM_UP:
             self._latency[flight.stage].add((now - flight.sent_at) * 1e6, message.compute_us, message.queue_us)
         flight.times.append(self._time(flight, message, now))
-        del self.flights[message.microbatch]
+        self._landed(message.microbatch)
         flight.stage += 1
         if flight.stage < len(self.stages) and (microbatch.rows or self.stages[flight.stage].part != "head"):
             return self._fly(message.microbatch, flight, output, now)
@@ -216,11 +216,23 @@ class Pipeline:
             output = np.zeros((0, self.order.network.vocab_size), np.float32)
         return [Computed(self.order.model, microbatch.id, output, tuple(flight.times))]
 
+    def _landed(self, number: int) -> Flight:
+        """Take a microbatch from the stage where it is."""
+        flight = self.flights.pop(number)
+        if (link := self._links.get(self.stages[flight.stage].address)) is not None:
+            link.steps.discard(number)
+        return flight
+
     def _time(self, flight: Flight, ran: Ran, now: float) -> StageTime:
         work_s, microbatch = ran.compute_us / 1e6, flight.microbatch
         rows = len(microbatch.rows if self.stages[flight.stage].part == "head" else microbatch.token_ids)
         way_s = max(now - flight.sent_at - work_s, 0.0) if flight.alone else None
-        return StageTime(rows, work_s, way_s)
+        # It was waiting at the worker when that answered the one before: what passed since is its turn.
+        link, cost = self._links[self.stages[flight.stage].address], self._costs[flight.stage]
+        waited = flight.sent_at + cost.way.seconds(rows) < link.answered_at
+        turn_s = max(now - link.answered_at - work_s, 0.0) if waited else None
+        link.answered_at = now
+        return StageTime(rows, work_s, way_s, turn_s)
 
     def _loaded(self) -> list[Effect]:
         self.phase = Phase.LOADED
@@ -241,8 +253,9 @@ class Pipeline:
         link = self._links[stage.address]
         limit_s = self._limit_s(stage, link, len(microbatch.token_ids)) if link.remote else float("inf")
         flight.sent_at, flight.deadline = now, now + limit_s
-        flight.alone = all(self.stages[other.stage].address != stage.address for other in self.flights.values())
+        flight.alone = not link.steps
         self.flights[number] = flight
+        link.steps.add(number)
         R = len(microbatch.rows)
         head = stage.part == "head"  # it is given the rows that are wanted, and nothing else
         message = Run(
@@ -269,9 +282,9 @@ class Pipeline:
         """A worker cannot do what it was asked: that ends a load, and one step of a loaded model."""
         if self.phase in LOADING:
             return [*self.release(), LoadFailed(self.order.model, error)]
-        flight = self.flights.pop(microbatch, None)
-        if flight is None:
+        if microbatch not in self.flights:
             return []
+        flight = self._landed(microbatch)
         self._speed.drop(flight.microbatch)
         return [StepFailed(self.order.model, flight.microbatch.id, error)]
 
@@ -291,13 +304,14 @@ class Pipeline:
     def release(self) -> list[Effect]:
         """Forget the model on every worker; what is in flight is dropped."""
         effects: list[Effect] = []
+        for number in list(self.flights):
+            self._landed(number)
         for stage in self.stages:
             link = self._links.get(stage.address)
             if link is not None and link.status is Status.READY:
                 effects.append(link.send(Release(stage.program)))
         self.phase, self.stages, self.placement = Phase.GONE, (), None
         self._unready, self._uploads, self._latency, self._held, self._costs = set(), {}, [], {}, ()
-        self.flights.clear()
         return effects
 
     # What can be seen

@@ -8,11 +8,11 @@ Stages are contiguous runs of layers, in the order the workers were named. A sta
 which is what the engine's cost model expects of one row (:mod:`ollama_zmq.cluster.forecast`). The output head is a
 stage of the local device, behind all others.
 
-``THROUGHPUT`` (workers that were named are used) minimises the slowest place, then the sum; each worker gets at least
-one layer while there are as many layers as workers. ``FASTEST`` minimises the sum, which is what one stream waits for,
-and may leave workers out. A stage must fit its worker's budget: weights and 10 % besides, KV cache at the requested
-context, scratch memory. What no worker can hold goes to the local device, as the last stage of layers; its budget is
-what embedding and head leave.
+``THROUGHPUT`` (workers that were named are used) minimises the slowest place, which the way does not keep busy, then
+the sum; each worker gets at least one layer while there are as many layers as workers. ``FASTEST`` minimises the sum,
+which is what one stream waits for, and may leave workers out. A stage must fit its worker's budget: weights and 10 %
+besides, KV cache at the requested context, scratch memory. What no worker can hold goes to the local device, as the
+last stage of layers; its budget is what embedding and head leave.
 
 The search is dynamic programming over (workers used, layers placed), O(workers · layers²): 80 layers over 8 workers
 take 30 ms.
@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import accumulate
 
+from ollama_zmq.engine.pacing import AFTER
 from ollama_zmq.errors import OutOfDeviceMemory
 from ollama_zmq.ops.program import PAGE_SLOTS
 from ollama_zmq.units import human_bytes
@@ -172,14 +173,16 @@ class Board:
         return reading_s + (self._macs[stop] - self._macs[start]) / site.prefill_macs_per_s + self._way_s[j]
 
     def place_s(self, j: int, stage_s: float) -> float:
-        """Time that site j is busy for one token; the local device, which is the last one, has the head as well."""
-        return stage_s + self.head_s if j == len(self.sites) - 1 else stage_s
+        """Time that site j is busy for one token: not on the way; the local device, the last one, has the head too."""
+        work_s = max(stage_s - self._way_s[j], 0.0)
+        return work_s + self.head_s if j == len(self.sites) - 1 else work_s
 
     def token_s(self, stages: list[tuple[int, range]] | None) -> float:
         """Time of one token through *stages* and the head."""
         if stages is None:
             return _INFINITE
-        return sum(self.stage_s(j, layers.start, layers.stop) for j, layers in stages) + self.head_s
+        stages_s = sum(self.stage_s(j, layers.start, layers.stop) for j, layers in stages)
+        return stages_s + self.head_s + AFTER.seconds(1)
 
 
 def _sums(values: Sequence[int]) -> list[int]:

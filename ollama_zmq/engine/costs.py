@@ -3,9 +3,11 @@
     s(rows) = (f + k * rows) * r(rows)
 
 f and k, never negative, are the least squares line through what was measured lately: for each number of rows the
-median of its last samples, weighted by 1/s, so that a line does not give up 1 row for the sake of 512. Until two sizes
-are known it is the expected line. A median does not see an outlier, and a size that has not been met for
-``FORGET_AFTER`` samples is forgotten, so a machine that became slower or faster is believed after a few steps.
+median of its last samples, weighted by 1/s, so that a line does not give up 1 row for the sake of 512. Until sizes are
+known of which one is ``SPAN`` times another, it is the expected line, scaled by the median of measured over expected:
+from 1 and 2 rows, each off by a tenth, nothing can be told of 9. A median does not see an outlier, and a size that has
+not been met for ``FORGET_AFTER`` samples is forgotten, so a machine that became slower or faster is believed after a
+few steps.
 
 r is what the line misses: measured over predicted at the sizes that were met, interpolated over log(rows), constant
 beyond. A CPU's matrix kernels are such a case: up to 3 rows cost as much as streaming the weights, then each adds its
@@ -24,6 +26,7 @@ from statistics import median
 SAMPLES = 9  # of each size
 FORGET_AFTER = 1000
 SIZES_PER_OCTAVE = 8
+SPAN = 3.0
 LEAST_S = 1e-6
 
 
@@ -85,12 +88,11 @@ def _middle(samples: deque[tuple[int, int, float]]) -> tuple[float, float]:
 
 
 def fitted(knots: Sequence[tuple[float, float]], expected: Line) -> Line:
-    """The line that fits (rows, seconds) best in relative terms; *expected* scaled to a single one."""
+    """The line that fits (rows, seconds) best in relative terms; *expected*, scaled, where they tell too little."""
     if not knots:
         return expected
-    if len(knots) == 1:
-        rows, seconds = knots[0]
-        scale = seconds / expected.seconds(rows)
+    if max(rows for rows, _ in knots) < SPAN * min(rows for rows, _ in knots):
+        scale = median(seconds / expected.seconds(rows) for rows, seconds in knots)
         return Line(expected.fixed_s * scale, expected.row_s * scale)
     w = [1.0 / seconds for _, seconds in knots]  # minimise sum((f * w + k * rows * w - 1)^2)
     u = [rows / seconds for rows, seconds in knots]

@@ -3,12 +3,16 @@
 A stage takes s(rows) = f + k * rows (:mod:`costs`), the way to it and back l(rows). n sequences that decode are cut
 into G groups of g = n / G that follow each other through the P stages:
 
-    T_loop(g) = sum of s_i(g) + l_i(g)             until a group is back
-    pace(g)   = max of s_i(g), l_i(g) / 2, c(g)    between two groups at the slowest place
+    T_loop(g) = a(g) + sum of s_i(g) + l_i(g)                    until a group is back
+    pace(g)   = max of s_i(g) + o_i(g), b(g), l_i(g) / 2, c(g)   between two groups at the slowest place
     tokens/s  = n * min(1 / T_loop(g), 1 / (G * pace(g)))
 
-where c(g) is the sum of s_i(g) over the stages on this machine, each times the share of its cores that it computes
-with: two workers of one thread each and a head do not work at the same time on two cores.
+Around the kernels a worker needs o(rows) to read, check and answer, which is part of the way of a group that flies
+alone, and of the place's time when groups follow each other: 0.3 to 0.5 ms, with which five groups of two rows were
+0.88 times as fast over three stages of 1 + 1 ms a row as three of three rows. The broker is a stage too: b(rows) is all
+that it does for a microbatch, of which a(rows), sampling and text, is in no way. c(g) is the sum of s_i(g) over the
+stages on this machine, each times the share of its cores that it computes with: two workers of one thread each and a
+head do not work at the same time on two cores.
 
 More groups keep more stages busy until the slowest never waits, and then only repeat f. G is the one with the most
 tokens per second, and a larger one only when it gains ``WORTH``: a message costs something too.
@@ -33,6 +37,9 @@ MAX_STEP_S = 0.5
 MAX_STRETCH = 2.0
 MAX_IN_FLIGHT = 32
 REFIT_EVERY = 16  # microbatches; the first ones are believed at once
+NOTHING = Line(0.0, 0.0)
+BROKER = Line(4e-4, 5e-5)  # until it was measured: handling frames, and a sampled token with its text
+AFTER = Line(5e-5, 4e-5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,7 @@ class StageCost:
     Attributes:
         place: the worker it runs on; stages of one place wait for each other.
         work, way: seconds by rows of computing, and of the way to the worker and back.
+        turn: what the worker needs around the kernels, which the way has in it.
         wanted_only: it computes the rows whose logits are wanted, not all tokens.
         share: of this machine's cores that it computes with; 0 for another machine.
     """
@@ -51,15 +59,32 @@ class StageCost:
     way: Line
     wanted_only: bool = False
     share: float = 0.0
+    turn: Line = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
 class StageTime:
-    """What a stage took for one microbatch. ``way_s`` is None when the worker was busy, which hides the way."""
+    """What a stage took for one microbatch.
+
+    Attributes:
+        way_s: None when the worker was busy, which hides the way.
+        turn_s: of the worker around the kernels; None when it was not busy, which hides that.
+    """
 
     rows: int
     work_s: float
     way_s: float | None
+    turn_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerTime:
+    """What the broker did for one microbatch: in all, and of that behind the last stage (sampling, text)."""
+
+    tokens: int
+    wanted: int
+    busy_s: float
+    after_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +115,8 @@ class Pacing:
         self._stages = stages
         self._work = [CostCurve(stage.work) for stage in stages]
         self._way = [CostCurve(stage.way) for stage in stages]
+        self._turn = [CostCurve(stage.turn) for stage in stages]
+        self._busy, self._after = CostCurve(BROKER), CostCurve(AFTER)
         self._plans: dict[tuple[int, int], Plan] = {}
         self._groups: dict[int, int] = {}  # what was chosen last for so many sequences
         self._stretches: dict[tuple[int, int], float] = {}
@@ -97,17 +124,25 @@ class Pacing:
 
     def observe(self, times: Sequence[StageTime]) -> None:
         """Take what the stages took for one microbatch."""
-        for time, work, way in zip(times, self._work, self._way, strict=True):
+        for time, work, way, turn in zip(times, self._work, self._way, self._turn, strict=True):
             if time.rows:
                 work.observe(time.rows, time.work_s)
                 if time.way_s is not None:
                     way.observe(time.rows, time.way_s)
+                if time.turn_s is not None:
+                    turn.observe(time.rows, time.turn_s)
         self._observed += 1
         if self._observed < REFIT_EVERY or self._observed % REFIT_EVERY == 0:
-            for curve in (*self._work, *self._way):
+            for curve in (*self._work, *self._way, *self._turn, self._busy, self._after):
                 curve.fit()
             self._plans.clear()
             self._stretches.clear()
+
+    def observe_broker(self, time: BrokerTime) -> None:
+        """Take what the broker did for one microbatch."""
+        self._busy.observe(time.tokens, time.busy_s)
+        if time.wanted:
+            self._after.observe(time.wanted, time.after_s)
 
     def plan(self, decoding: int, prompt: int) -> Plan:
         """The plan for so many sequences that decode and so many tokens of prompts."""
@@ -141,15 +176,18 @@ class Pacing:
     def loop_s(self, tokens: float, wanted: float) -> float:
         """Seconds that a microbatch is in flight when no other is."""
         rows = self._rows(tokens, wanted)
-        return sum(self._work_s(i, r) + self._way[i].seconds(r) for i, r in enumerate(rows) if r)
+        stages_s = sum(self._work_s(i, r) + self._way[i].seconds(r) for i, r in enumerate(rows) if r)
+        return stages_s + (self._after.seconds(wanted) if wanted else 0.0)
 
     def pace_s(self, tokens: float, wanted: float) -> float:
         """Seconds between two microbatches at the slowest place."""
         places: dict[str, float] = {}
-        longest = shared = 0.0
+        longest, shared = self._busy.seconds(tokens), 0.0
         for i, rows in enumerate(self._rows(tokens, wanted)):
+            if not rows:
+                continue
             stage, work_s = self._stages[i], self._work_s(i, rows)
-            places[stage.place] = places.get(stage.place, 0.0) + work_s
+            places[stage.place] = places.get(stage.place, 0.0) + work_s + self._turn[i].seconds(rows)
             shared += stage.share * work_s
             longest = max(longest, self._way[i].line.row_s * rows / 2)
         return max(longest, shared, *places.values())

@@ -471,6 +471,32 @@ def test_two_models_of_the_same_ops_have_programs_of_their_own(workers, network)
         assert (computed.model, computed.microbatch) == (model, 5)
 
 
+def test_what_waited_behind_a_step_of_another_model_tells_the_worker_s_turn_and_not_the_way(workers, network):
+    load(workers, order(network, A, model=1))
+    load(workers, order(network, A, model=2))
+    first, second = run(workers, decode_step(), 1), run(workers, decode_step(), 2)
+    workers.now += 1.0
+    (ahead,), (behind,) = workers.carry_out(first), workers.carry_out(second)
+    assert ahead.times[0].way_s == pytest.approx(1.001 - 10e-6)
+    assert ahead.times[0].turn_s is None
+    assert behind.times[0].way_s is None
+    assert behind.times[0].turn_s == pytest.approx(0.002 - 10e-6)  # since the answer before: also of the head's
+    (alone,) = workers.carry_out(run(workers, decode_step(), 2))
+    assert alone.times[0].way_s == pytest.approx(0.001 - 10e-6)
+
+
+def test_steps_that_failed_or_were_dropped_are_not_at_the_worker_any_more(workers, network):
+    load(workers, order(network, A, model=1))
+    load(workers, order(network, A, model=2))
+    workers.answers[A, Run] = lambda message: [Failed("OpError", "no", message.program, message.microbatch)]
+    workers.carry_out(run(workers, decode_step(), 1))
+    del workers.answers[A, Run]
+    run(workers, decode_step(), 1)
+    workers.carry_out(workers.coordinator.unload(1))
+    (alone,) = workers.carry_out(run(workers, decode_step(), 2))
+    assert alone.times[0].way_s is not None
+
+
 def test_a_lost_worker_ends_only_the_models_that_used_it(workers, network):
     load(workers, order(network, A, model=1))
     load(workers, order(network, B, model=2))

@@ -1,6 +1,8 @@
 """Stages in virtual time: an engine's microbatches pass workers that take s(rows) = f + k * rows and a way to them.
 
-Each stage takes microbatches in order, one at a time, as a worker does; nobody sleeps and no clock is read.
+Each stage takes microbatches in order, one at a time, as a worker does, and needs its turn around each of them. So does
+the broker: f for all that it sends and receives for a microbatch, in equal parts, and k for each row that it samples.
+Nobody sleeps and no clock is read.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import numpy as np
 
 from ollama_zmq.engine.costs import Line
 from ollama_zmq.engine.engine import Engine
-from ollama_zmq.engine.pacing import StageCost, StageTime
+from ollama_zmq.engine.pacing import NOTHING, BrokerTime, StageCost, StageTime
 from ollama_zmq.engine.requests import Finished, Piece
 from tests.engine.fakes import FakeTokenizer, V, generation
 
@@ -30,9 +32,10 @@ class Talker:
         return logits
 
 
-def stage(place, f_ms, k_ms, rtt_ms=0.0, *, head=False, believed=1.0):
-    """A stage's cost; *believed* is how far from it the engine's expectation is."""
-    return StageCost(place, Line(f_ms / 1e3 * believed, k_ms / 1e3 * believed), Line(rtt_ms / 1e3, 0.0), head)
+def stage(place, f_ms, k_ms, rtt_ms=0.0, *, head=False, turn_ms=0.0):
+    """A stage's cost; the way is the round trip and the worker's turn."""
+    way, turn = Line((rtt_ms + turn_ms) / 1e3, 0.0), Line(turn_ms / 1e3, 0.0)
+    return StageCost(place, Line(f_ms / 1e3, k_ms / 1e3), way, head, turn=turn)
 
 
 @dataclass
@@ -40,16 +43,19 @@ class Flight:
     microbatch: object
     logits: object
     stage: int = 0
+    sent_at: float = 0.0
+    alone: bool = True
     times: list = field(default_factory=list)
 
 
 class Simulation:
     """An engine over stages. ``said``: request id -> when its tokens came; ``done``: those that are finished.
 
-    ``slowness`` of a stage may change while it runs.
+    ``slowness`` of a stage may change while it runs. ``broker`` is what the broker does for a microbatch in all.
     """
 
-    def __init__(self, stages, *, model=None, believed=1.0, max_in_flight=0, **sizes):
+    def __init__(self, stages, *, model=None, believed=1.0, max_in_flight=0, broker=NOTHING, **sizes):
+        self.broker = broker
         self.stages, self.slowness, self.model = stages, [1.0] * len(stages), model or Talker()
         expected = [
             StageCost(s.place, Line(s.work.fixed_s * believed, s.work.row_s * believed), s.way, s.wanted_only)
@@ -63,7 +69,8 @@ class Simulation:
             max_in_flight=max_in_flight,
         )
         self.now, self.said, self.done, self.outputs = 0.0, {}, [], []
-        self._free = {s.place: 0.0 for s in stages}
+        self._free = {"broker": 0.0} | {s.place: 0.0 for s in stages}
+        self._answered_at = {s.place: 0.0 for s in stages}
         self._at = {s.place: 0 for s in stages}
         self._events, self._count = [], 0
 
@@ -77,38 +84,67 @@ class Simulation:
         """Go on until then, or until nothing is left to do; return the tokens per second of this time."""
         started, before = self.now, sum(map(len, self.said.values()))
         while self._events and self._events[0][0] <= until:
-            self.now, _, flight = heapq.heappop(self._events)
-            self._came_back(flight)
+            self.now, _, happens, flight = heapq.heappop(self._events)
+            happens(flight)
         if until != float("inf"):
             self.now = until
         return (sum(map(len, self.said.values())) - before) / max(self.now - started, 1e-9)
 
+    def _later(self, when, happens, flight):
+        self._count += 1
+        heapq.heappush(self._events, (when, self._count, happens, flight))
+
+    def _handle(self, flight, happens, rows=0):
+        """Let the broker do something for *flight* when it has done what came before."""
+        takes_s = self.broker.fixed_s / (len(self.stages) + 1) + self.broker.row_s * rows
+        self._free["broker"] = max(self.now, self._free["broker"]) + takes_s
+        self._later(self._free["broker"], happens, flight)
+
     def _pump(self):
         while (microbatch := self.engine.next_microbatch(self.now)) is not None:
-            self._send(Flight(microbatch, self.model.run(microbatch)))
+            self._leave(Flight(microbatch, self.model.run(microbatch)))
+
+    def _leave(self, flight):
+        """Let the broker send *flight* to its stage; the way there begins when it begins with that."""
+        place = self.stages[flight.stage].place
+        flight.sent_at, flight.alone = max(self.now, self._free["broker"]), not self._at[place]
+        self._at[place] += 1
+        self._handle(flight, self._send)
 
     def _send(self, flight):
         cost, i = self.stages[flight.stage], flight.stage
         rows = len(flight.microbatch.rows) if cost.wanted_only else len(flight.microbatch.token_ids)
-        work_s, way_s = cost.work.seconds(rows) * self.slowness[i], cost.way.seconds(rows)
-        starts = max(self.now + way_s / 2, self._free[cost.place])
-        self._free[cost.place] = starts + work_s
-        flight.times.append(StageTime(rows, work_s, None if self._at[cost.place] else way_s))
-        self._at[cost.place] += 1
-        self._count += 1
-        heapq.heappush(self._events, (starts + work_s + way_s / 2, self._count, flight))
+        work_s, way_s = cost.work.seconds(rows) * self.slowness[i], cost.way.seconds(rows) - cost.turn.fixed_s
+        self._free[cost.place] = max(self.now + way_s / 2, self._free[cost.place]) + cost.turn.fixed_s + work_s
+        flight.times.append(StageTime(rows, work_s, None))
+        self._later(self._free[cost.place] + way_s / 2, self._came_back, flight)
 
     def _came_back(self, flight):
-        self._at[self.stages[flight.stage].place] -= 1
+        cost, time = self.stages[flight.stage], flight.times[-1]
+        before, self._answered_at[cost.place] = self._answered_at[cost.place], self.now
+        flight.times[-1] = StageTime(
+            time.rows,
+            time.work_s,
+            self.now - flight.sent_at - time.work_s if flight.alone else None,
+            self.now - before - time.work_s if flight.sent_at + cost.way.seconds(time.rows) < before else None,
+        )
+        self._at[cost.place] -= 1
         flight.stage += 1
         left = self.stages[flight.stage :]
         if left and left[0].wanted_only and not flight.microbatch.rows:
             flight.times.append(StageTime(0, 0.0, None))
             left = []
         if left:
-            self._send(flight)
-            return
+            self._leave(flight)
+        else:
+            self._handle(flight, self._complete, len(flight.microbatch.rows))
+
+    def _complete(self, flight):
         outputs = self.engine.complete(flight.microbatch.id, flight.logits, self.now, tuple(flight.times))
+        tokens, wanted = len(flight.microbatch.token_ids), len(flight.microbatch.rows)
+        sampling_s = self.broker.row_s * wanted
+        after_s = self.broker.fixed_s / (len(self.stages) + 1) + sampling_s
+        self.engine.pacing.observe_broker(BrokerTime(tokens, wanted, self.broker.fixed_s + sampling_s, after_s))
         self.outputs += outputs
         for output in outputs:
             if isinstance(output, Piece):

@@ -7,6 +7,7 @@ from statistics import median
 
 import pytest
 
+from ollama_zmq.engine.costs import Line
 from ollama_zmq.engine.pacing import MAX_IN_FLIGHT, MAX_STEP_S, Pacing
 from tests.engine.fakes import generation
 from tests.engine.stages import Simulation, gaps, stage, streams
@@ -14,15 +15,15 @@ from tests.engine.stages import Simulation, gaps, stage, streams
 SHAPES = {"cpu": (1.0, 1.0), "gpu": (4.0, 0.05), "1b": (7.5, 3.4)}  # f and k of a stage, in milliseconds
 
 
-def pipeline(shape="cpu", n_stages=3, rtt_ms=0.0, **changes):
+def pipeline(shape="cpu", n_stages=3, rtt_ms=0.0, turn_ms=0.0):
     f, k = SHAPES[shape]
-    layers = [stage(f"w{i}", f, k, rtt_ms, **changes) for i in range(n_stages)]
+    layers = [stage(f"w{i}", f, k, rtt_ms, turn_ms=turn_ms) for i in range(n_stages)]
     return [*layers, stage("local", f / 4, k / 4, head=True)]
 
 
-def throughput(stages, n, *, max_in_flight=0, believed=1.0):
+def throughput(stages, n, **how):
     """Tokens per second of *n* streams once they have settled."""
-    simulation = Simulation(stages, believed=believed, max_in_flight=max_in_flight)
+    simulation = Simulation(stages, **how)
     simulation.submit(*streams(n))
     simulation.run(until=1.0)
     return simulation.run(until=3.0)
@@ -38,6 +39,14 @@ def test_the_groups_found_are_as_good_as_the_best_and_never_worse_than_one(shape
         found = throughput(stages, n, believed=believed)
         assert found >= 0.95 * max(every)
         assert found >= 0.99 * every[0]
+
+
+@pytest.mark.parametrize("turn_ms", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("broker", [(0.0, 0.0), (4.0, 0.1), (0.5, 1.0)])
+def test_a_broker_and_workers_that_take_time_of_their_own_get_the_best_groups_too(broker, turn_ms):
+    own, stages = Line(broker[0] / 1e3, broker[1] / 1e3), pipeline(turn_ms=turn_ms)
+    every = [throughput(stages, 9, max_in_flight=groups, broker=own) for groups in range(1, 10)]
+    assert throughput(stages, 9, broker=own) >= 0.95 * max(every)
 
 
 def test_groups_follow_what_the_stages_cost_today():
