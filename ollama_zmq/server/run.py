@@ -11,12 +11,14 @@ import errno
 import os
 import signal
 import socket
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import structlog
 import uvicorn
+from uvicorn.loops.auto import auto_loop_factory
 
 from ollama_zmq.config import Config
 from ollama_zmq.errors import OllamaZmqError
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 GRACE_S = 5
+MANY_FILES = 10240  # the most that every macOS takes
 
 
 class PortInUse(OllamaZmqError):
@@ -71,6 +74,23 @@ def _bind_error(error: OSError, config: Config) -> OllamaZmqError:
     return OllamaZmqError(f"{where}; check OLLAMA_HOST")
 
 
+def allow_files() -> int:
+    """How many files this process may have open, once it has asked for as many as it may get; 0 for any number.
+
+    A shell or systemd allows 1024 at first (macOS 256, of ``MANY_FILES`` or more), and every client that waits is one.
+    """
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        wanted = max(soft, MANY_FILES if hard == resource.RLIM_INFINITY else hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    return max(soft, 0)
+
+
 class Server(uvicorn.Server):
     """uvicorn without its signal handling: :func:`serve` has its own."""
 
@@ -88,10 +108,11 @@ def serve(config: Config) -> None:
     """
     for warning in config.warnings:
         log.warning("setting.ignored", reason=warning)
-    asyncio.run(_serve(config))
+    with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
+        runner.run(_serve(config, allow_files()))
 
 
-async def _serve(config: Config) -> None:
+async def _serve(config: Config, max_files: int) -> None:
     failures: list[BaseException] = []
 
     def fail(error: BaseException) -> None:
@@ -108,6 +129,7 @@ async def _serve(config: Config) -> None:
         ws="none",
         server_header=False,
         timeout_graceful_shutdown=GRACE_S,
+        limit_concurrency=max_files * 3 // 4 or None,  # beyond, 503 without a look at the request
     )
     server = Server(settings)
     _stop_on_signals(server, app)  # before anybody can see the port open
