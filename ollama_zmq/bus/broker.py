@@ -62,7 +62,7 @@ class Broker:
         self._find_in_store = find_blob
         self._models = ServedModels()
         self._numbers = count(1)
-        self._joins: list[tuple[tuple[str, ...], Future[ClusterState]]] = []
+        self._joins: list[tuple[tuple[str, ...], Future[Any], Callable[[], Any]]] = []
         self._preparing: list[threading.Thread] = []
         self._context: zmq.Context[Any] = zmq.Context()
         self._device = open_device("cpu", threads=threads, budget=Budget(memory_limit or default_budget()))
@@ -131,15 +131,15 @@ class Broker:
         return load.future
 
     def plan(self, wanted: LoadRequest, *, replaces: LoadedModel | None = None) -> Future[DryRun]:
-        """Return what a load of *wanted* would do, without loading anything; its workers are greeted."""
+        """Return what a load of *wanted* would do, without loading anything; its workers are greeted and given back."""
         future: Future[DryRun] = Future()
 
         def work() -> None:
             with open_gguf(wanted.path) as gguf:
                 order = order_of(wanted, Network(gguf), Numbers.of(NO_MODEL, replaces))
-                self.check_workers(wanted.rpc_servers).result()
-                found = dry_run(order, self._ask(lambda: self._loop.coordinator.survey(order)))
-            future.set_result(found)
+                survey = self._once_joined(wanted.rpc_servers, lambda: self._loop.coordinator.survey(order)).result()
+                self._loop.call(lambda: self._loop.apply(self._loop.coordinator.leave_unused()))
+                future.set_result(dry_run(order, survey))
 
         self._in_thread("planner", future, work)
         return future
@@ -193,7 +193,7 @@ class Broker:
 
     def cluster(self) -> ClusterState:
         """Return what is known of the workers and stages at this moment."""
-        return self._ask(self._loop.coordinator.state)
+        return self._ask(self._state)
 
     def pacing(self, model: LoadedModel) -> Pacing:
         """Return a copy of the cost model that decides how *model* works at this moment.
@@ -213,26 +213,23 @@ class Broker:
     def _ask(self, question: Callable[[], T]) -> T:
         """The answer to *question*, which is asked in the broker's thread."""
         future: Future[T] = Future()
-
-        def answer() -> None:
-            try:
-                future.set_result(question())
-            except OllamaZmqError as error:
-                future.set_exception(error)
-
-        self._loop.call(answer)
+        self._loop.call(lambda: _answer(future, question))
         return future.result(timeout=10)
 
     def check_workers(self, addresses: tuple[str, ...]) -> Future[ClusterState]:
         """Greet *addresses* without loading anything; the state tells who answered and why others did not."""
-        future: Future[ClusterState] = Future()
+        return self._once_joined(addresses, self._state)
+
+    def _once_joined(self, addresses: tuple[str, ...], question: Callable[[], T]) -> Future[T]:
+        """The answer to *question*, asked in the broker's thread once *addresses* have joined or been given up."""
+        future: Future[T] = Future()
 
         def prepare() -> None:
             endpoints = {address: resolve(address) for address in addresses}
             self._loop.call(lambda: join(endpoints))
 
         def join(endpoints: dict[str, str]) -> None:
-            self._joins.append((addresses, future))
+            self._joins.append((addresses, future, question))
             self._loop.endpoints.update(endpoints)
             self._loop.apply(self._loop.coordinator.join(addresses, time.monotonic()))
 
@@ -256,6 +253,9 @@ class Broker:
 
     # In the broker's thread
 
+    def _state(self) -> ClusterState:
+        return self._loop.coordinator.state({number: served.use for number, served in self._models.items()})
+
     def _begin(self, served: Served, endpoints: dict[str, str]) -> None:
         self._models.add(served)
         self._loop.endpoints.update(endpoints)
@@ -276,10 +276,10 @@ class Broker:
                 self._models.forget(number, error)
 
     def _tell_joined(self, addresses: tuple[str, ...]) -> None:
-        told = [future for asked, future in self._joins if asked == addresses]
-        self._joins = [(asked, future) for asked, future in self._joins if asked != addresses]
-        for future in told:
-            future.set_result(self._loop.coordinator.state())
+        told = [join for join in self._joins if join[0] == addresses]
+        self._joins = [join for join in self._joins if join[0] != addresses]
+        for _, future, question in told:
+            _answer(future, question)
 
     def _finish_load(self, loaded: Loaded) -> None:
         try:
@@ -293,7 +293,7 @@ class Broker:
         for number in self._models:
             self._models.forget(number, stopping)
         joins, self._joins = self._joins, []
-        for _, future in joins:
+        for _, future, _ in joins:
             future.set_exception(stopping)
 
     # In the local worker's thread
@@ -301,6 +301,13 @@ class Broker:
     def _find_blob(self, blob: str) -> Path | None:
         """Where the local worker finds a model file: one that is being loaded, or a blob of the store."""
         return self._models.file(blob) or (self._find_in_store(blob) if self._find_in_store else None)
+
+
+def _answer(future: Future[T], question: Callable[[], T]) -> None:
+    try:
+        future.set_result(question())
+    except OllamaZmqError as error:
+        future.set_exception(error)
 
 
 def _not_loaded(model: LoadedModel) -> RequestError:

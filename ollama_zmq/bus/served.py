@@ -14,6 +14,7 @@ from pathlib import Path
 from ollama_zmq.bus.loads import LoadedModel, LoadRequest, Numbers, order_of
 from ollama_zmq.cluster.events import Loaded
 from ollama_zmq.cluster.stages import LOCAL, NO_MODEL, LoadOrder
+from ollama_zmq.cluster.state import NO_USE, UseState
 from ollama_zmq.engine.embedding import Embedding
 from ollama_zmq.engine.engine import Engine
 from ollama_zmq.engine.requests import Broken, Finished, Output, Scored
@@ -98,6 +99,13 @@ class Served:
             load_s=time.monotonic() - self.load.started,
         )
         self.load.future.set_result(self.loaded)
+
+    @property
+    def use(self) -> UseState:
+        """How much it is used."""
+        if (engine := self.engine) is None:
+            return NO_USE
+        return UseState(engine.running, engine.waiting, engine.in_flight, engine.free_pages)
 
     def _engine(self, loaded: Loaded) -> Engine:
         return Engine(

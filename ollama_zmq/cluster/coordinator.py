@@ -21,8 +21,9 @@ answered is a mistake in the list and fails the load, naming it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import count
+from types import MappingProxyType
 
 from ollama_zmq.cluster.events import (
     Attached,
@@ -41,7 +42,7 @@ from ollama_zmq.cluster.links import ENDED, Links
 from ollama_zmq.cluster.load_plan import LoadPlan, plan_load
 from ollama_zmq.cluster.pipeline import Phase, Pipeline
 from ollama_zmq.cluster.stages import LOCAL, LoadOrder
-from ollama_zmq.cluster.state import ClusterState, WorkerState
+from ollama_zmq.cluster.state import NO_USE, ClusterState, UseState, WorkerState
 from ollama_zmq.cluster.survey import Survey
 from ollama_zmq.devices.base import Array
 from ollama_zmq.engine.requests import Microbatch
@@ -80,7 +81,7 @@ class Coordinator:
 
     def join(self, addresses: tuple[str, ...], now: float) -> list[Effect]:
         """Connect to *addresses* and to nobody else whom no model needs. Ends with ``Joined``."""
-        effects = self._leave_unused(addresses) + self.links.join(addresses, now)
+        effects = self.leave_unused(addresses) + self.links.join(addresses, now)
         self._joins.append(addresses)
         return effects + self._settle(now)
 
@@ -106,6 +107,13 @@ class Coordinator:
     def n_in_flight(self) -> int:
         """Microbatches on their way, of all models."""
         return sum(len(pipeline.flights) for pipeline in self.pipelines.values())
+
+    def leave_unused(self, addresses: tuple[str, ...] = ()) -> list[Effect]:
+        """End the lease of every worker that is not in *addresses* and that no model needs."""
+        kept = {LOCAL, *addresses, *(address for joining in self._joins for address in joining)}
+        for pipeline in self.pipelines.values():
+            kept |= {*pipeline.addresses, *pipeline.order.addresses}
+        return self.links.leave_all_but(kept)
 
     def leave_all(self) -> list[Effect]:
         """End every lease; the broker is about to stop."""
@@ -222,13 +230,6 @@ class Coordinator:
                 effects += self._begin(pipeline)
         return effects
 
-    def _leave_unused(self, addresses: tuple[str, ...] = ()) -> list[Effect]:
-        """End the lease of every worker that is not in *addresses* and that no model needs."""
-        kept = {LOCAL, *addresses, *(address for joining in self._joins for address in joining)}
-        for pipeline in self.pipelines.values():
-            kept |= {*pipeline.addresses, *pipeline.order.addresses}
-        return self.links.leave_all_but(kept)
-
     # Loading
 
     def _begin(self, pipeline: Pipeline) -> list[Effect]:
@@ -245,7 +246,7 @@ class Coordinator:
         pipeline.order = plan.order
         effects += pipeline.define(plan.placement, plan.stages)
         self._programs.update({stage.program: pipeline for stage in plan.stages})
-        return effects + self._leave_unused()
+        return effects + self.leave_unused()
 
     def _plan(self, order: LoadOrder) -> LoadPlan:
         """Where *order* goes, beside the models that are loaded.
@@ -301,10 +302,10 @@ class Coordinator:
 
     # What can be seen
 
-    def state(self) -> ClusterState:
-        """Return what ``/api/cluster`` shows."""
+    def state(self, use: Mapping[int, UseState] = MappingProxyType({})) -> ClusterState:
+        """Return what ``/api/cluster`` shows; *use*: what the engines say of each model."""
         workers = tuple(self._worker_state(link) for link in self.links.values())
-        models = tuple(pipeline.state() for pipeline in self.pipelines.values())
+        models = tuple(pipeline.state(use.get(model, NO_USE)) for model, pipeline in self.pipelines.items())
         return ClusterState(VERSION, PROTOCOL, workers, models)
 
     def _worker_state(self, link: Link) -> WorkerState:

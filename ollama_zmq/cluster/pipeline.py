@@ -41,7 +41,7 @@ from ollama_zmq.cluster.links import Links
 from ollama_zmq.cluster.placement import Placement
 from ollama_zmq.cluster.speed import SpeedMeter
 from ollama_zmq.cluster.stages import LoadOrder, Stage
-from ollama_zmq.cluster.state import ModelState, Speeds, StageState, UploadState
+from ollama_zmq.cluster.state import NO_USE, ModelState, Speeds, StageState, UploadState, UseState
 from ollama_zmq.cluster.uploads import Upload
 from ollama_zmq.devices.base import Array
 from ollama_zmq.engine.pacing import StageCost, StageTime
@@ -316,8 +316,8 @@ class Pipeline:
 
     # What can be seen
 
-    def state(self) -> ModelState:
-        """Return what ``/api/cluster`` shows of this model."""
+    def state(self, use: UseState = NO_USE) -> ModelState:
+        """Return what ``/api/cluster`` shows of this model, which is used so much."""
         stages = tuple(
             StageState(s.worker, s.part, s.first_layer, s.last_layer, window.summary(), token_us(cost))
             for s, window, cost in zip(self._plain_stages(), self._latency, self._costs, strict=True)
@@ -332,6 +332,8 @@ class Pipeline:
             notes=self.placement.notes if self.placement else (),
             predicted=forecast(self._costs, self.order.max_tokens) if self._costs else Speeds(),
             measured=self._speed.speeds(),
+            kv_pages=self.order.kv_pages,
+            use=use,
         )
 
     def layers_on(self, address: str) -> str:

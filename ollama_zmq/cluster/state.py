@@ -83,6 +83,24 @@ class UploadState(msgspec.Struct, frozen=True):
     total_bytes: int
 
 
+class UseState(msgspec.Struct, frozen=True):
+    """How much a model is used.
+
+    Attributes:
+        running: requests that hold KV pages; waiting: those that do not yet, or not while their reader is behind.
+        in_flight: microbatches on their way through the stages.
+        free_pages: pages of KV cache that no request holds.
+    """
+
+    running: int = 0
+    waiting: int = 0
+    in_flight: int = 0
+    free_pages: int = 0
+
+
+NO_USE = UseState()
+
+
 class ModelState(msgspec.Struct, frozen=True):
     """One model that is loaded or being loaded.
 
@@ -91,6 +109,7 @@ class ModelState(msgspec.Struct, frozen=True):
         nbytes: memory on all workers, by the plan until they have counted it.
         uploads: of the workers that must be sent weights.
         notes: what the planner has to say, such as that one machine alone would be faster.
+        kv_pages: of its cache, 64 tokens each.
         predicted: from what workers and links were measured at when they joined; measured: since the model is loaded.
     """
 
@@ -102,6 +121,8 @@ class ModelState(msgspec.Struct, frozen=True):
     notes: tuple[str, ...] = ()
     predicted: Speeds = Speeds()
     measured: Speeds = Speeds()
+    kv_pages: int = 0
+    use: UseState = NO_USE
 
 
 class ClusterState(msgspec.Struct, frozen=True):

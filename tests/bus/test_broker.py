@@ -202,11 +202,12 @@ def test_what_fits_only_without_others_names_them(tiny_gguf, start_worker):
 
 def test_a_dry_run_predicts_what_a_load_then_does(broker, tiny_gguf, start_worker):
     workers = start_worker(), start_worker(memory=1000)
-    wanted = LoadRequest("tiny", tiny_gguf, 128, rpc_servers=tuple(worker.address for worker in workers))
-    found = broker.plan(wanted).result(WAIT_S)
-    assert (broker.cluster().models, found.absent, len(found.plans)) == ((), (), 5)
+    before = load(broker, tiny_gguf, *workers)  # what is leased for it is not measured again
+    wanted = LoadRequest("tiny", tiny_gguf, 64, rpc_servers=tuple(worker.address for worker in workers))
+    found = broker.plan(wanted, replaces=before.model).result(WAIT_S)
+    assert (len(broker.cluster().models), found.absent, len(found.plans)) == (1, (), 5)
     (planned,) = [plan for plan in found.plans if plan.chosen]
-    loaded = load(broker, tiny_gguf, *workers)
+    loaded = load(broker, tiny_gguf, *workers, before=before, num_ctx=64)
     generate(loaded)
     (model,) = broker.cluster().models
     assert [(s.worker, s.part, s.last_layer) for s in planned.stages] == [
@@ -214,6 +215,24 @@ def test_a_dry_run_predicts_what_a_load_then_does(broker, tiny_gguf, start_worke
     ]
     assert model.predicted.prefill_tokens_per_s == planned.predicted.prefill_tokens_per_s
     assert model.measured.decode_tokens_per_s > 0
+
+
+def test_a_dry_run_gives_its_workers_back(broker, tiny_gguf, start_worker):
+    worker = start_worker()
+    wanted = LoadRequest("tiny", tiny_gguf, 128, rpc_servers=(worker.address,))
+    for _ in range(2):
+        assert broker.plan(wanted).result(WAIT_S).absent == ()
+        assert [seen.address for seen in broker.cluster().workers] == ["local"]
+    with Broker(threads=1) as other:
+        generate(load(other, tiny_gguf, worker))
+
+
+def test_a_dry_run_leaves_alone_what_a_model_uses(broker, tiny_gguf, start_worker):
+    used, other = start_worker(), start_worker()
+    loaded = load(broker, tiny_gguf, used)
+    broker.plan(LoadRequest("tiny", tiny_gguf, 128, rpc_servers=(other.address,))).result(WAIT_S)
+    assert {seen.address for seen in broker.cluster().workers} == {"local", used.address}
+    generate(loaded)
 
 
 def test_a_dry_run_tells_who_is_not_there(broker, tiny_gguf):
