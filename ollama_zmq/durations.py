@@ -36,7 +36,7 @@ def keep_alive_s(value: str | float) -> float:
     Raises:
         ValueError: a text that is no duration.
     """
-    seconds = parse_duration(value) if isinstance(value, str) else float(value)
+    seconds = parse_duration(value) if isinstance(value, str) else float(min(max(value, -1), 1 << 63))
     return math.inf if seconds < 0 else seconds
 
 

@@ -8,6 +8,8 @@
     request.accepted    request_id model prompt_tokens
     request.finished    request_id reason prompt_tokens output_tokens prefill_ms decode_ms
                         drafted accepted
+    request.canceled    request_id (its client has left)
+    request.failed      request_id error
     request.broken      error
     option.ignored      name value
     context.reduced     num_ctx trained

@@ -17,7 +17,7 @@ from ollama_zmq.bus.loads import LoadedModel, LoadRequest
 from ollama_zmq.cluster.placement import Policy
 from ollama_zmq.durations import keep_alive_s
 from ollama_zmq.engine.requests import Finished, GenerationRequest, Piece, TokenLogprob
-from ollama_zmq.errors import ModelFileError, RequestError
+from ollama_zmq.errors import ModelFileError, OllamaZmqError, RequestError
 from ollama_zmq.formats.options import Options, merge_options
 from ollama_zmq.server.facts import Facts, facts_of
 from ollama_zmq.server.schema import Inference, Logprob, TopLogprob
@@ -171,10 +171,17 @@ async def outputs(
         top_logprobs=request.top_logprobs,
     )
     async with aclosing(services.generations.outputs(loaded, generation)) as running:
-        async for output in running:
-            if isinstance(output, Finished):
-                log.info("request.finished", request_id=request_id, **_facts_for_log(output))
-            yield output
+        try:
+            async for output in running:
+                if isinstance(output, Finished):
+                    log.info("request.finished", request_id=request_id, **_facts_for_log(output))
+                yield output
+        except OllamaZmqError as error:
+            log.info("request.failed", request_id=request_id, error=str(error))
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            log.info("request.canceled", request_id=request_id)
+            raise
 
 
 def _facts_for_log(finished: Finished) -> dict[str, object]:

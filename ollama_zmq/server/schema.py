@@ -281,7 +281,7 @@ def decode(body: bytes, kind: type[T]) -> T:
 def _plain(error: Exception) -> str:
     """msgspec's message without its capital and its quotes: ``expected str, got int - at $.prompt``."""
     text = str(error).replace("`", "")
-    return text[:1].lower() + text[1:]
+    return text if text[1:2].isupper() else text[:1].lower() + text[1:]
 
 
 def _without_nulls(value: Any) -> Any:

@@ -4,6 +4,8 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -59,6 +61,25 @@ def test_a_signal_ends_the_server_cleanly(tmp_path, number):
         assert server.process.wait(timeout=30) == 0
         assert "Traceback" not in server.output
         assert "server.stopped" in server.output
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits are those of Linux")
+def test_a_server_takes_more_clients_than_files_it_is_allowed_at_first(tmp_path):
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Children() as children, ExitStack() as open_sockets:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (128, limits[1]))
+        try:
+            url = children.start_server(env={"OLLAMA_MODELS": str(tmp_path)})
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        address = "127.0.0.1", int(url.rpartition(":")[2])
+        clients = [open_sockets.enter_context(socket.create_connection(address, timeout=30)) for _ in range(200)]
+        for client in clients:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert {client.recv(12) for client in clients} == {b"HTTP/1.1 200"}
+        assert "uvloop" in Path(f"/proc/{children.running[0].pid}/maps").read_text()
 
 
 def test_a_second_server_on_the_port_ends_with_1_and_one_line(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import threading
@@ -16,7 +17,7 @@ from ollama_zmq.bus.loads import LoadRequest
 from ollama_zmq.cli.children import Children, free_port
 from ollama_zmq.errors import OutOfDeviceMemory
 from ollama_zmq.store.models import Store
-from tests.end_to_end.cluster import Cluster, until
+from tests.end_to_end.cluster import ENDLESS, LASTING, Cluster, until
 
 
 def test_a_killed_worker_ends_its_request_and_nothing_else(cluster: Cluster) -> None:
@@ -69,10 +70,33 @@ def test_a_stranger_who_knocks_at_a_worker_disturbs_nobody(cluster: Cluster) -> 
     assert last["eval_count"] == 200
 
 
+def is_free(cluster: Cluster, waiting: int) -> bool:
+    """Whether no request has pages, and so many wait."""
+    (model,) = cluster.get("/api/cluster")["models"]
+    use = model["use"]
+    return (use["running"], use["waiting"], use["free_pages"]) == (0, waiting, model["kv_pages"])
+
+
 def test_a_client_that_leaves_frees_the_engine(cluster: Cluster) -> None:
     with cluster.stream() as lines:
         next(lines)
+        assert not is_free(cluster, waiting=0)
+    until(lambda: is_free(cluster, waiting=0))
     assert cluster.generate(num_predict=4)["eval_count"] == 4
+
+
+def test_a_client_that_does_not_read_pauses_its_request(cluster: Cluster) -> None:
+    host, port = cluster.url.removeprefix("http://").split(":")
+    long_lines = {"logprobs": True, "top_logprobs": 20, "options": {**LASTING, "num_predict": ENDLESS}}
+    body = json.dumps({"model": "tiny", "prompt": "hello", **long_lines}).encode()
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect((host, int(port)))
+        client.sendall(b"POST /api/generate HTTP/1.1\r\nHost: x.local\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        assert client.recv(12) == b"HTTP/1.1 200"
+        until(lambda: is_free(cluster, waiting=1))
+        assert cluster.generate(num_predict=4)["eval_count"] == 4
+    until(lambda: is_free(cluster, waiting=0))
 
 
 def test_a_small_worker_gets_what_fits(children: Children, models: Path) -> None:

@@ -136,9 +136,10 @@ class Driver:
             self.flying.append((microbatch, self.model.run(microbatch)))
         return microbatch
 
-    def land(self):
-        """Bring back the oldest microbatch."""
-        microbatch, logits = self.flying.popleft()
+    def land(self, i=0):
+        """Bring back the oldest microbatch, or the *i*-th."""
+        microbatch, logits = self.flying[i]
+        del self.flying[i]
         self.now += 1
         self.outputs += self.engine.complete(microbatch.id, logits, self.now, self.times(microbatch))
 

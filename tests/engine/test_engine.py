@@ -320,6 +320,24 @@ def test_chunks_of_one_prompt_follow_each_other_through_the_stages():
     assert driver.send() is None
 
 
+def test_a_chunk_without_wanted_rows_may_come_back_before_an_older_one_that_the_head_works_on():
+    driver = Driver(max_sequences=2, max_tokens=16, max_in_flight=2)
+    short, long = generation("short"), generation("long", range(3, 53))
+    driver.submit(short)
+    driver.send()
+    driver.land()
+    driver.submit(long)
+    older, younger = driver.send(), driver.send()
+    assert (older.lengths, older.rows, younger.lengths, younger.rows) == ((1, 15), (0,), (16,), ())
+    driver.land(1)
+    driver.land(0)
+    before = list(driver.outputs)
+    after = driver.run()
+    said = {name: [output for output in (*before, *after) if output.request_id == name] for name in ("short", "long")}
+    assert same_as_naive(said["short"], short)
+    assert same_as_naive(said["long"], long)
+
+
 def test_a_client_that_leaves_gives_back_its_pages_when_what_is_in_flight_has_landed():
     driver = Driver(max_tokens=32, max_in_flight=3)
     driver.submit(generation(prompt=range(200)))

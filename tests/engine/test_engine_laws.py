@@ -66,6 +66,12 @@ class Requests(RuleBasedStateMachine):
     def land(self):
         self.driver.land()
 
+    @precondition(lambda self: any(not microbatch.rows for microbatch, _ in self.driver.flying))
+    @rule()
+    def land_what_had_nothing_for_the_head_to_do(self):
+        """It overtakes what is at the head; the stages before that keep the order."""
+        self.driver.land(next(i for i, (microbatch, _) in enumerate(self.driver.flying) if not microbatch.rows))
+
     @precondition(lambda self: self.requests)
     @rule(data=st.data())
     def cancel(self, data):

@@ -259,6 +259,7 @@ def test_what_is_wrong_is_named_and_nothing_runs(on_site, broker, status, error,
     [
         (b"", "missing request body"),
         (b"{", "invalid JSON in the request body: input data was truncated"),
+        (b'{"prompt": NaN}', "invalid JSON in the request body: JSON is malformed"),
         (b"[1]", "invalid JSON in the request body: expected object, got array"),
         (b"\xff\xfe", "invalid JSON in the request body: "),
         (b'{"prompt": ' + b"[" * 100_000, "invalid JSON in the request body: "),
