@@ -26,7 +26,8 @@ from common import loaded_broker, median, parser, print_table, resolve_model, ru
 
 from ollama_zmq.cli.children import Children
 from ollama_zmq.formats.quants import QuantType
-from ollama_zmq.kernels.cpu.executor import Memory, Pool
+from ollama_zmq.kernels.cpu.memory import Memory
+from ollama_zmq.kernels.cpu.pool import Pool
 from ollama_zmq.kernels.cpu.recode import RECODED
 from ollama_zmq.kernels.cpu.weights import FORMATS
 from ollama_zmq.store.create import Recipe

@@ -23,7 +23,7 @@ import numpy as np
 from ollama_zmq.devices.base import Budget, Step
 from ollama_zmq.formats.quants import QuantType, row_nbytes
 from ollama_zmq.kernels.cpu.device import CpuDevice
-from ollama_zmq.kernels.cpu.executor import Memory
+from ollama_zmq.kernels.cpu.memory import Memory
 from ollama_zmq.kernels.cpu.weights import FORMATS
 from ollama_zmq.ops.builder import Builder, Value
 from ollama_zmq.ops.program import KV_TYPES, PAGE_SLOTS, CacheSpec, WeightSpec, verify
@@ -60,7 +60,8 @@ class Bench:
 
     def read_limit(self) -> float:
         """Return the GB per second at which the device's threads read memory now."""
-        seconds = min(elapsed(lambda: self.device.pool.read(self.memory)) for _ in range(self.repeats))
+        words = self.memory.bytes().view(np.uint64)
+        seconds = min(elapsed(lambda: self.device.pool.read(words)) for _ in range(self.repeats))
         return STREAMED_NBYTES / seconds / 1e9
 
     def time(

@@ -201,12 +201,12 @@ def test_a_right_import_is_not(module, text):
 
 @pytest.mark.parametrize("line", ["import zmq", "cimport zmq", "from zmq cimport Socket", "from zmq.utils import z85"])
 def test_cython_lines_are_read(line):
-    (complaint,) = complaints(cython_imports("ollama_zmq.kernels.cpu.executor", f"# cython\n{line}  # why\n"))
+    (complaint,) = complaints(cython_imports("ollama_zmq.kernels.cpu.program", f"# cython\n{line}  # why\n"))
     assert "imports zmq" in complaint
 
 
 def test_cython_imports_of_ours_are_read():
-    found = cython_imports("ollama_zmq.kernels.cpu.executor", "from ollama_zmq.engine.pages import Pages, Page as P\n")
+    found = cython_imports("ollama_zmq.kernels.cpu.program", "from ollama_zmq.engine.pages import Pages, Page as P\n")
     assert [statement.target for statement in found] == [
         "ollama_zmq.engine.pages.Pages",
         "ollama_zmq.engine.pages.Page",

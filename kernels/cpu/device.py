@@ -16,8 +16,8 @@ from ollama_zmq.devices.base import Budget, DeviceWeight, Speeds
 from ollama_zmq.errors import OpError, RequestError, ShapeError
 from ollama_zmq.kernels.cpu import isa_names, simd
 from ollama_zmq.kernels.cpu.executable import CpuExecutable, executable_nbytes
-from ollama_zmq.kernels.cpu.executor import Pool
 from ollama_zmq.kernels.cpu.plan import plan
+from ollama_zmq.kernels.cpu.pool import Pool
 from ollama_zmq.kernels.cpu.processor import allowed_cpus, cpu_name, default_threads
 from ollama_zmq.kernels.cpu.speed import measure
 from ollama_zmq.kernels.cpu.weights import CpuWeight, Shelf, load_weight, weight_nbytes

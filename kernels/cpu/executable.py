@@ -10,8 +10,10 @@ import numpy as np
 
 from ollama_zmq.devices.base import Array, Budget, Step
 from ollama_zmq.errors import OpError, OutOfDeviceMemory, ShapeError
-from ollama_zmq.kernels.cpu import executor
+from ollama_zmq.kernels.cpu import program as compiled
+from ollama_zmq.kernels.cpu.memory import Memory
 from ollama_zmq.kernels.cpu.plan import Plan, PlannedOp, StepKind, plan
+from ollama_zmq.kernels.cpu.pool import Pool
 from ollama_zmq.kernels.cpu.weights import FORMATS, CpuWeight
 from ollama_zmq.ops.program import CacheSpec, Verified, check_inputs
 from ollama_zmq.ops.registry import op_named
@@ -23,7 +25,7 @@ NUMBERS_PER_TOKEN = 4 * 4 + 8  # position, page, first token, row; a page table'
 
 def cache_nbytes(cache: CacheSpec, kv_pages: int) -> int:
     """Return the bytes of one layer's pages. Heads that are no multiple of 16 (q8_0: 32) are padded."""
-    return kv_pages * cache.n_kv_heads * int(executor.page_nbytes(cache))
+    return kv_pages * cache.n_kv_heads * int(compiled.page_nbytes(cache))
 
 
 def executable_nbytes(planned: Plan, verified: Verified, threads: int, *, kv_pages: int, max_tokens: int) -> int:
@@ -50,14 +52,14 @@ def _attended(planned: Plan, verified: Verified) -> list[tuple[PlannedOp, CacheS
 
 def _thread_nbytes(planned: Plan, verified: Verified) -> int:
     """Return the bytes of scratch that attention takes on each thread."""
-    needs = (int(executor.attention_scratch_nbytes(cache)) for _, cache in _attended(planned, verified))
+    needs = (int(compiled.attention_scratch_nbytes(cache)) for _, cache in _attended(planned, verified))
     return _aligned(max(needs, default=0))
 
 
 def _records_nbytes(planned: Plan, verified: Verified, kv_pages: int, max_tokens: int) -> int:
     """Return the bytes of the records of runs: of every query head over the whole cache, in up to 32 sequences."""
-    runs = -(-kv_pages // executor.RUN_PAGES) + min(max_tokens, 32)
-    heads = (op.attrs["n_heads"] * int(executor.record_nbytes(cache)) for op, cache in _attended(planned, verified))
+    runs = -(-kv_pages // compiled.RUN_PAGES) + min(max_tokens, 32)
+    heads = (op.attrs["n_heads"] * int(compiled.record_nbytes(cache)) for op, cache in _attended(planned, verified))
     return _aligned(runs * max(heads, default=0))
 
 
@@ -91,7 +93,7 @@ class CpuExecutable:
         verified: Verified,
         weights: Mapping[str, CpuWeight],
         kernels: object,
-        pool: executor.Pool,
+        pool: Pool,
         budget: Budget,
         *,
         threads: int,
@@ -115,7 +117,7 @@ class CpuExecutable:
         self._frequencies: dict[str, Array] = {}
         thread_nbytes = _thread_nbytes(self._plan, verified)
         scratch = self._scratch + _aligned(self._plan.scratch_nbytes)
-        self._program = executor.Program(
+        self._program = compiled.Program(
             kernels,
             pool,
             len(self._plan.steps),
@@ -144,10 +146,9 @@ class CpuExecutable:
     def _add(self, kind: StepKind, symbol: str, ops: list[PlannedOp]) -> None:
         if kind is StepKind.ROWS:
             self._program.add_rows(symbol, [self._row_record(op) for op in ops])
-        elif kind is StepKind.LINEAR:
-            self._program.add_linear(symbol, [self._linear_part(op) for op in ops])
-        elif kind is StepKind.EXPERTS:
-            self._program.add_experts(symbol, [self._expert_part(op) for op in ops])
+        elif kind in (StepKind.LINEAR, StepKind.EXPERTS):
+            parts = [self._linear_part(op) for op in ops]
+            self._program.add_linears(symbol, parts, of_experts=kind is StepKind.EXPERTS)
         elif kind is StepKind.GATHER:
             (op,) = ops
             self._program.add_gather(symbol, self._address(op.reads[0]), self._address(op.writes), **op.attrs)
@@ -161,20 +162,14 @@ class CpuExecutable:
     def _address(self, value: str) -> int:
         return self._scratch + self._plan.offsets[value]
 
-    def _expert_part(self, op: PlannedOp) -> tuple[int, ...]:
-        return (*self._linear_part(op), self._address(op.reads[1]), op.attrs["n_experts"], op.attrs["n_used"])
-
     def _linear_part(self, op: PlannedOp) -> tuple[int, ...]:
         weight = self._weights[op.weight]
         N, K = weight.spec.shape[-2:]
-        return (
-            weight.address,
-            self._address(op.reads[0]),
-            self._address(op.writes),
-            FORMATS[weight.spec.type].index,
-            N,
-            K,
-        )
+        x, out = self._address(op.reads[0]), self._address(op.writes)
+        part = weight.address, x, out, FORMATS[weight.spec.type].index, N, K
+        if op.op != "expert_linear":
+            return (*part, 0, 0, 0)
+        return (*part, self._address(op.reads[1]), op.attrs["n_experts"], op.attrs["n_used"])
 
     def _row_record(self, op: PlannedOp) -> dict[str, Any]:
         record: dict[str, Any] = {"kind": op.op, "width": self._width(op)}
@@ -248,11 +243,11 @@ class CpuExecutable:
             self._budget.give(self.nbytes)
 
 
-def _taken(nbytes: int, name: str, budget: Budget) -> executor.Memory:
+def _taken(nbytes: int, name: str, budget: Budget) -> Memory:
     what = f"KV cache and scratch of program {name!r}"
     budget.take(nbytes, what)
     try:
-        return executor.Memory(nbytes)
+        return Memory(nbytes)
     except MemoryError:
         budget.give(nbytes)
         raise OutOfDeviceMemory(f"{what} needs {human_bytes(nbytes)}, which the system refused", what=what) from None

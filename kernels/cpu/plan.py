@@ -21,7 +21,7 @@ from enum import Enum
 from typing import Any
 
 from ollama_zmq.errors import UnsupportedOp
-from ollama_zmq.kernels.cpu.executor import slots_nbytes
+from ollama_zmq.kernels.cpu.program import slots_nbytes
 from ollama_zmq.kernels.cpu.simd import activation_nbytes
 from ollama_zmq.kernels.cpu.weights import format_of
 from ollama_zmq.ops.program import Call, Verified

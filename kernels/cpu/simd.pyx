@@ -1,6 +1,6 @@
 """The kernels of every instruction set, compiled once, and what is known of them.
 
-This module holds the machine code of ``isa_*.c`` and hands out its tables; it is apart from :mod:`executor` so that
+This module holds the machine code of ``isa_*.c`` and hands out its tables; it is apart from :mod:`program` so that
 a change there compiles in seconds.
 """
 

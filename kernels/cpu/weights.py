@@ -16,7 +16,8 @@ from ollama_zmq.errors import ModelFileError, OutOfDeviceMemory, ShapeError, Uns
 from ollama_zmq.formats.mapped import let_go
 from ollama_zmq.formats.quants import QuantType, dequantize, tensor_nbytes, type_of_id
 from ollama_zmq.kernels.cpu import simd
-from ollama_zmq.kernels.cpu.executor import Memory, Pool
+from ollama_zmq.kernels.cpu.memory import Memory
+from ollama_zmq.kernels.cpu.pool import Pool
 from ollama_zmq.kernels.cpu.recode import RECODED
 from ollama_zmq.ops.program import WeightSpec
 from ollama_zmq.units import human_bytes

@@ -7,7 +7,7 @@ from numpy.testing import assert_array_equal
 from ollama_zmq.devices.base import Budget, Step
 from ollama_zmq.errors import OutOfDeviceMemory
 from ollama_zmq.formats.gguf import open_gguf
-from ollama_zmq.kernels.cpu import executor, weights
+from ollama_zmq.kernels.cpu import executable, weights
 from ollama_zmq.kernels.cpu.device import CpuDevice
 from ollama_zmq.models.base import Network
 from ollama_zmq.ops.builder import Builder
@@ -111,7 +111,7 @@ def test_memory_that_the_system_refuses_is_named_and_not_counted(monkeypatch, pa
             for spec in network.layers_program(range(1)).weights
         }
         used = device.budget.used
-        monkeypatch.setattr(executor, "Memory", refused)
+        monkeypatch.setattr(executable, "Memory", refused)
         monkeypatch.setattr(weights, "Memory", refused)
         with pytest.raises(OutOfDeviceMemory, match=r"program 'layers 0\.\.0' needs .* which the system refused"):
             device.compile(verify(network.layers_program(range(1))), loaded, kv_pages=2, max_tokens=4)

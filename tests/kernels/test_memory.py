@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from ollama_zmq.kernels.cpu.executor import Memory, Pool
+from ollama_zmq.kernels.cpu.memory import Memory
+from ollama_zmq.kernels.cpu.pool import Pool
 
 MEBIBYTE = 1 << 20
 

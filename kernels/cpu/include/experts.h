@@ -69,19 +69,19 @@ static inline struct column column_of_slot(const struct slots *s, size_t i, size
     return column_of((size_t)s->column[i] - first, end - first, panel_columns);
 }
 
-/* One weight of a step: a linear for each expert. Its slots are looked up when it runs. */
-struct expert_part {
+/* One weight of a step, or a stack of one for each expert. Its slots are looked up when it runs. */
+struct linear_part {
     const void *weight, *x;
     float *out;
     enum format format;
     size_t N, K, groups;
-    void *slots;
+    void *slots;                /* of a stack, as what follows */
     size_t n_experts, n_used;
 };
 
 /* The groups first..first + n of the experts in use, expert by expert. */
 static void run_expert_groups(
-    const struct kernels *k, const struct expert_part *part, const struct slots *s, size_t first, size_t n)
+    const struct kernels *k, const struct linear_part *part, const struct slots *s, size_t first, size_t n)
 {
     size_t expert_nbytes = part->groups * GROUP_ROWS * row_nbytes(part->format, part->K);
     size_t column_nbytes = activation_nbytes(format_infos[part->format].x, part->K);

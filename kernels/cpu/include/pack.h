@@ -223,7 +223,7 @@ static void pack_rows(enum format format, struct source_rows *in, size_t K, void
 }
 
 /* Pack group g of a weight [N, K]. */
-static void pack_group(enum format format, const uint8_t *file, size_t N, size_t K, size_t g, void *packed)
+static inline void pack_group(enum format format, const uint8_t *file, size_t N, size_t K, size_t g, void *packed)
 {
     size_t step = row_nbytes(format, K), first = g * 16;
     struct source_rows in = source_of(file + first * step, step, N - first < 16 ? (int)(N - first) : 16);

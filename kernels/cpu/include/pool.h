@@ -159,7 +159,7 @@ static void pool_run(struct pool *pool, pool_work *work, void *context)
     for (int left; (left = atomic_load(&pool->running));) wait_for_change(pool, &pool->running, left);
 }
 
-static void pool_free(struct pool *pool)
+static inline void pool_free(struct pool *pool)
 {
     if (!pool) return;
     pool->stop = 1;
@@ -185,7 +185,7 @@ static int allowed_cpus(void)
 }
 
 /* A pool of `threads`, the caller's included, or NULL. cpus[i], if given, is where worker i (from 1) is pinned; the caller is not. */
-static struct pool *pool_new(int threads, const int *cpus)
+static inline struct pool *pool_new(int threads, const int *cpus)
 {
     struct pool *pool = aligned_alloc(64, sizeof *pool);
     if (!pool) return NULL;

@@ -15,7 +15,6 @@
 #include "experts.h"
 #include "page.h"
 #include "pool.h"
-#include "recode.h"
 #include "unpack.h"
 
 enum row_kind { COPY, EMBED, TAKE_ROWS, ADD, ADD_BIAS, RMS_NORM, LAYER_NORM, SILU_MUL, ANGLES, ROPE, STORE_KV, PACK, ROUTE, PACK_SLOTS, EXPERT_SUM };
@@ -38,8 +37,6 @@ struct row_op {
     int shared;                     /* ROUTE: the softmax is over all; PACK_SLOTS: a row's slots have one x */
 };
 
-struct linear_part { const void *weight, *x; float *out; enum format format; size_t N, K, groups; };
-
 struct attention_op {
     const float *q, *sinks;
     float *out;
@@ -56,8 +53,7 @@ struct step {
     int counts_rows;                /* rows are the R asked for, not the T tokens */
     int count;
     struct row_op *rows;            /* [count] */
-    struct linear_part *parts;      /* [count] */
-    struct expert_part *experts;    /* [count] */
+    struct linear_part *parts;      /* [count], of linears and experts */
     struct attention_op attention;
     struct gather_op gather;
 };
@@ -196,11 +192,11 @@ static void run_experts(const struct program *p, const struct step *step, int th
     size_t T = rows_of(p, step);
     long units = 0, taken, n, own;
     if (!T) return;
-    for (const struct expert_part *part = step->experts; part < step->experts + step->count; part++)
+    for (const struct linear_part *part = step->parts; part < step->parts + step->count; part++)
         units += (long)part->groups * *slots_at(part->slots, T, part->n_experts, part->n_used).used_count;
     long chunk = units / (p->pool->threads * 8);
     while ((n = pool_take(p->pool, thread, units, chunk < 1 ? 1 : chunk, &taken)))
-        for (const struct expert_part *part = step->experts; n; taken -= own, part++) {
+        for (const struct linear_part *part = step->parts; n; taken -= own, part++) {
             struct slots s = slots_at(part->slots, T, part->n_experts, part->n_used);
             own = (long)part->groups * *s.used_count;
             if (taken >= own) continue;

@@ -1,0 +1,105 @@
+"""``program.h`` as Cython sees it."""
+
+from libc.stdint cimport int32_t
+
+cdef extern from "program.h" nogil:
+    ctypedef struct kernel_table "struct kernels":
+        pass
+    ctypedef struct c_pool "struct pool":
+        pass
+    ctypedef int format_t "enum format"
+    ctypedef int activation_t "enum activation"
+    ctypedef int row_kind_t "enum row_kind"
+    ctypedef int step_kind_t "enum step_kind"
+    cdef enum:
+        COPY, EMBED, TAKE_ROWS, ADD, ADD_BIAS, RMS_NORM, LAYER_NORM, SILU_MUL, ANGLES, ROPE, STORE_KV, PACK
+        ROUTE, PACK_SLOTS, EXPERT_SUM
+        ROWS_STEP, LINEAR_STEP, ATTENTION_STEP, GATHER_STEP, EXPERTS_STEP
+        PAGE_SLOTS
+    size_t groups_of(size_t N)
+    ctypedef int kv_type_t "enum kv_type"
+    ctypedef struct kv_head "struct kv_head":
+        kv_type_t type
+        size_t keys
+        size_t values
+    cdef enum:
+        KV_F16, KV_Q8_0
+        C_RUN_PAGES "RUN_PAGES"
+    size_t attention_floats "attention_scratch"(const kv_head *head)
+    size_t c_record_floats "record_floats"(const kv_head *head)
+    size_t c_page_nbytes "page_nbytes"(const kv_head *head)
+    size_t slots_size "slots_nbytes"(size_t T, size_t n_experts, size_t n_used)
+    ctypedef struct row_op "struct row_op":
+        row_kind_t kind
+        const float *a
+        const float *b
+        void *out
+        size_t width
+        const void *weight
+        format_t format
+        activation_t activation
+        size_t n_heads
+        size_t head_dim
+        kv_head head
+        int halves
+        float eps
+        size_t n_experts
+        size_t n_used
+        void *slots
+        int shared
+    ctypedef struct linear_part "struct linear_part":
+        const void *weight
+        const void *x
+        float *out
+        format_t format
+        size_t N
+        size_t K
+        size_t groups
+        void *slots
+        size_t n_experts
+        size_t n_used
+    ctypedef struct attention_op "struct attention_op":
+        const float *q
+        const float *sinks
+        float *out
+        const char *cache
+        kv_head head
+        size_t n_heads
+        size_t n_kv_heads
+        size_t window
+        float scale
+        float softcap
+    ctypedef struct gather_op "struct gather_op":
+        const float *routing
+        void *slots
+        size_t n_experts
+        size_t n_used
+    ctypedef struct c_step "struct step":
+        step_kind_t kind
+        int counts_rows
+        int count
+        row_op *rows
+        linear_part *parts
+        attention_op attention
+        gather_op gather
+    ctypedef struct c_pass "struct pass":
+        size_t T
+        size_t R
+        size_t B
+        const char *input
+        const int32_t *rows
+        const int32_t *positions
+        const int32_t *pages
+        const int32_t *first_token
+        const int32_t *const *tables
+    ctypedef struct c_program "struct program":
+        const kernel_table *kernels
+        c_pool *pool
+        c_step *steps
+        int count
+        float *scratch
+        size_t thread_scratch
+        float *records
+        size_t record_floats
+        c_pass given "pass"
+    void program_run(c_program *p)
