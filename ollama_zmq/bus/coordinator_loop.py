@@ -199,7 +199,7 @@ class CoordinatorLoop:
             parts = self._arrived.popleft()
             address = parts[0].decode(errors="replace").partition("#")[0]
             try:
-                envelope = frames.decode(parts[1:])
+                envelope = frames.decode(sockets.only_frame(parts[1:]))
             except RemoteProtocolError as error:
                 log.warning("message.rejected", peer=address, error=str(error))
                 self.handle(Detached(address, f"worker {address} sent what the protocol forbids: {error}"))
@@ -255,9 +255,10 @@ class CoordinatorLoop:
         if address == LOCAL:
             self._send_local(envelope)
             return
-        routing_id = _routing_id(address, envelope.epoch)
+        routing_id, frame = _routing_id(address, envelope.epoch), frames.encode(envelope)
         try:
-            self._router.send_multipart([routing_id, *frames.encode(envelope)], zmq.NOBLOCK, copy=True)
+            self._router.send(routing_id, zmq.NOBLOCK | zmq.SNDMORE)
+            self._router.send(frame, zmq.NOBLOCK)
         except zmq.ZMQError as error:
             self.handle(Detached(address, f"worker {address} takes no more messages: {error.strerror}"))
 

@@ -5,8 +5,9 @@ A worker binds a DEALER; the broker has one ROUTER that connects to every worker
     option                       value        because
     LINGER                       0            what is unsent at the end is of no use to anyone
     ROUTER_MANDATORY             1            a full or unknown peer is EAGAIN or EHOSTUNREACH, not silence
-    MAXMSGSIZE                   32 MB + 64 KB   a hidden state float32 [512, 16384] crosses in one frame; over it the
-                                              peer disconnects and the message is lost, which ``seq`` shows
+    MAXMSGSIZE                   34 MB + 64 KB   a hidden state float32 [512, 16384] and the longest header cross in
+                                              one frame; over it the peer disconnects and the message is lost, which
+                                              ``seq`` shows
     SNDHWM, RCVHWM               256          messages, roughly; bytes are limited by the credits of the coordinator
     HANDSHAKE_IVL                3 s          who is not ZeroMQ is dropped after it
     HEARTBEAT_IVL, TIMEOUT, TTL  1, 3, 3 s    libzmq's I/O thread answers: they prove process and network, no progress
@@ -29,9 +30,10 @@ from weakref import WeakKeyDictionary
 
 import zmq
 
-from ollama_zmq.errors import LocalProtocolError, RequestError, Unreachable
+from ollama_zmq.errors import LocalProtocolError, RemoteProtocolError, RequestError, Unreachable
+from ollama_zmq.wire.frames import MAX_HEADER_BYTES
 
-MAX_FRAME_BYTES = (32 << 20) + (64 << 10)
+MAX_FRAME_BYTES = (32 << 20) + MAX_HEADER_BYTES + (64 << 10)
 QUEUE_MESSAGES = 256
 HANDSHAKE_MS = 3000
 HEARTBEAT_MS = 1000
@@ -169,13 +171,23 @@ def _set_common(socket: zmq.Socket[bytes]) -> None:
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MS[1])
 
 
-def check_frame_sizes(frames: Sequence[Any]) -> None:
+def only_frame(parts: Sequence[Any]) -> Any:
+    """The one frame that a message is.
+
+    Raises:
+        RemoteProtocolError: it came in another number of them.
+    """
+    if len(parts) != 1:
+        raise RemoteProtocolError(f"{len(parts)} frames, expected 1")
+    return parts[0]
+
+
+def check_size(nbytes: int) -> None:
     """Refuse what the other side of a TCP connection would drop together with the connection.
 
     Raises:
-        LocalProtocolError: a frame is over ``MAX_FRAME_BYTES``.
+        LocalProtocolError: a frame of so many bytes, besides its header, is over ``MAX_FRAME_BYTES``.
     """
-    for frame in frames:
-        nbytes = memoryview(frame).nbytes
-        if nbytes > MAX_FRAME_BYTES:
-            raise LocalProtocolError(f"frame of {nbytes} bytes, at most {MAX_FRAME_BYTES}", nbytes=nbytes)
+    limit = MAX_FRAME_BYTES - MAX_HEADER_BYTES
+    if nbytes > limit:
+        raise LocalProtocolError(f"tensor of {nbytes} bytes, at most {limit}", nbytes=nbytes)

@@ -16,12 +16,13 @@ from ollama_zmq.bus.sockets import (
     MAX_FRAME_BYTES,
     bind,
     broker_socket,
-    check_frame_sizes,
+    check_size,
     connect,
     rebind,
     worker_socket,
 )
 from ollama_zmq.errors import LocalProtocolError, RequestError, Unreachable
+from ollama_zmq.wire.frames import MAX_HEADER_BYTES
 from ollama_zmq.wire.messages import CHUNK_BYTES
 from tests.bus.peer import DEADLINE_S
 
@@ -89,7 +90,7 @@ def test_every_socket_has_the_options_of_the_table(dealer, router, option, value
 
 
 def test_a_hidden_state_of_512_tokens_crosses_in_one_frame():
-    assert MAX_FRAME_BYTES >= 512 * 16384 * 4
+    check_size(512 * 16384 * 4)
     assert CHUNK_BYTES + (64 << 10) <= MAX_FRAME_BYTES
 
 
@@ -138,10 +139,11 @@ def test_a_host_that_is_not_here_is_named(dealer, host):
         bind(dealer, f"tcp://{host}:50052")
 
 
-def test_frames_that_would_cost_the_connection_are_refused():
-    check_frame_sizes([b"", b"x" * 100])
-    with pytest.raises(LocalProtocolError, match=f"at most {MAX_FRAME_BYTES}"):
-        check_frame_sizes([memoryview(bytes(MAX_FRAME_BYTES + 1))])
+def test_tensors_that_would_cost_the_connection_are_refused():
+    limit = MAX_FRAME_BYTES - MAX_HEADER_BYTES
+    check_size(limit)
+    with pytest.raises(LocalProtocolError, match=f"tensor of {limit + 1} bytes, at most {limit}"):
+        check_size(limit + 1)
 
 
 def test_monitors_tell_of_connections_from_both_sides(dealer, router, watch):

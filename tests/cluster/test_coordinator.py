@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -521,7 +522,7 @@ def test_a_failure_that_names_no_program_ends_the_loads_on_that_worker(workers, 
     load(workers, order(network, B, model=2))
     link = workers.coordinator.links[A]
     failed = Envelope(Failed(b"", -1, "RemoteProtocolError", "message 7 did not arrive"), {}, link.epoch, 0)
-    (ended,) = workers.happen(Got(A, replace(failed, seq=link.sequence_in)))
+    (ended,) = workers.happen(Got(A, msgspec.structs.replace(failed, seq=link.sequence_in)))
     assert (type(ended), ended.model) == (LoadFailed, 1)
     assert model_of(workers, 2).phase is Phase.DEFINING
 
