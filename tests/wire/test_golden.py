@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from pathlib import Path
 from typing import get_args
 
+import msgspec
 import pytest
 
 from ollama_zmq.version import PROTOCOL
@@ -13,6 +16,7 @@ from ollama_zmq.wire.messages import AnyMessage
 from tests.wire.golden import GOLDEN
 from tests.wire.samples import SAMPLES
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "wire.md"
 TAGS = [str(message.__struct_config__.tag) for message in get_args(AnyMessage)]
 
 
@@ -35,5 +39,21 @@ def test_these_bytes_are_the_messages(envelope):
 
 
 def test_every_message_is_described_for_implementers():
-    described = (Path(__file__).parents[2] / "docs" / "wire.md").read_text()
+    described = DOCUMENT.read_text()
     assert [tag for tag in TAGS if f"**`{tag}`**" not in described] == []
+
+
+def examples():
+    """Every message that the document shows, as a map."""
+    described = re.sub(r"\u2039.*?\u203a", 'b""', DOCUMENT.read_text())
+    return [ast.literal_eval(text) for text in re.findall(r'\{"t": .*?\}(?=\n```|`)', described, re.DOTALL)]
+
+
+def test_every_example_has_the_fields_of_its_message_and_no_others():
+    shown = {}
+    for example in examples():
+        message = msgspec.convert(example, AnyMessage)
+        carried = tuple(name for name, _, _ in example.pop("tensors", []))
+        assert (example.keys() - {"t"}, carried) == (set(message.__struct_fields__), message.tensors)
+        shown[example["t"]] = message
+    assert shown.keys() == set(TAGS)
