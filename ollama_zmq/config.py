@@ -23,6 +23,8 @@ _APP_ORIGINS = ("app://*", "file://*", "tauri://*", "vscode-webview://*", "vscod
 # what `ollama serve --help` lists
 VARIABLES = {
     "OLLAMA_CONTEXT_LENGTH": "Context length to use unless otherwise specified (default: 4096)",
+    "OLLAMA_CPU_ISA": "Instruction set of the kernels (default: the fastest that this CPU has)",
+    "OLLAMA_CPU_PIN": "Pin each kernel thread to a core of its own; 1 turns it on (default 0)",
     "OLLAMA_DEBUG": "Show additional debug information (e.g. OLLAMA_DEBUG=1)",
     "OLLAMA_HOST": "IP Address for the ollama server (default 127.0.0.1:11434)",
     "OLLAMA_KEEP_ALIVE": 'The duration that models stay loaded in memory (default "5m")',

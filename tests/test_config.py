@@ -1,11 +1,12 @@
 """The environment becomes one record; what is wrong in it is told and never fatal."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
 
-from ollama_zmq.config import Address, Config
+from ollama_zmq.config import VARIABLES, Address, Config
 
 
 def read(**environ: str) -> Config:
@@ -125,3 +126,10 @@ def test_quotes_around_a_list_of_workers_are_dropped():
 def test_the_policy_is_one_of_two(text, policy, n_warnings):
     config = read(OLLAMA_RPC_POLICY=text)
     assert (config.rpc_policy, len(config.warnings)) == (policy, n_warnings)
+
+
+def test_every_variable_that_is_read_is_listed():
+    root = Path(__file__).parent.parent
+    sources = [path.read_text() for folder in ("ollama_zmq", "kernels") for path in root.joinpath(folder).rglob("*.py")]
+    read = {name for text in sources for name in re.findall(r"[\w.]+\(\"(OLLAMA_[A-Z_]+)\"", text)}
+    assert read == set(VARIABLES)

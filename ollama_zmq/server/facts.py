@@ -9,7 +9,7 @@ from pathlib import Path
 from ollama_zmq.errors import RequestError
 from ollama_zmq.formats.gguf import open_gguf
 from ollama_zmq.store.stored_model import StoredModel
-from ollama_zmq.text.templates import chat_template
+from ollama_zmq.text.model_template import chat_template
 
 
 @dataclass(frozen=True, slots=True)

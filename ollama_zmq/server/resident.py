@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from ollama_zmq.store.stored_model import StoredModel
-from ollama_zmq.text.templates import ChatTemplate, chat_template
+from ollama_zmq.text.model_template import chat_template
+from ollama_zmq.text.templates import ChatTemplate
 
 if TYPE_CHECKING:
     from ollama_zmq.bus.loads import LoadedModel

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_zmq.errors import RequestError
+from ollama_zmq.text.jinja_templates import JinjaTemplate
 from ollama_zmq.text.prompts import conversation, newest_that_fit, render_generate
-from ollama_zmq.text.templates import JinjaTemplate
 
 USER = {"role": "user", "content": "hi"}
 SYSTEM = {"role": "system", "content": "own"}

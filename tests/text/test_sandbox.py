@@ -3,7 +3,7 @@
 import pytest
 
 from ollama_zmq.errors import ModelFileError, RequestError
-from ollama_zmq.text.templates import JinjaTemplate
+from ollama_zmq.text.jinja_templates import JinjaTemplate
 
 GROW = "{% set ns = namespace(x=START) %}{% for i in range(99) %}STEP{% endfor %}{{ ns.x }}"
 

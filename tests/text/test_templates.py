@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from ollama_zmq.errors import ModelFileError, RequestError
-from ollama_zmq.text.templates import JinjaTemplate, PlainTemplate, chat_template
+from ollama_zmq.text.jinja_templates import JinjaTemplate
+from ollama_zmq.text.model_template import chat_template
+from ollama_zmq.text.templates import PlainTemplate
 from ollama_zmq.text.tokenizer import load_tokenizer
 from tests.text.vocabularies import byte_pairs
 
