@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -14,15 +13,13 @@ from ollama_zmq.wire.frames import Envelope
 from ollama_zmq.wire.messages import WeightSource
 
 
-@dataclass(frozen=True, slots=True)
-class Attached:
+class Attached(msgspec.Struct, frozen=True):
     """The address speaks ZMTP and let us in; messages will arrive."""
 
     address: str
 
 
-@dataclass(frozen=True, slots=True)
-class Detached:
+class Detached(msgspec.Struct, frozen=True):
     """No connection came about, or it must end; ``reason`` for a person, ``final`` when trying again is useless."""
 
     address: str
@@ -30,56 +27,49 @@ class Detached:
     final: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Broke:
+class Broke(msgspec.Struct, frozen=True):
     """A TCP connection ended. One that never got through its handshake is told of by ``Detached`` as well."""
 
     address: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Got:
+class Got(msgspec.Struct, frozen=True):
     """A message arrived."""
 
     address: str
     envelope: Envelope
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(msgspec.Struct, frozen=True):
     """Time passed."""
 
 
 Event = Attached | Detached | Broke | Got | Tick
 
 
-@dataclass(frozen=True, slots=True)
-class Connect:
+class Connect(msgspec.Struct, frozen=True):
     """Connect to a worker under a routing id that was never used: ``address#epoch``."""
 
     address: str
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class Disconnect:
+class Disconnect(msgspec.Struct, frozen=True):
     """Forget the connection and everything queued on it."""
 
     address: str
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(msgspec.Struct, frozen=True):
     """Send a message to a worker."""
 
     address: str
     envelope: Envelope
 
 
-@dataclass(frozen=True, slots=True)
-class SendChunk:
+class SendChunk(msgspec.Struct, frozen=True):
     """Read a chunk of a weight from the model file and ``Put`` it; with its digest when it is the last."""
 
     address: str
@@ -91,15 +81,13 @@ class SendChunk:
     nbytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Replaced:
+class Replaced(msgspec.Struct, frozen=True):
     """The plan of the model that takes this one's place stands: this one is gone from every worker."""
 
     model: int
 
 
-@dataclass(frozen=True, slots=True)
-class Progressed:
+class Progressed(msgspec.Struct, frozen=True):
     """So many of the weight bytes that must be sent have arrived."""
 
     model: int
@@ -107,8 +95,7 @@ class Progressed:
     total: int
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(msgspec.Struct, frozen=True):
     """The model is ready: a real token has passed through every stage.
 
     Attributes:
@@ -127,33 +114,29 @@ class Loaded:
         return len(self.stages) == 1
 
 
-@dataclass(frozen=True, slots=True)
-class LoadFailed:
+class LoadFailed(msgspec.Struct, frozen=True):
     """The model could not be loaded; nothing of it is left anywhere. One that it was to replace stays."""
 
     model: int
     error: OllamaZmqError
 
 
-@dataclass(frozen=True, slots=True)
-class Joined:
+class Joined(msgspec.Struct, frozen=True):
     """Every worker that was asked to join is ready or has said why not."""
 
     addresses: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Computed:
+class Computed(msgspec.Struct, frozen=True):
     """A microbatch went through all stages; ``times`` is what each took."""
 
     model: int
     microbatch: int
-    logits: npt.NDArray[np.float32] = field(repr=False)
+    logits: npt.NDArray[np.float32]
     times: tuple[StageTime, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class StepFailed:
+class StepFailed(msgspec.Struct, frozen=True):
     """A microbatch could not be computed; the stages stand and other microbatches go on."""
 
     model: int
@@ -161,8 +144,7 @@ class StepFailed:
     error: OllamaZmqError
 
 
-@dataclass(frozen=True, slots=True)
-class ModelLost:
+class ModelLost(msgspec.Struct, frozen=True):
     """A stage is gone, and the loaded model with it."""
 
     model: int

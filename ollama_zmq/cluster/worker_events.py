@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from ollama_zmq.devices.base import Array
 from ollama_zmq.errors import OllamaZmqError
@@ -16,33 +17,29 @@ from ollama_zmq.wire.messages import AnyMessage, Define, Put, Run
 NO_MICROBATCH = -1
 
 
-@dataclass(frozen=True, slots=True)
-class Got:
+class Got(msgspec.Struct, frozen=True):
     """A message arrived."""
 
     now: float
     envelope: Envelope
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejected(msgspec.Struct, frozen=True):
     """Frames arrived that are no message."""
 
     now: float
     error: OllamaZmqError
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(msgspec.Struct, frozen=True):
     """Work that an effect asked for is done; *reply* goes to the broker."""
 
     now: float
     reply: AnyMessage
-    tensors: Mapping[str, Array] = field(default_factory=dict)
+    tensors: Mapping[str, Array] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Broke:
+class Broke(msgspec.Struct, frozen=True):
     """Work that an effect asked for cannot be done."""
 
     now: float
@@ -51,15 +48,13 @@ class Broke:
     microbatch: int = NO_MICROBATCH
 
 
-@dataclass(frozen=True, slots=True)
-class Gone:
+class Gone(msgspec.Struct, frozen=True):
     """The broker's connection is closed."""
 
     now: float
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(msgspec.Struct, frozen=True):
     """Time passed and nothing has arrived."""
 
     now: float
@@ -68,35 +63,30 @@ class Tick:
 Event = Got | Rejected | Answered | Broke | Gone | Tick
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(msgspec.Struct, frozen=True):
     """Send to the broker."""
 
     envelope: Envelope
 
 
-@dataclass(frozen=True, slots=True)
-class Introduce:
+class Introduce(msgspec.Struct, frozen=True):
     """Measure the device once, then answer with ``Welcome``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verify:
+class Verify(msgspec.Struct, frozen=True):
     """Check the program, answer ``Defined``, and ``Ready`` when all its weights are there."""
 
     define: Define
 
 
-@dataclass(frozen=True, slots=True)
-class Keep:
+class Keep(msgspec.Struct, frozen=True):
     """Add the chunk to its weight and answer ``Stored``."""
 
     put: Put
     chunk: Array
 
 
-@dataclass(frozen=True, slots=True)
-class Compute:
+class Compute(msgspec.Struct, frozen=True):
     """Run the program and answer ``Ran``. *arrived* is when the message was read."""
 
     run: Run
@@ -104,23 +94,20 @@ class Compute:
     arrived: float
 
 
-@dataclass(frozen=True, slots=True)
-class Forget:
+class Forget(msgspec.Struct, frozen=True):
     """Forget one program."""
 
     program: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class ReleaseAll:
+class ReleaseAll(msgspec.Struct, frozen=True):
     """Forget everything a broker has brought; its lease ended because of *reason*."""
 
     broker: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class DropPeer:
+class DropPeer(msgspec.Struct, frozen=True):
     """Close the connection of a peer that holds it without using it."""
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -21,8 +22,7 @@ Array = npt.NDArray[Any]
 INT32_MAX = 2**31 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """One forward pass over T tokens of B sequences.
 
     Plain tuples, as they came in a message: arrays of a few integers cost more to make than to read.

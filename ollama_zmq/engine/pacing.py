@@ -30,6 +30,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from ollama_zmq.engine.costs import CostCurve, Line
 
 WORTH = 1.02
@@ -62,8 +64,7 @@ class StageCost:
     turn: Line = NOTHING
 
 
-@dataclass(frozen=True, slots=True)
-class StageTime:
+class StageTime(msgspec.Struct, frozen=True):
     """What a stage took for one microbatch.
 
     Attributes:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -60,8 +61,7 @@ class TokenLogprob:
     top: tuple[TokenLogprob, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True):
     """Text that is safe to show. ``token_ids`` are those that were generated since the last piece."""
 
     request_id: str
@@ -113,8 +113,7 @@ Output = Piece | Finished | Scored | Broken
 Request = GenerationRequest | ScoreRequest
 
 
-@dataclass(frozen=True, slots=True)
-class Microbatch:
+class Microbatch(msgspec.Struct, frozen=True):
     """The tokens of some sequences that travel together once through the stages.
 
     Plain tuples, because they go into a message as they are: making arrays of them costs 30 us a token.
@@ -132,7 +131,7 @@ class Microbatch:
     token_ids: npt.NDArray[np.int32]
     lengths: tuple[int, ...]
     positions: tuple[int, ...]
-    pages: tuple[tuple[int, ...], ...] = field(repr=False)
+    pages: tuple[tuple[int, ...], ...]
     rows: tuple[int, ...]
 
     @property

@@ -23,7 +23,8 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from ollama_zmq.engine.drafts import Drafter
 from ollama_zmq.engine.pacing import Pacing, Plan
@@ -32,8 +33,7 @@ from ollama_zmq.engine.sequence import Generation, Scoring, Sequence
 from ollama_zmq.ops.program import PAGE_SLOTS
 
 
-@dataclass(frozen=True, slots=True)
-class Slice:
+class Slice(msgspec.Struct, frozen=True):
     """The next *length* tokens of a sequence, from position *start*.
 
     Attributes:
