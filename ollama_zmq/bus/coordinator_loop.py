@@ -234,15 +234,16 @@ class CoordinatorLoop:
                 self._on_effect(effect)
 
     def _computed(self, done: Computed) -> None:
-        """Let the engine read the logits; the next step is computed while somebody reads what the last one said."""
+        """Let the engine read the logits and send the next step; what they say is told while that is computed."""
         engine = self._models.engine(done.model)
         if engine is None:
             return
         now = time.monotonic()
-        outputs = engine.complete(done.microbatch, done.logits, now, done.times)
+        engine.complete(done.microbatch, done.logits, now)
         after_s = time.monotonic() - now
         self.pump(done.model)
-        self._models.deliver(outputs)
+        self._models.deliver(engine.tell())
+        engine.pacing.observe(done.times)
         engine.pacing.observe_broker(BrokerTime(done.times[0].rows, len(done.logits), self._watch.lap(), after_s))
 
     def _fail(self, model: int, error: OllamaZmqError) -> None:

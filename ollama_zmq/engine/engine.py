@@ -3,6 +3,7 @@
     submit, cancel, read      at any time; they answer what can be said at once
     next_microbatch           until it gives None; what it gives is sent through the stages
     complete                  for each microbatch, with the logits of the rows its step names
+    tell                      what has come of it, as text; the next step needs none of that, so it may be sent before
     fail, restart             the pages' contents are lost; what was in flight will not be completed
 
 A request is answered with any number of ``Piece`` and then one ``Finished``, or one ``Scored``, or one ``Broken``.
@@ -20,7 +21,7 @@ import numpy.typing as npt
 
 from ollama_zmq.engine.drafts import Drafter, PromptLookup
 from ollama_zmq.engine.intake import open_generation, open_scoring
-from ollama_zmq.engine.pacing import Pacing, StageCost, StageTime
+from ollama_zmq.engine.pacing import Pacing, StageCost
 from ollama_zmq.engine.pages import PagePool, pages_for
 from ollama_zmq.engine.requests import Broken, GenerationRequest, Microbatch, Output, Piece, Request
 from ollama_zmq.engine.scheduler import Scheduler, Slice
@@ -86,6 +87,7 @@ class Engine:
         )
         self._scheduler.drafter = drafter or (PromptLookup(self.pacing) if speculate else None)
         self._sequences: dict[str, Sequence] = {}
+        self._untold: list[Sequence] = []
         self._microbatches = 0
 
     @property
@@ -152,33 +154,34 @@ class Engine:
         microbatch_id: int,
         logits: npt.NDArray[np.float32],
         now: float,
-        times: tuple[StageTime, ...] = (),
-    ) -> list[Output]:
+    ) -> None:
         """Take the logits, float32 [R, V], of a microbatch's rows. One that was forgotten is ignored.
-
-        Args:
-            times: what each stage took for it; empty when that is not known.
 
         Raises:
             ShapeError: logits of another shape or dtype; the microbatch is still in flight then.
         """
         if microbatch_id not in self._scheduler.in_flight:
-            return []
+            return
         R = sum(len(piece.rows) for piece in self._scheduler.in_flight[microbatch_id])
         if logits.shape != (R, self.vocab_size) or logits.dtype != np.float32:
             raise ShapeError(
                 f"logits: {logits.dtype} {logits.shape}, expected float32 ({R}, {self.vocab_size})", arg="logits"
             )
-        if times:
-            self.pacing.observe(times)
-        outputs: list[Output] = []
         slices, row = self._scheduler.landed(microbatch_id), 0
         for piece in slices:
             wanted = logits[row : row + len(piece.rows)]
             row += len(piece.rows)
             if len(wanted) and not piece.sequence.ended:
-                outputs += self._receive(piece, wanted, now)
+                self._receive(piece, wanted, now)
         self._scheduler.settle(piece.sequence for piece in slices)
+
+    def tell(self) -> list[Output]:
+        """What has come of the microbatches that are complete."""
+        outputs: list[Output] = []
+        for sequence in self._untold:
+            if self._sequences.get(sequence.request_id) is sequence:  # not canceled meanwhile
+                outputs += self._told(sequence)
+        self._untold.clear()
         return outputs
 
     def fail(self, error: OllamaZmqError, now: float, *, keep_waiting: bool = False) -> list[Output]:
@@ -207,25 +210,31 @@ class Engine:
             )
         return open_scoring(request, vocab_size=self.vocab_size, num_ctx=self.num_ctx)
 
-    def _receive(self, piece: Slice, logits: npt.NDArray[np.float32], now: float) -> list[Output]:
+    def _receive(self, piece: Slice, logits: npt.NDArray[np.float32], now: float) -> None:
         sequence = piece.sequence
         try:
             if isinstance(sequence, Generation):
                 assert self.tokenizer is not None  # it was opened with one
                 logits = logits[:, : self.tokenizer.vocab_size]
-            outputs = sequence.receive(logits, now, piece.draft)
+            sequence.receive(logits, now, piece.draft)
         except OpError as error:
-            sequence.ended = True
             position = sequence.table.cached - 1
-            told = OpError(f"request {sequence.request_id!r}, position {position}: {error.message}", **error.facts)
-            outputs = [Broken(sequence.request_id, told)]
-        sequence.unread += sum(isinstance(output, Piece) for output in outputs)
+            told = f"request {sequence.request_id!r}, position {position}: {error.message}"
+            sequence.ended, sequence.error = True, OpError(told, **error.facts)
+        self._untold.append(sequence)
         if piece.draft:
             self._scheduler.accept(sequence)
+        if not sequence.ended and isinstance(sequence, Generation) and sequence.overflows:
+            self._scheduler.refit(sequence, sequence.after_shift())
+
+    def _told(self, sequence: Sequence) -> list[Output]:
+        was_over = sequence.ended
+        outputs: list[Output] = [Broken(sequence.request_id, sequence.error)] if sequence.error else sequence.tell()
+        sequence.unread += sum(isinstance(output, Piece) for output in outputs)
         if sequence.ended:
             del self._sequences[sequence.request_id]
-        elif isinstance(sequence, Generation) and sequence.overflows:
-            self._scheduler.refit(sequence, sequence.after_shift())
+        if sequence.ended and not was_over:
+            self._scheduler.remove(sequence)
         return outputs
 
 

@@ -2,11 +2,14 @@
 
 Generation   wants the last row of its tokens, samples one more, and ends by the first of these:
              an end token                                  "stop"     the token is not shown
-             a stop string                                 "stop"     nor is any of it
+             a stop string                                 "stop"     nor is any of it, nor what was sampled behind it
              num_predict tokens                            "length"   0 and less: 10 * num_ctx, as in Ollama
              the same token more than 30 times in a row    "length"   Ollama breaks the stream off there
              the context is full and must not be shifted   "length"
 Scoring      wants every row, and ends when it has them
+
+The next step needs the token only. Its text is made when that step has been sent, so a stop string is found one step
+late; that step's token is never told.
 """
 
 from __future__ import annotations
@@ -19,9 +22,10 @@ import numpy.typing as npt
 
 from ollama_zmq.engine.logprobs import token_logprob
 from ollama_zmq.engine.pages import PageTable
-from ollama_zmq.engine.requests import Finished, GenerationRequest, Output, Scored, ScoreRequest
+from ollama_zmq.engine.requests import Finished, GenerationRequest, Output, Scored, ScoreRequest, TokenLogprob
 from ollama_zmq.engine.transcript import Transcript
 from ollama_zmq.engine.window import shifted
+from ollama_zmq.errors import OllamaZmqError
 
 if TYPE_CHECKING:
     from ollama_zmq.engine.drafts import Lookup
@@ -47,6 +51,8 @@ class Sequence:
         leader: a sequence whose prefill will bring the first ``shared`` tokens of this one, too.
         ended: nothing may come of it any more.
         unread: pieces of it that its reader has not taken; ``read_ahead``: how many may be, 0 for any number.
+        untold: tokens that were sampled and not put into words.
+        error: what it ended with instead of an answer.
     """
 
     request_id: str
@@ -62,6 +68,8 @@ class Sequence:
     unread: int = 0
     read_ahead: int = 0
     admitted_at: float | None = None
+    untold: list[tuple[int, TokenLogprob | None]] = field(default_factory=list)
+    error: OllamaZmqError | None = None
 
     @property
     def pending(self) -> int:
@@ -76,7 +84,7 @@ class Sequence:
     @property
     def paused(self) -> bool:
         """Whether its reader has to catch up before it goes on."""
-        return 0 < self.read_ahead <= self.unread
+        return 0 < self.read_ahead <= self.unread + len(self.untold)
 
     @property
     def chunk(self) -> int:
@@ -87,8 +95,8 @@ class Sequence:
         """Which of the next *length* tokens' logits are wanted."""
         raise NotImplementedError
 
-    def receive(self, logits: Logits, now: float, draft: tuple[int, ...] = ()) -> list[Output]:
-        """Make something of the rows that were wanted, float32 [R, V].
+    def receive(self, logits: Logits, now: float, draft: tuple[int, ...] = ()) -> None:
+        """Take the rows that were wanted, float32 [R, V], as far as the next step needs it.
 
         Args:
             draft: what was guessed to follow the last token; the rows behind the first follow its tokens.
@@ -96,6 +104,10 @@ class Sequence:
         Raises:
             OpError: nothing can be made of them.
         """
+        raise NotImplementedError
+
+    def tell(self) -> list[Output]:
+        """What has come of it since the last time; it may turn out to have ended by that."""
         raise NotImplementedError
 
 
@@ -107,6 +119,7 @@ class Generation(Sequence):
         prompt_tokens: tokens of the prompt after cutting.
         history: that prompt and everything sampled, for the penalties; unlike ``tokens`` it is never shifted.
         keep: tokens at the head that a shift leaves alone.
+        told: tokens sampled that were put into words, the end token among them.
         drafted, accepted: tokens that were guessed, and those of them that were right.
     """
 
@@ -118,8 +131,11 @@ class Generation(Sequence):
     prompt_tokens: int = 0
     history: list[int] = field(default_factory=list)
     transcript: Transcript = field(init=False)
+    told: int = 0
+    reason: str = ""
     repeats: int = 0
     first_token_at: float = 0.0
+    last_token_at: float = 0.0
     lookup: Lookup | None = None
     drafted: int = 0
     accepted: int = 0
@@ -147,35 +163,47 @@ class Generation(Sequence):
     def rows(self, length: int) -> range:
         return range(length - 1, length) if length == self.pending else range(0)
 
-    def receive(self, logits: Logits, now: float, draft: tuple[int, ...] = ()) -> list[Output]:
-        outputs = self._sample(logits[0], now)
+    def receive(self, logits: Logits, now: float, draft: tuple[int, ...] = ()) -> None:
+        self.last_token_at = now
+        self._sample(logits[0])
         self.drafted += len(draft)
         for guessed, row in zip(draft, logits[1:], strict=True):
             if self.ended or self.tokens[-1] != guessed:
                 break
             self.accepted += 1
-            outputs += self._sample(row, now)
-        return outputs
+            self._sample(row)
 
-    def _sample(self, logits: npt.NDArray[np.float32], now: float) -> list[Output]:
+    def _sample(self, logits: npt.NDArray[np.float32]) -> None:
         """Choose the next token from float32 [V]."""
         token_id = self.sampler.sample(logits, self.history)
         if not self.output_tokens:
-            self.first_token_at = now
+            self.first_token_at = self.last_token_at
         self.repeats = self.repeats + 1 if self.history[-1] == token_id else 1
         self.history.append(token_id)
         self.tokens.append(token_id)
-        if token_id in self.tokenizer.end_ids:
-            return self._finish("stop", now)
         logprob = None
         if self.request.logprobs:
             logprob = token_logprob(self.tokenizer, logits, token_id, self.request.top_logprobs)
-        outputs: list[Output] = [*self.transcript.push(token_id, logprob)]
-        if self.transcript.stopped:
-            outputs += self._finish("stop", now)
+        self.untold.append((token_id, logprob))
+        if token_id in self.tokenizer.end_ids:
+            self._end("stop")
         elif self.output_tokens >= self._limit() or self.repeats > MAX_REPEATS or self._is_stuck():
-            outputs += self._finish("length", now)
-        return outputs
+            self._end("length")
+
+    def tell(self) -> list[Output]:
+        outputs: list[Output] = []
+        for token_id, logprob in self.untold:
+            self.told += 1
+            if token_id not in self.tokenizer.end_ids:
+                outputs += self.transcript.push(token_id, logprob)
+            if self.transcript.stopped:
+                self._end("stop")
+                break
+        self.untold.clear()
+        return [*outputs, *self.transcript.finish(), self._finished()] if self.ended else outputs
+
+    def _end(self, reason: str) -> None:
+        self.ended, self.reason = True, reason
 
     def after_shift(self) -> list[int]:
         """Its tokens without those that a shift drops behind the head."""
@@ -188,22 +216,19 @@ class Generation(Sequence):
         limit, num_predict = CONTEXTS_PER_REQUEST * self.num_ctx, self.request.options.num_predict
         return min(num_predict, limit) if num_predict > 0 else limit
 
-    def _finish(self, reason: str, now: float) -> list[Output]:
-        self.ended = True
-        pieces = self.transcript.finish()
+    def _finished(self) -> Finished:
         admitted_at = self.first_token_at if self.admitted_at is None else self.admitted_at
-        finished = Finished(
+        return Finished(
             self.request_id,
-            reason,
+            self.reason,
             context=(*self.request.token_ids, *self.transcript.token_ids),
             prompt_tokens=self.prompt_tokens,
-            output_tokens=self.output_tokens,
+            output_tokens=self.told,
             prefill_s=self.first_token_at - admitted_at,
-            decode_s=now - self.first_token_at,
+            decode_s=self.last_token_at - self.first_token_at,
             drafted=self.drafted,
             accepted=self.accepted,
         )
-        return [*pieces, finished]
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -221,10 +246,10 @@ class Scoring(Sequence):
     def rows(self, length: int) -> range:
         return range(min(max(self.received - self.sent, 0), length), length)
 
-    def receive(self, logits: Logits, now: float, draft: tuple[int, ...] = ()) -> list[Output]:
+    def receive(self, logits: Logits, now: float, draft: tuple[int, ...] = ()) -> None:
         self.logits[self.received : self.received + len(logits)] = logits
         self.received += len(logits)
-        if self.received < len(self.logits):
-            return []
-        self.ended = True
-        return [Scored(self.request_id, self.logits)]
+        self.ended = self.received == len(self.logits)
+
+    def tell(self) -> list[Output]:
+        return [Scored(self.request_id, self.logits)] if self.ended else []

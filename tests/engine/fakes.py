@@ -118,6 +118,7 @@ class Driver:
         self.flying = deque()
         self.outputs = []
         self.now = 0.0
+        self.tells_late = False  # as the broker does: when the next step has been sent
 
     def submit(self, request):
         self.outputs += self.engine.submit(request, self.now)
@@ -141,7 +142,14 @@ class Driver:
         microbatch, logits = self.flying[i]
         del self.flying[i]
         self.now += 1
-        self.outputs += self.engine.complete(microbatch.id, logits, self.now, self.times(microbatch))
+        self.engine.complete(microbatch.id, logits, self.now)
+        if times := self.times(microbatch):
+            self.engine.pacing.observe(times)
+        if not self.tells_late:
+            self.tell()
+
+    def tell(self):
+        self.outputs += self.engine.tell()
 
     def times(self, microbatch):
         """What each stage took: anything at all."""
@@ -156,6 +164,7 @@ class Driver:
         while True:
             while self.send() is not None:
                 pass
+            self.tell()
             if not self.flying:
                 return self.outputs
             self.land()

@@ -140,7 +140,9 @@ class Simulation:
             self._handle(flight, self._complete, len(flight.microbatch.rows))
 
     def _complete(self, flight):
-        outputs = self.engine.complete(flight.microbatch.id, flight.logits, self.now, tuple(flight.times))
+        self.engine.complete(flight.microbatch.id, flight.logits, self.now)
+        self.engine.pacing.observe(tuple(flight.times))
+        outputs = self.engine.tell()
         tokens, wanted = len(flight.microbatch.token_ids), len(flight.microbatch.rows)
         sampling_s = self.broker.row_s * wanted
         after_s = self.broker.fixed_s / (len(self.stages) + 1) + sampling_s

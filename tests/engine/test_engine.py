@@ -108,6 +108,28 @@ def test_a_stop_string_across_tokens_is_not_shown():
     assert (done.reason, done.context) == ("stop", (1, 2, 3, 97))
 
 
+@pytest.mark.parametrize("num_predict", [2, 3, 20])
+def test_what_was_sampled_behind_a_stop_string_is_not_told(num_predict):
+    """Text is made when the next step is on its way, and that step may bring a token that nobody will hear of."""
+    driver = says(97, 258, 98, 99, 100)
+    driver.tells_late = True
+    done = finished(driver.run(generation(stop=("\n",), num_predict=num_predict)))
+    assert (done.reason, done.context, done.output_tokens) == ("stop", (1, 2, 3, 97), 2)
+    assert (driver.engine.running, driver.engine.free_pages) == (0, driver.kv_pages)
+
+
+def test_a_request_canceled_before_it_was_told_says_so_and_nothing_else():
+    driver = says(97, END)
+    driver.tells_late = True
+    driver.submit(generation())
+    driver.send()
+    driver.land()
+    driver.cancel("r")
+    driver.tell()
+    assert [type(output) for output in driver.outputs] == [Broken]
+    assert driver.engine.free_pages == driver.kv_pages
+
+
 def test_a_character_split_over_tokens_comes_whole():
     outputs = says(*"é€😀".encode(), END).run(generation())
     assert [output.text for output in outputs if isinstance(output, Piece)] == ["é", "€", "😀"]
@@ -465,7 +487,8 @@ def test_failure_ends_every_request_and_forgets_the_pages():
     error = StageLost("worker 10.0.0.1:50052 is gone")
     assert driver.engine.fail(error, 1.0) == [Broken("a", error), Broken("b", error)]
     assert (driver.engine.free_pages, driver.engine.in_flight) == (64, 0)
-    assert driver.engine.complete(microbatch.id, np.zeros((0, V), np.float32), 2.0) == []
+    driver.engine.complete(microbatch.id, np.zeros((0, V), np.float32), 2.0)
+    assert driver.engine.tell() == []
     driver.flying.clear()
     driver.model.slots = FakeModel(64).slots
     request = generation("c", prompt=range(100))

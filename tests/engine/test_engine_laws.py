@@ -29,9 +29,11 @@ class Requests(RuleBasedStateMachine):
         max_rows=st.sampled_from([4, 9, None]),
         kv_pages=st.sampled_from([2, 3, 5, 9]),
         drafter=st.none() | st.builds(Oracle, st.integers(0, 9), num_ctx=st.just(NUM_CTX)),
+        tells_late=st.booleans(),
     )
-    def load(self, **sizes):
+    def load(self, *, tells_late, **sizes):
         self.driver = Driver(num_ctx=NUM_CTX, stages=STAGES, **sizes)
+        self.driver.tells_late = tells_late
         self.kv_pages = sizes["kv_pages"]
         self.requests = {}
         self.read = Counter()
@@ -65,6 +67,10 @@ class Requests(RuleBasedStateMachine):
     @rule()
     def land(self):
         self.driver.land()
+
+    @rule()
+    def tell(self):
+        self.driver.tell()
 
     @precondition(lambda self: any(not microbatch.rows for microbatch, _ in self.driver.flying))
     @rule()
