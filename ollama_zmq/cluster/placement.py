@@ -75,7 +75,7 @@ class Demand:
         streamed_head_nbytes: of the head.
         layer_macs, head_macs: multiply-adds of one token.
         moved_nbytes: of one token's hidden state, there and back.
-        num_ctx: slots of one sequence that ``kv_nbytes`` is for.
+        num_ctx: slots of one sequence that ``kv_nbytes`` is for; num_parallel: sequences that were asked for.
     """
 
     layer_nbytes: tuple[int, ...]
@@ -88,6 +88,7 @@ class Demand:
     head_macs: int = 0
     moved_nbytes: int = 0
     num_ctx: int = 0
+    num_parallel: int = 0
 
     def need(self, layers: range) -> int:
         """Bytes of memory that *layers* take as one stage."""
@@ -263,13 +264,23 @@ def _too_large(demand: Demand, sites: Sequence[Site]) -> OutOfDeviceMemory:
     need = demand.need(range(n)) + demand.head_need
     budgets = ", ".join(f"{site.address} {human_bytes(max(site.budget, 0))}" for site in sites)
     num_ctx = largest_context(demand, sites)
-    remedy = f"num_ctx {num_ctx} would fit; or raise -m, or add a worker" if num_ctx else "raise -m, or add a worker"
+    times = f" times {demand.num_parallel}" if demand.num_parallel > 1 else ""
     return OutOfDeviceMemory(
-        f"the model needs {human_bytes(need)} with the KV cache of num_ctx {demand.num_ctx}, and there is "
-        f"{budgets}: {remedy}",
+        f"the model needs {human_bytes(need)} with the KV cache of num_ctx {demand.num_ctx}{times}, and there is "
+        f"{budgets}: {_remedies(demand, num_ctx, has_workers=len(sites) > 1)}",
         need=need,
         num_ctx=num_ctx,
     )
+
+
+def _remedies(demand: Demand, num_ctx: int, *, has_workers: bool) -> str:
+    remedies = [
+        (num_ctx > 0, f"num_ctx {num_ctx} would fit"),
+        (demand.num_parallel > 1, "lower OLLAMA_NUM_PARALLEL"),
+        (has_workers, "raise -m"),
+        (True, "add a worker"),
+    ]
+    return ", or ".join(remedy for helps, remedy in remedies if helps)
 
 
 def largest_context(demand: Demand, sites: Sequence[Site]) -> int:

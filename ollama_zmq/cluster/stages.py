@@ -130,6 +130,7 @@ def demand_of(order: LoadOrder) -> Demand:
         head_macs=prod(network.output.shape),
         moved_nbytes=8 * network.hidden_size,
         num_ctx=order.num_ctx,
+        num_parallel=order.num_parallel,
     )
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -53,11 +54,6 @@ def test_a_budget_is_never_exceeded_and_the_rest_runs_here():
 
 def test_the_kv_cache_counts():
     assert cut(place(demand(10, 10**9, kv=10**9), [worker("small", budget=64 * 10**8)], LOCAL))[0] == ("small", 3)
-
-
-def test_what_fits_nowhere_names_need_and_budgets():
-    with pytest.raises(OutOfDeviceMemory, match=r"needs 440 B .* there is a 200 B, local 100 B: raise -m"):
-        place(demand(4, 100), [worker("a", budget=200)], Site("local", 100, 1e10))
 
 
 def test_a_slower_plan_is_said_to_be_slower():
@@ -122,6 +118,21 @@ def test_the_output_head_is_counted_where_it_runs():
 def test_layers_on_this_machine_take_turns_with_its_head():
     model = Demand((10**9,) * 6, 0, 0, 0, streamed_head_nbytes=3 * 10**9)
     assert cut(place(model, [worker("a", budget=5 * 10**9, rtt_s=0.0)], LOCAL)) == [("a", 4), ("local", 2)]
+
+
+@pytest.mark.parametrize(
+    ("workers", "num_parallel", "error"),
+    [
+        ((), 0, "the model needs 440 B with the KV cache of num_ctx 0, and there is local 100 B: add a worker"),
+        ((("a", 200),), 1, "num_ctx 0, and there is a 200 B, local 100 B: raise -m, or add a worker"),
+        ((), 60, "of num_ctx 0 times 60, and there is local 100 B: lower OLLAMA_NUM_PARALLEL, or add a worker"),
+    ],
+)
+def test_what_fits_nowhere_names_what_would_help(workers, num_parallel, error):
+    asked = replace(demand(4, 100), num_parallel=num_parallel)
+    with pytest.raises(OutOfDeviceMemory) as caught:
+        place(asked, [worker(address, budget=budget) for address, budget in workers], Site("local", 100, 1e10))
+    assert str(caught.value).endswith(error)
 
 
 def test_what_fits_nowhere_names_the_context_that_would():
