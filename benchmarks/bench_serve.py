@@ -4,6 +4,7 @@
     bench_serve.py --model F.gguf --rate 2 --requests 100             clients that come at random, two a second
     bench_serve.py --model F.gguf --chat --turns 2 --prompt 3000      what a second turn costs
     bench_serve.py --model F.gguf --direct --requests 5               what HTTP costs: beside the broker, in turns
+    bench_serve.py --model F.gguf --load-beside G.gguf --requests 5   what a stream sees while another model is loaded
     bench_serve.py --model NAME --url http://127.0.0.1:11434          a server that runs already
 
 TTFT: from the request to the first line with text, or to the end of an answer without any. Gaps: between two lines of
@@ -41,6 +42,7 @@ from common import (
     write_json,
 )
 from http_clients import Answer, Load, arrivals, closed_loop, generated_prompt
+from load_beside import gaps_beside_loads
 
 from ollama_zmq.cli.children import Children
 from ollama_zmq.errors import OllamaZmqError, RequestError
@@ -56,8 +58,18 @@ def main() -> None:
     with running_server(given) as (url, model, pid):
         load = Load(url, model, options(given), prompts(given), given.chat, given.turns, raw=given.direct)
         closed_loop(load, 1, iter([10**6]))  # loads the model
-        record = against_broker(given, load) if given.direct else under_load(given, load, pid)
+        record = measured(given, load, pid)
     write_json(given.json, [record])
+
+
+def measured(given: argparse.Namespace, load: Load, pid: int) -> dict[str, Any]:
+    """The record of the mode that was asked for."""
+    if given.load_beside:
+        figures = gaps_beside_loads(load, "beside" if pid else given.load_beside, given.num_ctx, given.requests)
+        record = {"model": given.model, "beside": given.load_beside, "workers": given.workers, **figures}
+        report(record)
+        return record
+    return against_broker(given, load) if given.direct else under_load(given, load, pid)
 
 
 def arguments() -> argparse.Namespace:
@@ -77,6 +89,7 @@ def arguments() -> argparse.Namespace:
     made.add_argument("--parallel", type=int, default=0, help="OLLAMA_NUM_PARALLEL of the server (default: its own)")
     made.add_argument("--delay-ms", type=float, default=0.0, help="one way to every worker, by a relay")
     made.add_argument("--direct", action="store_true", help="one client, and the broker of this process in turns")
+    made.add_argument("--load-beside", default="", metavar="G.gguf|NAME", help="load this --requests times meanwhile")
     made.add_argument("--plot", type=Path, metavar="OUT.png", help="draw the result; needs matplotlib")
     given = made.parse_args()
     if given.turns > 1 and not given.chat:
@@ -112,6 +125,9 @@ def running_server(given: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
         store = Store(Path(folder))
         path, _ = resolve_model(given.model)
         store.create("measured", Recipe(files={path.name: store.blobs.add_file(path).digest}))
+        if given.load_beside:
+            path, _ = resolve_model(given.load_beside)
+            store.create("beside", Recipe(files={path.name: store.blobs.add_file(path).digest}))
         env = {"OLLAMA_MODELS": folder, "OLLAMA_MAX_QUEUE": "100000", "OLLAMA_KEEP_ALIVE": "-1"}
         env |= {"OLLAMA_NUM_PARALLEL": str(given.parallel)} if given.parallel else {}
         with (
