@@ -9,10 +9,10 @@ host, and pinned to the same cores they would wait for each other.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from weakref import WeakValueDictionary
 
-from ollama_zmq.devices.base import Budget, DeviceWeight, Speeds
+from ollama_zmq.devices.base import Budget, DeviceWeight, Speeds, whole
 from ollama_zmq.errors import OpError, RequestError, ShapeError
 from ollama_zmq.kernels.cpu import isa_names, simd
 from ollama_zmq.kernels.cpu.executable import CpuExecutable, executable_nbytes
@@ -20,7 +20,7 @@ from ollama_zmq.kernels.cpu.plan import plan
 from ollama_zmq.kernels.cpu.pool import Pool
 from ollama_zmq.kernels.cpu.processor import allowed_cpus, cpu_name, default_threads
 from ollama_zmq.kernels.cpu.speed import measure
-from ollama_zmq.kernels.cpu.weights import CpuWeight, Shelf, load_weight, weight_nbytes
+from ollama_zmq.kernels.cpu.weights import CpuWeight, Shelf, weight_in_parts, weight_nbytes
 from ollama_zmq.ops.program import Verified, WeightSpec
 
 MAX_THREADS = 1024
@@ -74,8 +74,12 @@ class CpuDevice:
 
     def load_weight(self, spec: WeightSpec, data: memoryview) -> CpuWeight:
         """Bring the file's bytes of one weight into 16-row groups. Raises as :class:`Device` says."""
+        return whole(self.weight_in_parts(spec, data))
+
+    def weight_in_parts(self, spec: WeightSpec, data: memoryview) -> Generator[None, None, CpuWeight]:
+        """The same in parts of some MB."""
         self._check_open()
-        weight = load_weight(spec, memoryview(data), self._shelf, self.pool)
+        weight = yield from weight_in_parts(spec, memoryview(data), self._shelf, self.pool)
         self._keep(weight)
         return weight
 

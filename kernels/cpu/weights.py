@@ -8,6 +8,7 @@ weights share pieces of 64 MB, so that all of them stand on huge pages.
 from __future__ import annotations
 
 import threading
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from math import prod
 
@@ -47,7 +48,7 @@ class Format:
 _PACKED = {number: Format(*record) for number, record in simd.formats().items()}
 FORMATS = {number: found for number, found in _PACKED.items() if number >= 0}
 FORMATS |= {number: _PACKED[recoding.target] for number, recoding in RECODED.items()}
-PACKED_AT_ONCE = 32 << 20  # bytes of the file: what is read of it and not given back is no more, 4 ms of two threads
+PACKED_AT_ONCE = 4 << 20  # bytes of the file: steps wait no longer than that takes, and no more of it stays in memory
 
 
 def format_of(spec: WeightSpec) -> Format:
@@ -128,8 +129,8 @@ class CpuWeight:
             raise ShapeError(f"{self.spec.name}: closed")
         return self._piece.address
 
-    def fill(self, data: memoryview, pool: Pool) -> None:
-        """Bring the file's bytes into their place."""
+    def fill(self, data: memoryview, pool: Pool) -> Iterator[None]:
+        """Bring the file's bytes into their place, a part each time."""
         if len(self.spec.shape) == 1:
             self.values = self._floats()
             self.values[:] = dequantize(type_of_id(self.spec.type), data, self.spec.shape)
@@ -137,10 +138,11 @@ class CpuWeight:
             count = prod(self.spec.shape[:-2])
             nbytes = data.nbytes // count
             for i in range(count):
-                self._pack(data[i * nbytes : (i + 1) * nbytes], self.address + i * matrix_nbytes(self.spec), pool)
+                matrix = data[i * nbytes : (i + 1) * nbytes]
+                yield from self._pack(matrix, self.address + i * matrix_nbytes(self.spec), pool)
 
-    def _pack(self, matrix: memoryview, address: int, pool: Pool) -> None:
-        """Pack a matrix, some groups at a time: the pool is not kept for long, nor is what has been read."""
+    def _pack(self, matrix: memoryview, address: int, pool: Pool) -> Iterator[None]:
+        """Pack a matrix, some groups at a time."""
         N, K = self.spec.shape[-2:]
         row_nbytes, packed_nbytes = matrix.nbytes // N, matrix_nbytes(self.spec) // groups_of(N)
         step = max(PACKED_AT_ONCE // row_nbytes // GROUP_ROWS, 1) * GROUP_ROWS
@@ -148,6 +150,7 @@ class CpuWeight:
             rows = matrix[first * row_nbytes : (first + step) * row_nbytes]
             self._pack_rows(rows, min(step, N - first), K, address + first // GROUP_ROWS * packed_nbytes, pool)
             let_go(rows)
+            yield
 
     def _pack_rows(self, rows: memoryview, N: int, K: int, address: int, pool: Pool) -> None:
         recoding = RECODED.get(self.spec.type)
@@ -245,8 +248,8 @@ class Shelf:
             self._budget.give(piece.nbytes)
 
 
-def load_weight(spec: WeightSpec, data: memoryview, shelf: Shelf, pool: Pool) -> CpuWeight:
-    """Return the weight whose bytes in the file are *data*.
+def weight_in_parts(spec: WeightSpec, data: memoryview, shelf: Shelf, pool: Pool) -> Generator[None, None, CpuWeight]:
+    """Bring the bytes of a weight in the file into memory, part by part, and return the weight.
 
     Raises:
         ModelFileError: *data* has not the length that type and shape ask for.
@@ -261,5 +264,9 @@ def load_weight(spec: WeightSpec, data: memoryview, shelf: Shelf, pool: Pool) ->
             f"({prod(spec.shape)} values)"
         )
     weight = CpuWeight(spec, nbytes, shelf.take(nbytes, spec.name))
-    weight.fill(data.cast("B"), pool)
+    try:
+        yield from weight.fill(data.cast("B"), pool)
+    except BaseException:
+        weight.close()
+        raise
     return weight

@@ -1,8 +1,8 @@
 """Carries out what a worker decides: programs become ready, steps run. One thread uses it.
 
 A program is checked whole and its memory counted before a byte of it is loaded. Then its weights come, each as soon as
-it can: from memory, from this machine's own store (one per :meth:`Runner.load_next`, so that messages are answered in
-between), or from the broker. With the last one the program is compiled and ready.
+it can: from memory, from this machine's own store (a part per :meth:`Runner.load_next`, so that steps run in between),
+or from the broker. With the last one the program is compiled and ready.
 """
 
 from __future__ import annotations
@@ -110,21 +110,22 @@ class Runner:
         return [Reply(Defined(define.program, missing)), *self._finish()]
 
     def load_next(self) -> list[Reply]:
-        """Load one weight from this machine's own store: ``Ready`` when it was the last.
+        """Load a part of a weight from this machine's own store: ``Ready`` when it was the last.
 
         Raises:
             ModelFileError, OutOfDeviceMemory: that program is forgotten.
         """
-        program, name = self._to_load.popleft()
-        if program not in self._loading:  # ready already, with weights it shares
-            return []
-        identity, spec = self._loading[program].weights[name]
-        try:
-            self._weights.load_from_store(identity, spec)
-            return self._finish()
-        except OllamaZmqError:
-            self.release(program)
-            raise
+        program, name = self._to_load[0]
+        if program in self._loading:  # else it is ready already, with weights it shares
+            identity, spec = self._loading[program].weights[name]
+            try:
+                if not self._weights.load_part_from_store(identity, spec):
+                    return []
+            except OllamaZmqError:
+                self.release(program)
+                raise
+        self._to_load.popleft()
+        return self._finish()
 
     def put(self, put: Put, chunk: Array) -> list[Reply]:
         """Add a chunk to a weight: ``Stored``, and ``Ready`` when it was the last of the last weight.
@@ -225,7 +226,7 @@ class Runner:
         specs: Mapping[Identity, WeightSpec] = {
             identity: spec for loading in programs for identity, spec in loading.weights.values()
         }
-        absent = (spec for identity, spec in specs.items() if identity not in self._weights)
+        absent = (spec for identity, spec in specs.items() if not self._weights.is_counted(identity))
         return sum(loading.nbytes for loading in programs) + sum(map(self._device.weight_nbytes, absent))
 
     def _finish(self) -> list[Reply]:

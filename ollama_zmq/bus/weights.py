@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,6 +75,7 @@ class Weights:
         self._held: dict[Identity, DeviceWeight] = {}
         self._users: dict[Identity, set[bytes]] = {}
         self._arriving: dict[Identity, Arriving] = {}
+        self._parts: dict[Identity, Generator[None, None, DeviceWeight]] = {}  # begun, to be gone on with
         self._files: dict[str, mmap.mmap] = {}
 
     def __contains__(self, identity: Identity) -> bool:
@@ -97,20 +98,33 @@ class Weights:
         """Keep the weight for *program* until it is released."""
         self._users.setdefault(identity, set()).add(program)
 
-    def load_from_store(self, identity: Identity, spec: WeightSpec) -> None:
-        """Load a weight whose bytes are in the store.
+    def is_counted(self, identity: Identity) -> bool:
+        """Whether its memory has been taken from the budget, though a part of it may be missing."""
+        return identity in self._held or identity in self._parts
+
+    def load_part_from_store(self, identity: Identity, spec: WeightSpec) -> bool:
+        """Load the next part of a weight whose bytes are in the store; whether that was the last.
 
         Raises:
             ModelFileError: they are not, any more.
             OutOfDeviceMemory: the budget does not allow it.
         """
         if identity in self._held:
-            return
+            return True
+        parts = self._parts.pop(identity, None) or self._device.weight_in_parts(spec, self._stored(identity, spec))
+        try:
+            next(parts)
+        except StopIteration as end:
+            self._held[identity] = end.value
+            return True
+        self._parts[identity] = parts
+        return False
+
+    def _stored(self, identity: Identity, spec: WeightSpec) -> memoryview:
         file = self._file(identity.blob)
         if file is None or identity.offset + identity.nbytes > len(file):
             raise ModelFileError(f"{identity.blob}: {spec.name!r} is not in the store any more", blob=identity.blob)
-        data = memoryview(file)[identity.offset : identity.offset + identity.nbytes]
-        self._held[identity] = self._device.load_weight(spec, data)
+        return memoryview(file)[identity.offset : identity.offset + identity.nbytes]
 
     def close_files(self) -> None:
         """Let go of the store's files; they are opened again when needed."""
@@ -152,6 +166,8 @@ class Weights:
             if not self._users[identity]:
                 del self._users[identity]
                 self._drop_arriving(identity)
+                if (parts := self._parts.pop(identity, None)) is not None:
+                    parts.close()
                 if (weight := self._held.pop(identity, None)) is not None:
                     weight.close()
 

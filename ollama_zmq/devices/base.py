@@ -6,9 +6,9 @@ sequences, sockets or other devices.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import numpy as np
@@ -20,6 +20,7 @@ from ollama_zmq.units import human_bytes
 
 Array = npt.NDArray[Any]
 INT32_MAX = 2**31 - 1
+T = TypeVar("T")
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -193,6 +194,16 @@ class Executable(Protocol):
         """Free cache and scratch."""
 
 
+def whole(parts: Generator[None, None, T]) -> T:
+    """What *parts* return at their end, all of them done at once."""
+    try:
+        while True:
+            next(parts)
+    except StopIteration as end:
+        made: T = end.value
+        return made
+
+
 class Device(Protocol):
     """A place where programs run."""
 
@@ -219,6 +230,9 @@ class Device(Protocol):
             ModelFileError: *data* has not the length that type and shape ask for.
             OutOfDeviceMemory: the budget does not allow it.
         """
+
+    def weight_in_parts(self, spec: WeightSpec, data: memoryview) -> Generator[None, None, DeviceWeight]:
+        """The same in parts of some ms each, between which programs may run; closed early, it leaves nothing."""
 
     def compile(
         self,

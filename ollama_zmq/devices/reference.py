@@ -7,7 +7,7 @@ promised: NumPy's matrix product may order its sums by the shape it is given.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from math import prod
 from time import perf_counter
 from typing import Any
@@ -145,6 +145,11 @@ class ReferenceDevice:
         weight = ReferenceWeight(spec, dequantize(kind, data, spec.shape), self.budget)
         self._weights.append(weight)
         return weight
+
+    def weight_in_parts(self, spec: WeightSpec, data: memoryview) -> Generator[None, None, ReferenceWeight]:
+        """Dequantize one weight, in one part."""
+        yield from ()
+        return self.load_weight(spec, data)
 
     def compile(
         self,

@@ -109,6 +109,45 @@ def test_a_blob_that_cannot_be_read_is_asked_for(device, tmp_path):
     assert messages(runner.define(define_of(PROGRAM, blob=BLOB))) == [Defined(PROGRAM.id, ("w",))]
 
 
+class InParts(CountingDevice):
+    """Loads a weight in three parts."""
+
+    def weight_in_parts(self, spec, data):
+        weight = self.load_weight(spec, data)
+        try:
+            yield
+            yield
+        except GeneratorExit:
+            weight.close()
+            raise
+        return weight
+
+
+def test_programs_run_between_the_parts_of_a_weight(tmp_path):
+    path = tmp_path / "blob"
+    path.write_bytes(WEIGHT.tobytes())
+    runner = Runner(InParts(), {BLOB: path}.get)
+    ready(runner)
+    runner.define(define_of(linear_program(name="other"), blob=BLOB))
+    for _ in range(2):
+        assert runner.load_next() == []
+        assert len(runner.run(run_of(PROGRAM, 1), random_weight(1, 4), 0)) == 1
+    assert [type(message) for message in messages(runner.load_next())] == [Ready]
+    assert not runner.busy
+
+
+def test_release_between_the_parts_of_a_weight_gives_everything_back(tmp_path):
+    path = tmp_path / "blob"
+    path.write_bytes(WEIGHT.tobytes())
+    device = InParts()
+    runner = Runner(device, {BLOB: path}.get)
+    runner.define(define_of(PROGRAM, blob=BLOB))
+    runner.load_next()
+    assert device.budget.used > 0
+    runner.release(PROGRAM.id)
+    assert (runner.busy, device.budget.used) == (False, 0)
+
+
 def test_a_tied_weight_is_loaded_once(stored, device):
     other = linear_program(name="other")
     stored.define(define_of(PROGRAM, blob=BLOB, offset=100))
