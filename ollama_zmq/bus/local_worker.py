@@ -31,6 +31,7 @@ class LocalWorker(Service):
         self.on_reply: Callable[[Envelope], None] = lambda envelope: None
         self._inbox: queue.SimpleQueue[Envelope | None] = queue.SimpleQueue()
         self._posted = self._served = 0
+        self._replied = self._heard = 0
         self._working = threading.Lock()
         self._replies: list[Envelope] = []
 
@@ -39,15 +40,22 @@ class LocalWorker(Service):
         self._posted += 1
         self._inbox.put(envelope)
 
+    def hear(self) -> None:
+        """Note that the broker's thread has taken one reply."""
+        self._heard += 1
+
     def serve_here(self, envelope: Envelope) -> list[Envelope] | None:
-        """Serve *envelope* at once and return the replies; None, with nothing done, while the own thread is at work.
+        """Serve *envelope* at once and return the replies.
+
+        None, with nothing done, while the own thread is at work, or one of its replies has not been taken: this one's
+        would overtake it.
 
         Their tensors are views of the device's memory, valid until the next message.
         """
         if not self._working.acquire(blocking=False):
             return None
         try:
-            if self._posted != self._served or self.runner.busy:
+            if self._posted != self._served or self._replied != self._heard or self.runner.busy:
                 return None
             return self._serve(envelope)
         finally:
@@ -84,4 +92,5 @@ class LocalWorker(Service):
         """Hand *replies* to the broker's thread, which may read them when the device runs again."""
         for reply in replies:
             tensors = {name: array.copy() for name, array in reply.tensors.items()}
+            self._replied += 1
             self.on_reply(Envelope(reply.message, tensors, reply.epoch, reply.seq))

@@ -41,7 +41,9 @@ class Local:
         self.worker.post(self.envelope(message, **tensors))
 
     def reply(self) -> Envelope:
-        return self.replies.get(timeout=DEADLINE_S)
+        reply = self.replies.get(timeout=DEADLINE_S)
+        self.worker.hear()
+        return reply
 
     def serve_here(self, envelope: Envelope) -> Envelope:
         """What the caller's thread answers, as soon as the other has put down its work."""
@@ -70,6 +72,15 @@ def local() -> Iterator[Local]:
     made.thread.join(DEADLINE_S)
     assert not made.thread.is_alive()
     assert made.device.budget.used == 0
+
+
+def test_nothing_overtakes_a_reply_that_has_not_been_taken(local):
+    local.post(run_of(PROGRAM, 1), input=X)
+    there = local.replies.get(timeout=DEADLINE_S)
+    after = local.envelope(run_of(PROGRAM, 1, microbatch=2), input=X)
+    assert local.worker.serve_here(after) is None
+    local.worker.hear()
+    assert local.serve_here(after).seq == there.seq + 1
 
 
 def test_a_step_has_the_same_bits_in_either_thread(local):
