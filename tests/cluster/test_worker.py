@@ -87,8 +87,11 @@ def test_hello_is_the_lease(idle):
 
 
 def test_a_repeated_hello_is_answered_again_and_nothing_is_lost(leased):
-    assert leased.handle(got(HELLO, 1)) == [Introduce()]
-    assert leased.handle(got(DEFINE, 2)) == [Verify(DEFINE)]
+    leased.handle(got(RUN, 1, input=INPUT))
+    leased.handle(Answered(1.0, Stored(P, "w", 1)))
+    assert leased.handle(got(HELLO, 2)) == [Introduce()]
+    assert leased.handle(got(RUN, 3, input=INPUT)) == []
+    assert leased.handle(Answered(1.0, Stored(P, "w", 1))) == [sent(Stored(P, "w", 1), 1)]
 
 
 def test_another_protocol_is_refused_naming_both_versions_and_the_fix(idle):

@@ -1,0 +1,149 @@
+"""The link's table, row by row, and what it measures."""
+
+from __future__ import annotations
+
+import pytest
+
+from ollama_zmq.cluster.events import Connect, Disconnect, Send
+from ollama_zmq.cluster.link import BANDWIDTH_BYTES, JOIN_LIMIT_S, PING_S, REFUSED_GRACE_S, RTT_BYTES, Link, Status
+from ollama_zmq.errors import RemoteProtocolError
+from ollama_zmq.version import PROTOCOL, VERSION
+from ollama_zmq.wire.messages import Hello, Ping, Pong, Refused
+from tests.cluster.fake_workers import welcome
+
+A = "10.0.0.10:50052"
+EPOCH = 7
+
+
+@pytest.fixture
+def connecting() -> Link:
+    link = Link(A, "broker")
+    assert link.join(EPOCH, 0.0) == [Connect(A, EPOCH)]
+    return link
+
+
+@pytest.fixture
+def greeting(connecting: Link) -> Link:
+    assert connecting.attached() == []
+    assert connecting.status is Status.WAITING
+    [hello] = connecting.greet(10.0)
+    assert hello.envelope.message == Hello(VERSION, PROTOCOL, "broker")
+    return connecting
+
+
+@pytest.fixture
+def ready(greeting: Link) -> Link:
+    greeting.receive(welcome(), 10.0)
+    while greeting.status is Status.MEASURING:
+        greeting.receive(Pong(0), 10.0)
+    assert greeting.status is Status.READY
+    return greeting
+
+
+def payload_nbytes(effect: Send) -> int:
+    assert isinstance(effect.envelope.message, Ping)
+    return effect.envelope.tensors["payload"].nbytes
+
+
+def test_the_round_trip_is_the_median_of_small_pings_and_the_bandwidth_that_of_a_large_one(greeting):
+    now, sizes = 10.5, []
+    effects = greeting.receive(welcome(), now)
+    for took_s in (0.004, 0.001, 0.002, 0.009, 0.003, 0.103):
+        sizes += [payload_nbytes(effect) for effect in effects]
+        now += took_s
+        effects = greeting.receive(Pong(0), now)
+    assert sizes == [RTT_BYTES] * 5 + [BANDWIDTH_BYTES]
+    assert (effects, greeting.status) == ([], Status.READY)
+    assert greeting.rtt_s == pytest.approx(0.003)
+    assert greeting.bandwidth_bytes_per_s == pytest.approx(2 * BANDWIDTH_BYTES / 0.1)
+
+
+def test_a_refused_connection_is_given_up_after_its_grace(connecting):
+    assert connecting.detached("nobody", final=False, now=REFUSED_GRACE_S - 0.01) == []
+    assert connecting.status is Status.CONNECTING
+    assert connecting.detached("nobody", final=False, now=REFUSED_GRACE_S) == [Disconnect(A, EPOCH)]
+    assert (connecting.status, connecting.detail) == (Status.LOST, "nobody")
+
+
+def test_a_final_refusal_needs_no_grace(connecting):
+    assert connecting.detached("leased", final=True, now=0.0) == [Disconnect(A, EPOCH)]
+
+
+def test_a_connection_that_breaks_is_one_attempt_while_connecting_and_the_end_afterwards(connecting):
+    assert connecting.broke("gone") == []
+    connecting.attached()
+    assert connecting.broke("gone") == [Disconnect(A, EPOCH)]
+    assert (connecting.status, connecting.detail) == (Status.LOST, "gone")
+    assert connecting.broke("gone again") == connecting.detached("too", final=True, now=1.0) == []
+    assert connecting.detail == "gone"
+
+
+def test_who_does_not_answer_is_given_up_and_told_apart_from_who_is_not_there(connecting):
+    assert connecting.tick(JOIN_LIMIT_S) == []
+    assert connecting.tick(JOIN_LIMIT_S + 0.1) == [Disconnect(A, EPOCH)]
+    assert connecting.detail == f"no answer from {A} within 5 s: is the address right and the port open?"
+
+
+def test_a_welcome_that_does_not_come_is_counted_from_the_greeting(greeting):
+    assert greeting.tick(10.0 + JOIN_LIMIT_S) == []
+    assert greeting.tick(10.1 + JOIN_LIMIT_S) == [Disconnect(A, EPOCH)]
+    assert greeting.detail == f"worker {A} accepted the connection but did not answer within 5 s"
+
+
+def test_who_waits_for_its_turn_is_not_late(connecting):
+    connecting.attached()
+    assert connecting.tick(100.0) == []
+    assert connecting.status is Status.WAITING
+
+
+def test_a_refusal_names_the_worker(greeting):
+    assert greeting.receive(Refused("leased", VERSION, PROTOCOL), 10.1) == [Disconnect(A, EPOCH)]
+    assert (greeting.status, greeting.detail) == (Status.REFUSED, f"{A}: leased")
+
+
+def test_other_tensor_ops_are_refused_with_the_fix(greeting):
+    assert greeting.receive(welcome(ops="other", package="9.9"), 10.1) == [Disconnect(A, EPOCH)]
+    assert "runs ollama-zmq 9.9 with other tensor ops" in greeting.detail
+    assert greeting.detail.endswith("install the same version on both")
+
+
+def test_a_ready_worker_is_pinged_in_time_with_nothing(ready):
+    assert ready.tick(10.0 + PING_S) == []
+    [ping] = ready.tick(10.1 + PING_S)
+    assert payload_nbytes(ping) == 0
+    assert ready.tick(10.2 + PING_S) == []
+
+
+def test_messages_are_numbered_in_their_epoch_and_a_gap_is_refused(ready):
+    numbers = [ready.send(Ping(0)).envelope.seq for _ in range(2)]
+    assert numbers[1] == numbers[0] + 1
+    ready.count(0)
+    with pytest.raises(RemoteProtocolError, match="message 2 arrived, 1 was next"):
+        ready.count(2)
+    ready.join(EPOCH + 1, 20.0)
+    assert (ready.send(Ping(0)).envelope.seq, ready.send(Ping(0)).envelope.epoch) == (0, EPOCH + 1)
+    ready.count(0)
+
+
+def test_a_known_worker_that_died_stops_no_load_and_a_stranger_does(ready):
+    ready.drop(Status.LOST, "gone")
+    assert ready.is_usable
+    stranger = Link(A, "broker")
+    stranger.join(1, 0.0)
+    stranger.drop(Status.LOST, "nobody")
+    assert not stranger.is_usable
+
+
+@pytest.mark.parametrize(
+    ("address", "remote", "host"),
+    [
+        ("127.0.0.1:1", True, ""),
+        ("localhost:1", True, ""),
+        ("[::1]:1", True, ""),
+        ("local", False, ""),
+        ("10.0.0.1:1", True, "10.0.0.1"),
+        ("[fe80::1]:1", True, "fe80::1"),
+    ],
+)
+def test_addresses_of_this_machine_are_one_host(address, remote, host):
+    assert Link(address, "broker", remote=remote).host == host
