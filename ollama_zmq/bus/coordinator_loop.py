@@ -91,7 +91,7 @@ class CoordinatorLoop:
         self._running = True
         self._ticked_at = 0.0
         self._watch = Stopwatch()  # of what this thread does for microbatches
-        self._arrived: deque[list[bytes]] = deque()  # read, not handled yet
+        self._arrived: deque[list[zmq.Frame]] = deque()  # read, not handled yet
         self._chunks = Chunks()
 
     def call(self, function: Callable[[], None]) -> None:
@@ -197,9 +197,9 @@ class CoordinatorLoop:
             if not self._arrived:
                 return
             parts = self._arrived.popleft()
-            address = parts[0].decode(errors="replace").partition("#")[0]
+            address = parts[0].bytes.decode(errors="replace").partition("#")[0]
             try:
-                envelope = frames.decode(sockets.only_frame(parts[1:]))
+                envelope = frames.decode([part.buffer for part in parts[1:]])
             except RemoteProtocolError as error:
                 log.warning("message.rejected", peer=address, error=str(error))
                 self.handle(Detached(address, f"worker {address} sent what the protocol forbids: {error}"))
@@ -256,10 +256,8 @@ class CoordinatorLoop:
         if address == LOCAL:
             self._send_local(envelope)
             return
-        routing_id, frame = _routing_id(address, envelope.epoch), frames.encode(envelope)
         try:
-            self._router.send(routing_id, zmq.NOBLOCK | zmq.SNDMORE)
-            self._router.send(frame, zmq.NOBLOCK)
+            sockets.send(self._router, [_routing_id(address, envelope.epoch), *frames.encode(envelope)])
         except zmq.ZMQError as error:
             self.handle(Detached(address, f"worker {address} takes no more messages: {error.strerror}"))
 

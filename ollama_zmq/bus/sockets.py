@@ -5,9 +5,8 @@ A worker binds a DEALER; the broker has one ROUTER that connects to every worker
     option                       value        because
     LINGER                       0            what is unsent at the end is of no use to anyone
     ROUTER_MANDATORY             1            a full or unknown peer is EAGAIN or EHOSTUNREACH, not silence
-    MAXMSGSIZE                   34 MB + 64 KB   a hidden state float32 [512, 16384] and the longest header cross in
-                                              one frame; over it the peer disconnects and the message is lost, which
-                                              ``seq`` shows
+    MAXMSGSIZE                   32 MB + 64 KB   a hidden state float32 [512, 16384] crosses in one frame; over it the
+                                              peer disconnects and the message is lost, which ``seq`` shows
     SNDHWM, RCVHWM               256          messages, roughly; bytes are limited by the credits of the coordinator
     HANDSHAKE_IVL                3 s          who is not ZeroMQ is dropped after it
     HEARTBEAT_IVL, TIMEOUT, TTL  1, 3, 3 s    libzmq's I/O thread answers: they prove process and network, no progress
@@ -30,10 +29,9 @@ from weakref import WeakKeyDictionary
 
 import zmq
 
-from ollama_zmq.errors import LocalProtocolError, RemoteProtocolError, RequestError, Unreachable
-from ollama_zmq.wire.frames import MAX_HEADER_BYTES
+from ollama_zmq.errors import LocalProtocolError, RequestError, Unreachable
 
-MAX_FRAME_BYTES = (32 << 20) + MAX_HEADER_BYTES + (64 << 10)
+MAX_FRAME_BYTES = (32 << 20) + (64 << 10)
 QUEUE_MESSAGES = 256
 HANDSHAKE_MS = 3000
 HEARTBEAT_MS = 1000
@@ -133,7 +131,7 @@ def connect(router: zmq.Socket[bytes], endpoint: str, routing_id: bytes) -> None
         raise Unreachable(f"{endpoint} is not an address: {error.strerror}", endpoint=endpoint) from None
 
 
-def disconnect(router: zmq.Socket[bytes], endpoint: str) -> list[list[bytes]]:
+def disconnect(router: zmq.Socket[bytes], endpoint: str) -> list[list[zmq.Frame]]:
     """Forget the connection to *endpoint* and return the messages of all workers that had arrived, to be handled.
 
     They must be read before: polling a ROUTER takes the first frame of the next message out of its pipe, and when that
@@ -145,17 +143,29 @@ def disconnect(router: zmq.Socket[bytes], endpoint: str) -> list[list[bytes]]:
     return arrived
 
 
-def read_all(socket: zmq.Socket[bytes], *, copy: bool = True) -> list[list[Any]]:
-    """Return every message that has arrived, its frames as bytes, or not copied as zmq.Frame. Does not wait.
+def read_all(socket: zmq.Socket[bytes]) -> list[list[zmq.Frame]]:
+    """Return the frames of every message that has arrived, not copied. Does not wait.
 
     The socket is asked whether there is one: to find out by zmq.Again costs 20 us when the caches are cold. It may say
     so and still have none, when the connection that half a message came from is gone.
     """
-    arrived: list[list[Any]] = []
+    arrived: list[list[zmq.Frame]] = []
     with contextlib.suppress(zmq.Again):
         while int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            arrived.append(socket.recv_multipart(zmq.NOBLOCK, copy=copy))
+            arrived.append(socket.recv_multipart(zmq.NOBLOCK, copy=False))
     return arrived
+
+
+def send(socket: zmq.Socket[bytes], frames: Sequence[Any]) -> None:
+    """Send one message without waiting, frames of over 64 KB without a copy: they must not change any more.
+
+    Raises:
+        zmq.ZMQError: nothing was sent; Again when the peer's queue is full.
+    """
+    *before, last = frames
+    for frame in before:
+        socket.send(frame, zmq.NOBLOCK | zmq.SNDMORE, copy=False)
+    socket.send(last, zmq.NOBLOCK, copy=False)
 
 
 def _set_common(socket: zmq.Socket[bytes]) -> None:
@@ -171,23 +181,11 @@ def _set_common(socket: zmq.Socket[bytes]) -> None:
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MS[1])
 
 
-def only_frame(parts: Sequence[Any]) -> Any:
-    """The one frame that a message is.
-
-    Raises:
-        RemoteProtocolError: it came in another number of them.
-    """
-    if len(parts) != 1:
-        raise RemoteProtocolError(f"{len(parts)} frames, expected 1")
-    return parts[0]
-
-
 def check_size(nbytes: int) -> None:
     """Refuse what the other side of a TCP connection would drop together with the connection.
 
     Raises:
-        LocalProtocolError: a frame of so many bytes, besides its header, is over ``MAX_FRAME_BYTES``.
+        LocalProtocolError: a tensor of so many bytes is over ``MAX_FRAME_BYTES``.
     """
-    limit = MAX_FRAME_BYTES - MAX_HEADER_BYTES
-    if nbytes > limit:
-        raise LocalProtocolError(f"tensor of {nbytes} bytes, at most {limit}", nbytes=nbytes)
+    if nbytes > MAX_FRAME_BYTES:
+        raise LocalProtocolError(f"tensor of {nbytes} bytes, at most {MAX_FRAME_BYTES}", nbytes=nbytes)

@@ -17,7 +17,7 @@ import zmq
 from ollama_zmq.bus.runner import Reply
 from ollama_zmq.bus.security import Door
 from ollama_zmq.bus.service import Service
-from ollama_zmq.bus.sockets import bind, check_size, only_frame, read_all, rebind, worker_socket
+from ollama_zmq.bus.sockets import bind, check_size, read_all, rebind, send, worker_socket
 from ollama_zmq.bus.wakeup import Wakeup
 from ollama_zmq.bus.weights import FindBlob
 from ollama_zmq.cluster.worker import SILENCE_LIMIT_S
@@ -116,7 +116,7 @@ class WorkerLoop(Service):
             self._wait()
 
     def _read_all(self) -> None:
-        self._inbox += [(monotonic(), parts) for parts in read_all(self._dealer, copy=False)]
+        self._inbox += [(monotonic(), parts) for parts in read_all(self._dealer)]
         if self._left:
             self._left = False
             self.apply(Gone(monotonic()))
@@ -136,7 +136,7 @@ class WorkerLoop(Service):
         if self._door is not None and self._is_from_outside(self._door, parts[-1]):
             return
         try:
-            envelope = frames.decode(only_frame(parts).buffer)
+            envelope = frames.decode([part.buffer for part in parts])
         except RemoteProtocolError as error:
             log.warning("message.rejected", peer=self.worker.broker, error=str(error))
             self.apply(Rejected(monotonic(), error))
@@ -151,7 +151,7 @@ class WorkerLoop(Service):
     def send(self, envelope: Envelope) -> None:
         """Send without waiting: when nobody is there or nobody reads, the message is dropped and ``seq`` shows it."""
         try:
-            self._dealer.send(frames.encode(envelope), zmq.NOBLOCK)
+            send(self._dealer, frames.encode(envelope))
         except zmq.Again:
             log.warning("message.dropped", peer=self.worker.broker)
 
@@ -165,8 +165,8 @@ class WorkerLoop(Service):
 
     def compute(self, effect: Compute) -> list[Reply]:
         replies = super().compute(effect)
-        for reply in replies:
-            check_size(sum(output.nbytes for output in reply.tensors.values()))
+        for output in (output for reply in replies for output in reply.tensors.values()):
+            check_size(output.nbytes)
         return replies
 
     def _drop_silent_peer(self) -> None:

@@ -1,10 +1,13 @@
-"""Messages to frames and back, one frame each. No sockets, no clocks, no threads.
+"""Messages to frames and back. No sockets, no clocks, no threads.
 
-    byte 0      b"OZ", then one byte: the protocol version
-    byte 3      length of the header, unsigned, 4 bytes, little-endian
-    byte 7      the header, a MessagePack map: "t" names the message; "epoch", "seq" and the message's fields;
-                "tensors", a list of [name, dtype, [sizes]], absent when the message carries none
-    behind it   the tensors, one after another without padding: little-endian, C order, in the order of the list
+    frame 0     byte 0      b"OZ", then one byte: the protocol version
+                byte 3      length of the header, unsigned, 4 bytes, little-endian
+                byte 7      the header, a MessagePack map: "t" names the message; "epoch", "seq" and the message's
+                            fields; "tensors", a list of [name, dtype, [sizes]], absent when the message carries none
+                behind it   the tensors of at most 64 KB, one after another without padding
+    frame 1..   one larger tensor each
+
+Tensors are little-endian, C order, in the order of the list.
 
 ``epoch`` counts the connections of one broker to one worker, ``seq`` the messages of one side within an epoch: what
 arrives with an older epoch is stale, and a step in ``seq`` is a message that got lost on the way.
@@ -13,15 +16,16 @@ Two versions must be able to tell each other apart, so ``Hello`` and ``Refused``
 says; their fields only ever grow. Everything else of another version is refused before it is looked at.
 
 The weights of a token leave no cache warm for what comes between two steps, so what counts here is how much memory is
-touched: as one frame each, a step and its answer took 200 us less than as three, and a header read straight into its
-record 40 us less than one that is a dictionary first. What a header takes when it is read is bounded by its length, a
-few bytes for each of its own, whatever it says of the lengths of its parts.
+touched: a step of one token and its answer, a frame each, took 200 us less than as three frames each, and a header read
+straight into its record 40 us less than one that is a dictionary first. Below 64 KB pyzmq copies in any case; above, a
+tensor that nobody writes to, such as one that was received, is sent without a copy. What a header takes when it is read
+is bounded by its length, a few bytes for each of its own, whatever it says of the lengths of its parts.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import Annotated, Any, get_args
 
@@ -34,6 +38,7 @@ from ollama_zmq.version import PROTOCOL
 from ollama_zmq.wire.messages import AnyMessage, Hello, Message, Refused
 
 Array = npt.NDArray[Any]
+Frame = Any  # whatever shows its bytes through the buffer protocol
 
 MAGIC = b"OZ"
 START = MAGIC + bytes([PROTOCOL])
@@ -43,6 +48,7 @@ DTYPES = {name: np.dtype(name).newbyteorder("<" if SWAPS else "=") for name in (
 NAMES = {np.dtype(name): name for name in DTYPES}
 MAX_HEADER_BYTES = 2 << 20  # the program of 126 layers with its weight sources takes under 0.5 MB
 MAX_TENSORS = 8
+INLINE_NBYTES = 64 << 10  # of a tensor in frame 0
 MAX_DIMS = 4
 MAX_EMPTY_SIZES = 1 << 40  # product of the sizes other than 0; NumPy refuses shapes far above it
 TAGS: dict[type[Message], str] = {cls: str(cls.__struct_config__.tag) for cls in get_args(AnyMessage)}
@@ -97,8 +103,10 @@ def _same(a: Array, b: Array) -> bool:
     return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
-def encode(envelope: Envelope) -> bytes:
-    """Return the frame of *envelope*, into which its tensors are copied.
+def encode(envelope: Envelope) -> list[Frame]:
+    """Return the frames of *envelope*. Large tensors that are read-only are shared, all others are copied.
+
+    What can be written to is a device's memory: its next output may come while libzmq still has the frame.
 
     Raises:
         LocalProtocolError: missing, surplus, strided or unsupported tensor.
@@ -113,7 +121,10 @@ def encode(envelope: Envelope) -> bytes:
     if len(header) > MAX_HEADER_BYTES:
         raise LocalProtocolError(f"{_tag(message)}: header of {len(header)} bytes, at most {MAX_HEADER_BYTES}")
     bodies = [_body(tensors[name]) for name in message.tensors]
-    return b"".join((START, len(header).to_bytes(4, "little"), header, *bodies))
+    first = [body for body in bodies if body.nbytes <= INLINE_NBYTES]
+    large = [body for body in bodies if body.nbytes > INLINE_NBYTES]
+    start = b"".join((START, len(header).to_bytes(4, "little"), header, *first))
+    return [start, *(body.cast("B") if body.readonly else body.tobytes() for body in large)]
 
 
 def _entry(message: AnyMessage, name: str, array: Array) -> tuple[str, str, tuple[int, ...]]:
@@ -131,26 +142,22 @@ def _body(array: Array) -> memoryview:
     return (array.astype(DTYPES[NAMES[array.dtype]]) if SWAPS else array).data
 
 
-def decode(frame: bytes | memoryview) -> Envelope:
-    """Return the envelope in *frame*. Arrays are read-only views of it, of any alignment.
+def decode(frames: Sequence[Frame]) -> Envelope:
+    """Return the envelope in *frames*. Arrays are read-only views of them, of any alignment.
 
     ``Hello`` and ``Refused`` are read in every protocol version.
 
     Raises:
-        RemoteProtocolError: anything about the frame that the peer should not have sent. The peer's version is in
+        RemoteProtocolError: anything about the frames that the peer should not have sent. The peer's version is in
             ``facts["theirs"]`` when that is what is wrong.
     """
-    view = memoryview(frame).toreadonly()
-    route, message, at = _header(view)
+    views = [memoryview(frame).toreadonly() for frame in frames] or [memoryview(b"")]
+    route, message, at = _header(views[0])
     names = tuple(entry[0] for entry in route.tensors)
     if names != message.tensors:
         raise RemoteProtocolError(f"{_tag(message)}: tensors {list(names)}, expected {list(message.tensors)}")
-    tensors = {}
-    for entry in route.tensors:
-        tensors[entry[0]], at = _tensor(entry, view, at, message)
-    if at != len(view):
-        raise RemoteProtocolError(f"{_tag(message)}: {len(view) - at} bytes behind its tensors")
-    return Envelope(message, tensors, route.epoch, route.seq)
+    bodies = _bodies(route.tensors, message, views[0][at:], views[1:])
+    return Envelope(message, dict(zip(names, bodies, strict=True)), route.epoch, route.seq)
 
 
 def _header(view: memoryview) -> tuple[Route, AnyMessage, int]:
@@ -178,21 +185,27 @@ def _foreign(theirs: int) -> RemoteProtocolError:
     )
 
 
-def _tensor(entry: TensorEntry, view: memoryview, at: int, message: AnyMessage) -> tuple[Array, int]:
-    """The tensor that begins at byte *at*, and where it ends."""
-    name, type_name, shape = entry
-    dtype = DTYPES.get(type_name)
-    if dtype is None:
-        raise RemoteProtocolError(f"{_tag(message)}.{name}: dtype {type_name!r} is not one of {', '.join(DTYPES)}")
-    nbytes = prod(shape) * dtype.itemsize
-    if nbytes > len(view) - at:
-        raise RemoteProtocolError(
-            f"{_tag(message)}.{name}: {len(view) - at} bytes, expected {nbytes} for {type_name} {list(shape)}"
-        )
-    if not nbytes and prod(size or 1 for size in shape) > MAX_EMPTY_SIZES:
-        raise RemoteProtocolError(f"{_tag(message)}.{name}: shape {list(shape)} of an empty tensor is out of range")
-    array: Array = np.ndarray(shape, dtype, view, at) if nbytes else _empty(shape, dtype)
-    return array.astype(dtype.newbyteorder("=")) if SWAPS else array, at + nbytes
+def _bodies(
+    entries: Sequence[TensorEntry], message: AnyMessage, small: memoryview, large: list[memoryview]
+) -> Iterator[Array]:
+    """The tensors that *entries* announce, one after another in *small* and one in each of *large*."""
+    for name, type_name, shape in entries:
+        dtype = DTYPES.get(type_name)
+        if dtype is None:
+            raise RemoteProtocolError(f"{_tag(message)}.{name}: dtype {type_name!r} is not one of {', '.join(DTYPES)}")
+        nbytes = prod(shape) * dtype.itemsize
+        inline = nbytes <= INLINE_NBYTES
+        body = small[:nbytes] if inline else large.pop(0) if large else memoryview(b"")
+        if len(body) != nbytes:
+            expected = f"expected {nbytes} for {type_name} {list(shape)}"
+            raise RemoteProtocolError(f"{_tag(message)}.{name}: {len(body)} bytes, {expected}")
+        if not nbytes and prod(size or 1 for size in shape) > MAX_EMPTY_SIZES:
+            raise RemoteProtocolError(f"{_tag(message)}.{name}: shape {list(shape)} of an empty tensor is out of range")
+        small = small[nbytes:] if inline else small
+        array: Array = np.ndarray(shape, dtype, body) if nbytes else _empty(shape, dtype)
+        yield array.astype(dtype.newbyteorder("=")) if SWAPS else array
+    if small or large:
+        raise RemoteProtocolError(f"{_tag(message)}: {len(small)} bytes and {len(large)} frames behind its tensors")
 
 
 def _empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

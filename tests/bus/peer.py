@@ -43,7 +43,7 @@ class Peer:
         connect(self.router, self.endpoint, self.routing_id)
 
     def send(self, message: AnyMessage, **tensors: Any) -> None:
-        self.send_raw([encode(Envelope(message, tensors, self.epoch, self.seq))])
+        self.send_raw(encode(Envelope(message, tensors, self.epoch, self.seq)))
         self.seq += 1
 
     def send_raw(self, parts: list[Any]) -> None:
@@ -51,9 +51,9 @@ class Peer:
 
     def receive(self) -> Envelope:
         assert self.router.poll(int(DEADLINE_S * 1000)), "no answer"
-        routing_id, frame = self.router.recv_multipart()
+        routing_id, *frames = self.router.recv_multipart()
         assert routing_id == self.routing_id
-        return decode(frame)
+        return decode(frames)
 
     def ask(self, message: AnyMessage, **tensors: Any) -> AnyMessage:
         self.send(message, **tensors)

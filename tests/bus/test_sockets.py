@@ -22,7 +22,7 @@ from ollama_zmq.bus.sockets import (
     worker_socket,
 )
 from ollama_zmq.errors import LocalProtocolError, RequestError, Unreachable
-from ollama_zmq.wire.frames import MAX_HEADER_BYTES
+from ollama_zmq.wire.frames import INLINE_NBYTES, MAX_HEADER_BYTES, MAX_TENSORS
 from ollama_zmq.wire.messages import CHUNK_BYTES
 from tests.bus.peer import DEADLINE_S
 
@@ -91,7 +91,8 @@ def test_every_socket_has_the_options_of_the_table(dealer, router, option, value
 
 def test_a_hidden_state_of_512_tokens_crosses_in_one_frame():
     check_size(512 * 16384 * 4)
-    assert CHUNK_BYTES + (64 << 10) <= MAX_FRAME_BYTES
+    assert CHUNK_BYTES <= MAX_FRAME_BYTES
+    assert MAX_HEADER_BYTES + MAX_TENSORS * INLINE_NBYTES < MAX_FRAME_BYTES
 
 
 def test_nothing_in_the_bus_uses_what_was_measured_to_hurt():
@@ -140,10 +141,9 @@ def test_a_host_that_is_not_here_is_named(dealer, host):
 
 
 def test_tensors_that_would_cost_the_connection_are_refused():
-    limit = MAX_FRAME_BYTES - MAX_HEADER_BYTES
-    check_size(limit)
-    with pytest.raises(LocalProtocolError, match=f"tensor of {limit + 1} bytes, at most {limit}"):
-        check_size(limit + 1)
+    check_size(MAX_FRAME_BYTES)
+    with pytest.raises(LocalProtocolError, match=f"tensor of {MAX_FRAME_BYTES + 1} bytes, at most {MAX_FRAME_BYTES}"):
+        check_size(MAX_FRAME_BYTES + 1)
 
 
 def test_monitors_tell_of_connections_from_both_sides(dealer, router, watch):

@@ -18,7 +18,7 @@ from ollama_zmq.devices.reference import ReferenceDevice
 from ollama_zmq.errors import RequestError
 from ollama_zmq.ops.registry import ops_hash
 from ollama_zmq.version import PROTOCOL, VERSION
-from ollama_zmq.wire.frames import MAX_HEADER_BYTES, Envelope, encode
+from ollama_zmq.wire.frames import INLINE_NBYTES, Envelope, encode
 from ollama_zmq.wire.messages import (
     Bye,
     Defined,
@@ -143,7 +143,7 @@ def test_messages_of_an_older_epoch_do_nothing(serve, connect, device):
     peer = connect(serve(device), epoch=5)
     peer.greet()
     make_ready(peer)
-    peer.send_raw([encode(Envelope(run_of(PROGRAM, 1, microbatch=40), {"input": X}, epoch=4, seq=peer.seq))])
+    peer.send_raw(encode(Envelope(run_of(PROGRAM, 1, microbatch=40), {"input": X}, epoch=4, seq=peer.seq)))
     peer.send(run_of(PROGRAM, 1, microbatch=41), input=X)
     assert peer.receive().message.microbatch == 41
 
@@ -256,6 +256,7 @@ def test_messages_are_answered_between_the_weights_of_a_long_load(serve, connect
 
 
 def test_outputs_in_flight_do_not_overwrite_each_other(serve, connect, device):
+    """Large ones have a frame of their own, which libzmq reads when it gets to it."""
     program = linear_program(4096, 4)
     weight = random_weight(4096, 4)
     peer = connect(serve(device))
@@ -267,6 +268,7 @@ def test_outputs_in_flight_do_not_overwrite_each_other(serve, connect, device):
     assert isinstance(peer.receive().message, Ready)
     T = 8
     inputs = [np.full((T, 4), i + 1, np.float32) for i in range(30)]
+    assert T * 4096 * 4 > INLINE_NBYTES
     for i, x in enumerate(inputs):
         peer.send(run_of(program, T, microbatch=i), input=x)
     results = [peer.receive() for _ in inputs]
@@ -279,7 +281,7 @@ def test_an_output_that_would_cost_the_connection_fails_instead(serve, connect, 
     peer = connect(serve(device))
     peer.greet()
     make_ready(peer)
-    monkeypatch.setattr(sockets, "MAX_FRAME_BYTES", MAX_HEADER_BYTES + 16)
+    monkeypatch.setattr(sockets, "MAX_FRAME_BYTES", 16)
     failed = peer.ask(run_of(PROGRAM, 1), input=X)
     assert failed == Failed(PROGRAM.id, 1, "LocalProtocolError", "tensor of 32 bytes, at most 16")
 

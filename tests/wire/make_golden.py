@@ -14,7 +14,7 @@ def main() -> None:
     """Write the file."""
     lines = [HEAD]
     for envelope in SAMPLES:
-        data = encode(envelope)
+        (data,) = encode(envelope)
         lines.append(f'    "{type(envelope.message).__name__}": (\n')
         lines += [f"        {data[i : i + 24]!r}\n" for i in range(0, len(data), 24)]
         lines.append("    ),\n")

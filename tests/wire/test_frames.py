@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ollama_zmq.errors import LocalProtocolError, RemoteProtocolError
 from ollama_zmq.version import PROTOCOL
-from ollama_zmq.wire.frames import DTYPES, HEADER_AT, MAX_HEADER_BYTES, TAGS, Envelope, decode, encode
+from ollama_zmq.wire.frames import DTYPES, HEADER_AT, INLINE_NBYTES, MAX_HEADER_BYTES, TAGS, Envelope, decode, encode
 from ollama_zmq.wire.messages import (
     Define,
     Failed,
@@ -21,6 +21,7 @@ from ollama_zmq.wire.messages import (
     Put,
     Ran,
     Refused,
+    Run,
     WeightSource,
 )
 from tests.wire.samples import SAMPLES
@@ -75,20 +76,37 @@ def test_every_message_comes_back(envelope):
     assert decode(encode(envelope)) == envelope
 
 
-def test_a_frame_keeps_what_its_tensors_were():
+@pytest.mark.parametrize("N", [6, INLINE_NBYTES])
+def test_frames_keep_what_could_be_written_to(N):
     """A device writes its next output over this one while libzmq has the frame."""
-    sent = np.arange(6, dtype=np.float32)
+    sent = np.arange(N, dtype=np.float32)
     data = encode(Envelope(Ran(PROGRAM, 1, 2, 3), {"output": sent}))
     sent[:] = 77
-    np.testing.assert_array_equal(decode(data).tensors["output"], np.arange(6))
+    np.testing.assert_array_equal(decode(data).tensors["output"], np.arange(N))
 
 
 def test_received_tensors_are_read_only_views_and_may_be_unaligned():
-    data = bytearray(encode(Envelope(Ran(PROGRAM, 1, 2, 3), {"output": np.ones(4, np.float32)})))
-    outputs = [decode(memoryview(bytearray(i) + data)[i:]).tensors["output"] for i in range(4)]
+    (data,) = encode(Envelope(Ran(PROGRAM, 1, 2, 3), {"output": np.ones(4, np.float32)}))
+    outputs = [decode([memoryview(bytearray(i) + data)[i:]]).tensors["output"] for i in range(4)]
     assert [output.flags.aligned for output in outputs].count(False) == 3
     assert not any(output.flags.writeable or output.flags.owndata for output in outputs)
     np.testing.assert_array_equal(outputs, 1)
+
+
+@pytest.mark.parametrize("surplus", [0, 1])
+def test_a_tensor_has_a_frame_of_its_own_when_it_is_large(surplus):
+    sent = np.arange(INLINE_NBYTES + surplus).astype(np.uint8)
+    first, *others = encode(Envelope(Ping(1), {"payload": sent}))
+    assert [len(other) for other in others] == [len(sent)] * surplus
+    np.testing.assert_array_equal(decode([first, *others]).tensors["payload"], sent)
+
+
+def test_a_received_large_tensor_is_passed_on_without_a_copy():
+    received = encode(Envelope(Ran(PROGRAM, 1, 2, 3), {"output": np.zeros(INLINE_NBYTES, np.float32)}))
+    hidden = decode(received).tensors["output"]
+    passed_on = encode(Envelope(Run(PROGRAM, 1, (1,), (0,), ((0,),), (0,), 9), {"input": hidden}))[1]
+    assert passed_on.obj is hidden
+    assert np.shares_memory(hidden, np.frombuffer(received[1], np.uint8))
 
 
 @pytest.mark.parametrize(
@@ -140,7 +158,7 @@ def test_a_header_that_no_peer_would_read_is_not_sent():
         (frame(msgpack.packb({"t": "ping", "nonce": 1})), "epoch"),
         (frame(header()), "tensors [], expected ['payload']"),
         (ping()[:-1], "2 bytes, expected 3 for uint8 [3]"),
-        (ping() + b"more", "4 bytes behind its tensors"),
+        (ping() + b"more", "4 bytes and 0 frames behind its tensors"),
         (ping(("input", "uint8", (3,))), "tensors ['input']"),
         (ping(("payload", "float64", (3,))), "dtype 'float64'"),
         (ping(("payload", "object", (3,))), "dtype 'object'"),
@@ -148,7 +166,7 @@ def test_a_header_that_no_peer_would_read_is_not_sent():
         (ping(("payload", "float32", (1,))), "3 bytes, expected 4"),
         (ping(("payload", "uint8", (-3,))), "tensors[0][2][0]"),
         (ping(("payload", "uint8", (1 << 40,))), "tensors[0][2][0]"),
-        (ping(("payload", "uint8", ((1 << 31) - 1,) * 4)), "3 bytes, expected"),
+        (ping(("payload", "uint8", ((1 << 31) - 1,) * 4)), "0 bytes, expected"),
         (ping(("payload", "uint8", (0, *((1 << 31) - 1,) * 3)), b""), "out of range"),
         (ping(("payload", "uint8", (1,) * 5)), "tensors[0][2]"),
         (ping("payload"), "tensors[0]"),
@@ -156,12 +174,35 @@ def test_a_header_that_no_peer_would_read_is_not_sent():
 )  # fmt: skip
 def test_what_a_peer_must_not_send_is_named(data, words):
     with pytest.raises(RemoteProtocolError) as caught:
-        decode(data)
+        decode([data])
+    assert words in str(caught.value)
+
+
+LARGE = frame(header(tensors=[("payload", "uint8", (INLINE_NBYTES + 1,))]))
+
+
+@pytest.mark.parametrize(
+    ("frames", "words"),
+    [
+        ([], "frame of 0 bytes"),
+        ([ping(), b""], "0 bytes and 1 frames behind its tensors"),
+        ([ping()[:-3], b"abc"], "0 bytes, expected 3"),
+        ([LARGE], f"0 bytes, expected {INLINE_NBYTES + 1}"),
+        ([LARGE + bytes(INLINE_NBYTES + 1)], f"0 bytes, expected {INLINE_NBYTES + 1}"),
+        ([LARGE, bytes(INLINE_NBYTES)], f"{INLINE_NBYTES} bytes, expected {INLINE_NBYTES + 1}"),
+        ([LARGE, bytes(INLINE_NBYTES + 2)], f"{INLINE_NBYTES + 2} bytes, expected {INLINE_NBYTES + 1}"),
+        ([LARGE + b"a", bytes(INLINE_NBYTES + 1)], "1 bytes and 0 frames behind its tensors"),
+        ([LARGE, bytes(INLINE_NBYTES + 1), b""], "0 bytes and 1 frames behind its tensors"),
+    ],
+)
+def test_frames_that_do_not_belong_to_the_tensors_are_named(frames, words):
+    with pytest.raises(RemoteProtocolError) as caught:
+        decode(frames)
     assert words in str(caught.value)
 
 
 LENGTHS = {"text": b"\xdb", "bytes": b"\xc6", "array": b"\xdd", "map": b"\xdf"}
-FIELDS = {name: packed for data in map(encode, SAMPLES) for name, packed in msgpack.unpackb(header_in(data)).items()}
+FIELDS = {name: packed for (data,) in map(encode, SAMPLES) for name, packed in msgpack.unpackb(header_in(data)).items()}
 
 
 @pytest.mark.parametrize("what", LENGTHS)
@@ -173,44 +214,44 @@ def test_a_length_without_its_bytes_takes_no_memory(tag, what):
         head = bytes([0xDE, 0, len(FIELDS) + 1]) + known + msgpack.packb(name) + LENGTHS[what] + b"\x7f\xff\xff\xff"
         tracemalloc.start()
         with pytest.raises(RemoteProtocolError):
-            decode(frame(head))
+            decode([frame(head)])
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert peak < 200_000
 
 
 def test_unknown_fields_are_ignored_so_that_messages_can_grow():
-    assert decode(frame(header(t="bye", more=[1, 2]))) == decode(frame(header(t="bye")))
+    assert decode([frame(header(t="bye", more=[1, 2]))]) == decode([frame(header(t="bye"))])
 
 
 @pytest.mark.parametrize("version", [0, PROTOCOL + 1, 255])
 @pytest.mark.parametrize("message", [Hello("9.9.9", 3, "ab"), Refused("too old", "9.9.9", 3)])
 def test_hello_and_refused_are_read_in_every_version(message, version):
-    data = frame(header_in(encode(Envelope(message, epoch=1))), version=version)
-    assert decode(data) == Envelope(message, epoch=1)
+    (data,) = encode(Envelope(message, epoch=1))
+    assert decode([frame(header_in(data), version=version)]) == Envelope(message, epoch=1)
 
 
 @pytest.mark.parametrize("version", [0, PROTOCOL + 1, 255])
 @pytest.mark.parametrize("head", [header(t="bye"), b"anything at all", header(t="new_message")])
 def test_anything_else_of_another_version_names_both(head, version):
     with pytest.raises(RemoteProtocolError, match=f"protocol {version}, this is protocol {PROTOCOL}") as caught:
-        decode(frame(head, version=version))
+        decode([frame(head, version=version)])
     assert caught.value.facts == {"theirs": version, "ours": PROTOCOL}
 
 
 @given(st.data())
 def test_truncated_messages_are_refused(data):
     envelope = data.draw(st.sampled_from(SAMPLES))
-    whole = encode(envelope)
+    (whole,) = encode(envelope)
     with pytest.raises(RemoteProtocolError):
-        decode(whole[: data.draw(st.integers(0, len(whole) - 1))])
+        decode([whole[: data.draw(st.integers(0, len(whole) - 1))]])
 
 
 @given(st.binary(max_size=200), st.binary(max_size=200))
 def test_garbage_is_refused(head, body):
     for data in (head, frame(head, body), PREAMBLE + head):
         with pytest.raises(RemoteProtocolError):
-            decode(data)
+            decode([data])
 
 
 scalars = st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 64) - 1) | st.floats() | st.text(max_size=5)
@@ -229,7 +270,7 @@ def test_mangled_headers_decode_or_are_refused(tag, body, data):
     for name in data.draw(st.lists(st.sampled_from(sorted(whole)), max_size=3)):
         whole[name] = data.draw(json_like)
     try:
-        envelope = decode(frame(msgpack.packb({**whole, "t": tag, **fields}), body))
+        envelope = decode([frame(msgpack.packb({**whole, "t": tag, **fields}), body)])
     except RemoteProtocolError:
         return
     assert sum(array.nbytes for array in envelope.tensors.values()) <= len(body)
@@ -237,11 +278,11 @@ def test_mangled_headers_decode_or_are_refused(tag, body, data):
 
 @given(st.sampled_from(SAMPLES), st.data())
 def test_flipped_bytes_decode_or_are_refused(envelope, data):
-    whole = bytearray(encode(envelope))
+    whole = bytearray(encode(envelope)[0])
     at = data.draw(st.integers(0, len(whole) - 1))
     whole[at] ^= data.draw(st.integers(1, 255))
     try:
-        decode(whole)
+        decode([whole])
     except RemoteProtocolError as error:
         assert str(error)  # noqa: PT017 - either outcome is right
 
