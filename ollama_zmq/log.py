@@ -10,18 +10,17 @@
                         drafted accepted
     request.canceled    request_id (its client has left)
     request.failed      request_id error
-    request.broken      error
+    request.broken      error (with traceback: a fault of our own)
     option.ignored      name value
     context.reduced     num_ctx trained
     manifest.rejected   model error
     model.loaded        model num_ctx load_ms
     model.unloaded      model
-    worker.joined       worker version devices memory_bytes
-    worker.refused      worker reason
-    worker.lost         worker reason
-    worker.listening    address threads memory_bytes
+    model.lost          error
+    tokenizer.pre_missed    using
     broker.leased       broker
     broker.lost         broker reason
+    effect.failed       effect error
     broker.failed       (with traceback: a fault of our own)
     peer.refused        address
     peer.dropped        reason

@@ -37,16 +37,12 @@ SEND_BUFFER_BYTES = 32 << 10  # of a connection; Linux would take 4 MB, 40,000 t
 MANY_FILES = 10240  # the most that every macOS takes
 
 
-class PortInUse(OllamaZmqError):
-    """Somebody listens there already."""
-
-
 def listen(config: Config) -> socket.socket:
     """A socket that accepts connections where the configuration says.
 
     Raises:
-        PortInUse: somebody else does already; the message says what to do.
-        OllamaZmqError: the host is unknown or not one of this machine's.
+        OllamaZmqError: somebody else does already, or the host is unknown or not one of this machine's; the message
+            says what to do.
     """
     host, port = config.host.host or "0.0.0.0", config.host.port
     try:
@@ -72,7 +68,7 @@ def listen(config: Config) -> socket.socket:
 def _bind_error(error: OSError, config: Config) -> OllamaZmqError:
     where = f"listen tcp {config.host.netloc}: bind: {(error.strerror or str(error)).lower()}"
     if error.errno == errno.EADDRINUSE:
-        return PortInUse(f"{where}; stop the server that runs there, or set OLLAMA_HOST to another port")
+        return OllamaZmqError(f"{where}; stop the server that runs there, or set OLLAMA_HOST to another port")
     return OllamaZmqError(f"{where}; check OLLAMA_HOST")
 
 
