@@ -77,6 +77,7 @@ setup(
             extension("simd", *sorted(glob("kernels/cpu/isa_*.c")), headers=sorted(HEADERS - GLUE)),
             extension("program", headers=sorted(HEADERS)),
             extension("pool", headers=sorted(HEADERS)),
+            extension("lookup", headers=sorted(HEADERS)),
             extension("memory", headers=["kernels/cpu/include/arena.h"]),
             extension("logits", headers=["kernels/cpu/include/kernels.h", "kernels/cpu/include/top.h"]),
         ],

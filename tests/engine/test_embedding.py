@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from ollama_zmq.engine.embedding import Embedding
 from ollama_zmq.formats.gguf import open_gguf
 from ollama_zmq.formats.quants import dequantize, tensor_nbytes, type_of_id
 from ollama_zmq.kernels.cpu.weights import FORMATS
-from ollama_zmq.models.base import Network
+from ollama_zmq.models.base import EMBED, Network
 from ollama_zmq.ops.builder import Builder
 from ollama_zmq.ops.program import WeightSpec, verify
 from tests.models_tiny import write_tiny_llama
@@ -38,7 +40,7 @@ def test_rows_of_a_file_are_those_of_the_embed_kernel(kind, tmp_path):
 
 
 @pytest.mark.parametrize("number", FORMATS, ids=lambda number: type_of_id(number).name)
-def test_dequantizers_and_kernels_give_the_same_bits(number):
+def test_dequantizers_kernels_and_the_look_up_give_the_same_bits(number):
     """Split equals unsplit only if the broker's look-up and the device's are the same, NaN and all."""
     kind, spec = type_of_id(number), WeightSpec("w", number, (V, D))
     data = np.random.default_rng(0).integers(0, 256, tensor_nbytes(kind, (V, D)), dtype=np.uint8)
@@ -48,3 +50,15 @@ def test_dequantizers_and_kernels_give_the_same_bits(number):
         expected = dequantize(kind, memoryview(data), (V, D))
     found = embedded(verified, spec, memoryview(data), np.arange(V, dtype=np.int32))
     assert np.array_equal(found, expected, equal_nan=True)
+    tensors = {EMBED: SimpleNamespace(type=kind, shape=(V, D))}
+    embedding = Embedding(SimpleNamespace(tensors=tensors, data=lambda name: memoryview(data)))
+    assert np.array_equal(embedding.rows(np.arange(V, dtype=np.int32)), expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("token_id", [-1, 32000])
+def test_a_token_that_is_not_in_the_file_is_refused(token_id, tmp_path):
+    with (
+        open_gguf(write_tiny_llama(tmp_path / "tiny.gguf")) as gguf,
+        pytest.raises(IndexError, match=f"row {token_id}"),
+    ):
+        Embedding(gguf).rows(np.array([token_id], np.int32))
