@@ -9,9 +9,10 @@
   :class:`~ollama_zmq.engine.pacing.Pacing`.
 * Sequences that decode take one token each, and a group of them travels together: their number over the number of
   groups, those that waited longest first. What they leave of the chunk goes to prompts, at least one token.
-* Prompts take turns, a chunk each. Chunks of one prompt may follow each other through the stages, because every stage
-  takes microbatches in the order in which they were sent. A prompt that begins like an older one that is being
-  prefilled waits for it and shares its pages.
+* Prompts take turns of ``TURN`` tokens in order of arrival: many short ones that came together end one after another
+  instead of all at the end, and none waits for the whole of a long one. Chunks of one prompt may follow each other
+  through the stages, because every stage takes microbatches in the order in which they were sent. A prompt that begins
+  like an older one that is being prefilled waits for it and shares its pages.
 * Pages are taken as tokens need them. When there are none, the youngest sequence that is not in flight goes back to
   wait at its old place; its tokens are prefilled again later, which changes nothing about the text. The oldest always
   gets its pages, because the pool holds at least one whole context.
@@ -32,6 +33,8 @@ from ollama_zmq.engine.pages import PagePool, common_prefix, pages_for
 from ollama_zmq.engine.sequence import Generation, Scoring, Sequence
 from ollama_zmq.ops.program import PAGE_SLOTS
 
+TURN = 256
+
 
 class Slice(msgspec.Struct, frozen=True):
     """The next *length* tokens of a sequence, from position *start*.
@@ -51,6 +54,11 @@ class Slice(msgspec.Struct, frozen=True):
     def stop(self) -> int:
         """The position behind its last token that is known."""
         return self.start + self.length - len(self.draft)
+
+    @property
+    def is_within_turn(self) -> bool:
+        """Whether its sequence is prefilled, and has the next chunk, too, before others."""
+        return not self.sequence.decodes and self.start // TURN == self.stop // TURN
 
 
 class Scheduler:
@@ -108,8 +116,8 @@ class Scheduler:
         for piece in slices:
             piece.sequence.sent = piece.stop
             piece.sequence.in_flight += 1
-            piece.sequence.turn = self._turns_given
-            self._turns_given += 1
+            if not piece.is_within_turn:
+                self._queue_up(piece.sequence)
         if slices:
             self.in_flight[microbatch] = slices
         return slices
@@ -188,6 +196,7 @@ class Scheduler:
             if sequence.admitted_at is None:
                 sequence.admitted_at = now
             insort(self.running, sequence, key=lambda other: other.order)
+            self._queue_up(sequence)
 
     def _reuse(self, sequence: Sequence) -> None:
         """Give *sequence*, which holds no pages, those that already have the beginning of its tokens."""
@@ -215,6 +224,11 @@ class Scheduler:
         self.pool.release(sequence.table, sequence.tokens)
         self._reuse(sequence)
         return False
+
+    def _queue_up(self, sequence: Sequence) -> None:
+        """Let all others that run have their turn before *sequence*."""
+        sequence.turn = self._turns_given
+        self._turns_given += 1
 
     def _next_turns(self) -> list[Sequence]:
         """Who may go now, those that waited longest first."""

@@ -45,7 +45,7 @@ class Sequence:
         tokens: those the model is to see, at positions 0, 1, ...
         table: its pages; ``table.cached`` of the tokens are in them.
         order: counts admissions; the lower one came first.
-        turn: when it was last given a place in a microbatch, -1 before the first time.
+        turn: counts turns given; who has the lowest goes first.
         sent: tokens that are in the pages or on their way there.
         in_flight: microbatches on their way that it is in; more than one only while its prompt is prefilled.
         leader: a sequence whose prefill will bring the first ``shared`` tokens of this one, too.

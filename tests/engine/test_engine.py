@@ -300,14 +300,31 @@ def test_decodes_of_all_share_a_microbatch_with_a_prefill():
     assert driver.send().step.lengths == (1, 1, 30)
 
 
-def test_a_sequence_is_in_one_microbatch_at_a_time():
-    driver = Driver(max_sequences=4, max_in_flight=3, max_tokens=8)
-    for name in "abcd":
-        driver.submit(generation(name, prompt=range(20)))
-    sent = [driver.send(), driver.send(), driver.send()]
+def test_a_sequence_that_decodes_is_in_one_microbatch_at_a_time():
+    driver = decoding("abcd", max_sequences=4, max_in_flight=3)
+    sent = [driver.send(), driver.send()]
     assert driver.send() is None
-    tables = [list(pages) for microbatch in sent if microbatch for pages in microbatch.step.pages]
-    assert len({page for table in tables for page in table}) == sum(map(len, tables))
+    pages = [page for microbatch in sent for table in microbatch.pages for page in table]
+    assert len(pages) == len(set(pages)) == 4
+
+
+def test_prompts_that_came_together_end_one_after_another():
+    driver = Driver(max_sequences=3, max_tokens=8)
+    for n, name in enumerate("abc"):
+        driver.submit(generation(name, prompt=[n] * 16, num_predict=1))
+    sent = [driver.send(), driver.land(), driver.send(), driver.land(), driver.send()]
+    assert [microbatch.token_ids[0] for microbatch in sent[::2]] == [0, 0, 1]
+
+
+def test_a_short_prompt_waits_for_a_turn_of_a_long_one_and_not_for_its_end():
+    driver = Driver(num_ctx=1024, kv_pages=64, max_sequences=3, max_tokens=128)
+    for name, length in (("long", 1000), ("longer", 1001), ("short", 20)):
+        driver.submit(generation(name, prompt=[length % 100] * length, num_predict=1))
+    turns = []
+    while not driver.of("short"):
+        turns += driver.send().token_ids.tolist()
+        driver.land()
+    assert (turns.count(0), turns.count(1), turns.count(20)) == (256 + 108, 256, 20)
 
 
 def test_groups_follow_each_other_through_the_stages():
