@@ -8,8 +8,10 @@
     bench_serve.py --model NAME --url http://127.0.0.1:11434          a server that runs already
 
 TTFT: from the request to the first line with text, or to the end of an answer without any. Gaps: between two lines of
-one answer. Fairness: tokens of the slowest client to those of the fastest, of a closed loop with --seconds. Memory:
-resident bytes of a server started here; growth from a fifth of the time (or one minute, if that is less) to the end.
+one answer. Fairness: of the fastest client to the slowest, in a closed loop with --seconds; fairness counts tokens in
+all that time, so who drew short answers and hence waits for more first tokens looks slow; decode_fairness counts them
+between the first and the last token of each answer. Memory: resident bytes of a server started here; growth from a
+fifth of the time (or one minute, if that is less) to the end.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import argparse
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -197,7 +199,7 @@ def summary(answers: Sequence[Answer], took_s: float, samples: Samples, given: a
         "tokens": tokens,
         "tokens_per_s": tokens / took_s,
         "tokens_per_s_per_client": tokens / took_s / len(by_client),
-        "fairness": max(by_client.values()) / min(by_client.values()) if given.seconds and not given.rate else None,
+        **(fairness(good) if given.seconds and not given.rate else {}),
         "errors": dict(Counter(answer.error for answer in answers if answer.error)),
         **{f"gap_p{p}_ms": float(np.percentile(gaps, p)) if len(gaps) else 0.0 for p in (50, 95, 99)},
         **memory_figures(samples),
@@ -206,6 +208,21 @@ def summary(answers: Sequence[Answer], took_s: float, samples: Samples, given: a
         ttft = [1e3 * answer.ttft_s for answer in good if answer.turn == turn]
         record |= {f"ttft{turn + 1}_p{p}_ms": float(np.percentile(ttft, p)) if ttft else None for p in (50, 95, 99)}
     return record
+
+
+def fairness(answers: Sequence[Answer]) -> dict[str, float]:
+    """The fastest client to the slowest, by tokens in all and by tokens per second of decoding; answers of one."""
+    tokens, decoded, seconds = Counter[int](), Counter[int](), defaultdict[int, float](float)
+    for answer in answers:
+        tokens[answer.client] += len(answer.times)
+        decoded[answer.client] += len(answer.times) - 1
+        seconds[answer.client] += answer.times[-1] - answer.times[0]
+    speeds = [decoded[client] / seconds[client] for client in decoded if seconds[client]]
+    return {
+        "fairness": max(tokens.values()) / min(tokens.values()),
+        "decode_fairness": max(speeds) / min(speeds),
+        "answers_per_client": len(answers) / len(tokens),
+    }
 
 
 def memory_figures(samples: Samples) -> dict[str, Any]:
