@@ -48,7 +48,7 @@ ALWAYS_INLINE void tile_q2_k(const int C, const struct tile *t, f32 *total)
         split_scales_q2(w->scales, scales, minimums);
         EACH_COLUMN(c) acc[c] = i32_zero();
         for (int half = 0; half < 2; half++) {
-            prefetch_ahead(C, (const char *)w + half * sizeof *w / 2, sizeof *w / 2);
+            prefetch_ahead(FEW(Q2_K, C), t, (const char *)w + half * sizeof *w / 2, sizeof *w / 2);
             add_four_q2(C, half, 0, w, scales, x, acc);
             add_four_q2(C, half, 1, w, scales, x, acc);
         }
@@ -116,7 +116,7 @@ ALWAYS_INLINE void tile_q3_k(const int C, const struct tile *t, f32 *total)
         split_scales_q3(w->scales, scales);
         EACH_COLUMN(c) f[c] = f32_zero();
         for (int chunk = 0; chunk < 8; chunk++) {
-            prefetch_ahead(C, (const char *)w + chunk * sizeof *w / 8, sizeof *w / 8);
+            prefetch_ahead(FEW(Q3_K, C), t, (const char *)w + chunk * sizeof *w / 8, sizeof *w / 8);
             add_chunk_q3(C, chunk, w, scales, x, f);
         }
         f32 d = f32_of_half(w->d);

@@ -28,7 +28,7 @@ ALWAYS_INLINE void tile_iq4_nl(const int C, const struct tile *t, f32 *total)
     for (size_t k = 0; k < t->K; k += 32, w++, x += t->columns) {
         const int8_t *q[TILE_COLUMNS];
         i32 sum[TILE_COLUMNS];
-        prefetch_ahead(C, w, sizeof *w);
+        prefetch_ahead(FEW(IQ4_NL, C), t, w, sizeof *w);
         EACH_COLUMN(c) q[c] = x[c].q;
         EACH_COLUMN(c) sum[c] = i32_start128(&x[c].start128);
         dot_iq4(C, table, w->q, q, sum);
@@ -43,7 +43,7 @@ ALWAYS_INLINE void tile_mxfp4(const int C, const struct tile *t, f32 *total)
     const u8 table = u8_table(mxfp4_table);
     for (size_t k = 0; k < t->K; k += 32, w++, x += t->columns) {
         i32 sum[TILE_COLUMNS];
-        prefetch_ahead(C, w, sizeof *w);
+        prefetch_ahead(FEW(MXFP4, C), t, w, sizeof *w);
         EACH_COLUMN(c) sum[c] = i32_set(x[c].start16);
         UNROLL for (int i = 0; i < 4; i++) {
             u8 low = looked_up(table, w->q[i], 0), high = looked_up(table, w->q[i], 1);
@@ -66,7 +66,7 @@ ALWAYS_INLINE void tile_iq4_xs(const int C, const struct tile *t, f32 *total)
         for (int j = 0; j < 8; j++) {
             const int8_t *q[TILE_COLUMNS];
             i32 sum[TILE_COLUMNS];
-            prefetch_ahead(C, (const char *)w + j * sizeof *w / 8, sizeof *w / 8);
+            prefetch_ahead(FEW(IQ4_XS, C), t, (const char *)w + j * sizeof *w / 8, sizeof *w / 8);
             EACH_COLUMN(c) q[c] = x[c].q + 32 * j;
             EACH_COLUMN(c) sum[c] = i32_start128(&x[c].start128[j]);
             dot_iq4(C, table, w->q + 4 * j, q, sum);
@@ -113,7 +113,7 @@ ALWAYS_INLINE void tile_grid(const int C, const struct tile *t, f32 *total)
         f32 f[TILE_COLUMNS];
         EACH_COLUMN(c) f[c] = f32_zero();
         for (int pair = 0; pair < 4; pair++) {
-            prefetch_ahead(C, (const char *)w + pair * sizeof *w / 4, sizeof *w / 4);
+            prefetch_ahead(FEW(GRID, C), t, (const char *)w + pair * sizeof *w / 4, sizeof *w / 4);
             add_pair_grid(C, 0, pair, table, w, x, f);
             add_pair_grid(C, 1, pair, table, w, x, f);
         }
