@@ -60,10 +60,11 @@ class Sleeper(Executable):
 class SleepingDevice(Device):
     """A device that takes ``fixed_s + row_s * T`` for each layer. Its sleeps are late by about 0.1 ms, as any are."""
 
-    kind, name, threads = "cpu", "sleeps", 0  # sleeping takes no core
+    kind, threads = "cpu", 0  # sleeping takes no core
 
     def __init__(self, fixed_s: float, row_s: float, layer_macs: int) -> None:
         self.fixed_s, self.row_s, self.layer_macs = fixed_s, row_s, layer_macs
+        self.name = f"sleeps of {fixed_s} + {row_s} s"
         self.budget = Budget(1 << 40)
 
     def check(self, verified: Verified) -> None:
@@ -104,7 +105,8 @@ class SleepingDevice(Device):
 
     def measure(self) -> Speeds:
         """The same on every such worker, so that each gets as many layers."""
-        return Speeds(row_nbytes(QuantType.Q8_0, self.layer_macs) / self.fixed_s, self.layer_macs / self.row_s)
+        one_s = self.fixed_s + self.row_s
+        return Speeds(row_nbytes(QuantType.Q8_0, self.layer_macs) / one_s, self.layer_macs / self.row_s)
 
     def close(self) -> None:
         """Nothing to free."""

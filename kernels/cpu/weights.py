@@ -159,6 +159,11 @@ class CpuWeight:
         else:
             pool.recode(recoding.kind.name, recoding.table, rows, N, K, address)
 
+    def seen_as(self, spec: WeightSpec) -> CpuWeight:
+        """Return the first bytes of its memory as another weight, which is not to be closed: to measure with."""
+        assert self._piece is not None
+        return CpuWeight(spec, weight_nbytes(spec), self._piece)
+
     def touch(self) -> None:
         """Fill it, with no subnormal numbers, so that the system has given it memory: a weight to measure with."""
         assert self._piece is not None

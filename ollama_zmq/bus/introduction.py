@@ -7,6 +7,7 @@ import sys
 
 import psutil
 
+from ollama_zmq.bus.measured import speeds_file, speeds_of
 from ollama_zmq.devices.base import Device, Speeds
 from ollama_zmq.ops.registry import ops_hash
 from ollama_zmq.version import PROTOCOL, VERSION
@@ -14,7 +15,7 @@ from ollama_zmq.wire.messages import DeviceInfo, Welcome
 
 
 class Introduction:
-    """Makes a worker's ``Welcome``. The device measures itself once, before the first."""
+    """Makes a worker's ``Welcome``. The device measures itself once a day, before the first."""
 
     def __init__(self, device: Device) -> None:
         self._device = device
@@ -24,7 +25,7 @@ class Introduction:
         """Return the message, with the memory that is free now."""
         device = self._device
         if self._speeds is None:
-            self._speeds = device.measure()
+            self._speeds = speeds_of(device, speeds_file())
         memory = psutil.virtual_memory()
         return Welcome(
             package=VERSION,
@@ -39,4 +40,7 @@ class Introduction:
             threads=device.threads,
             decode_bytes_per_s=self._speeds.decode_bytes_per_s,
             prefill_macs_per_s=self._speeds.prefill_macs_per_s,
+            matrices=self._speeds.matrices,
+            values_per_s=self._speeds.values_per_s,
+            call_s=self._speeds.call_s,
         )

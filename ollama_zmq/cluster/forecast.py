@@ -1,32 +1,28 @@
 """How fast a plan will be, from what workers and links were measured at when they joined.
 
-A stage costs what the engine's cost model (:mod:`ollama_zmq.engine.pacing`) expects before it has measured it:
-
-    seconds of T rows = bytes streamed / decode_bytes_per_s + T * multiply-adds / prefill_macs_per_s
-    on the way        = round trip + T * bytes of a hidden state, there and back / bandwidth
-
-Decoding is one sequence, one token at a time. Prefill is a prompt of 512 tokens, in the chunks that the engine would
-choose, following each other through the stages. The KV cache is not counted: it is empty when a text begins.
+A stage costs what the engine's cost model (:mod:`ollama_zmq.engine.pacing`) expects before it has measured it: its work
+and its way (:mod:`ollama_zmq.cluster.work`). Decoding is one sequence, one token at a time, in half of the context that
+was asked for. Prefill is a prompt of 512 tokens, in the chunks that the engine would choose, following each other
+through the stages.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ollama_zmq.cluster.placement import Site
-from ollama_zmq.cluster.stages import LOCAL, Stage
+from ollama_zmq.cluster.stages import Stage
 from ollama_zmq.cluster.state import Speeds
+from ollama_zmq.cluster.work import PROMPT_TOKENS, Site
 from ollama_zmq.engine.costs import Line
-from ollama_zmq.engine.pacing import Pacing, StageCost
+from ollama_zmq.engine.pacing import NOTHING, Pacing, StageCost
 
-PROMPT_TOKENS = 512
+TURN = Line(2e-4, 0.0)  # around the kernels, read from answers that follow each other
 
 
 def stage_cost(stage: Stage, site: Site, hidden_size: int) -> StageCost:
     """What *stage* is expected to cost on *site*."""
-    work = Line(stage.nbytes / max(site.decode_bytes_per_s, 1e6), stage.macs / max(site.prefill_macs_per_s, 1e6))
-    moved_s = 0.0 if site.address == LOCAL else 8.0 * hidden_size / max(site.bandwidth_bytes_per_s, 1e5)
-    return StageCost(stage.address, work, Line(site.rtt_s, moved_s), stage.part == "head", site.share)
+    work, way = site.work(stage.work), site.way(hidden_size)
+    return StageCost(stage.address, work, way, stage.part == "head", site.share, TURN if site.is_remote else NOTHING)
 
 
 def forecast(costs: Sequence[StageCost], max_tokens: int) -> Speeds:

@@ -32,8 +32,8 @@ import msgspec
 import numpy as np
 
 from ollama_zmq.cluster.events import Connect, Disconnect, Effect, Send
-from ollama_zmq.cluster.placement import Site
 from ollama_zmq.cluster.state import WorkerState
+from ollama_zmq.cluster.work import Site
 from ollama_zmq.errors import RemoteProtocolError
 from ollama_zmq.ops.registry import ops_hash
 from ollama_zmq.version import PROTOCOL, VERSION
@@ -116,11 +116,14 @@ class Link:
         return Site(
             self.address,
             self.welcome.memory_budget,
-            max(self.welcome.decode_bytes_per_s, 1.0),
-            max(self.welcome.prefill_macs_per_s, 1.0),
+            self.welcome.decode_bytes_per_s,
+            self.welcome.prefill_macs_per_s,
             self.rtt_s,
             self.bandwidth_bytes_per_s,
             min(self.welcome.threads / self.cores, 1.0) if self.cores and not self.host else 0.0,
+            {speed.type: speed for speed in self.welcome.matrices},
+            self.welcome.values_per_s,
+            self.welcome.call_s,
         )
 
     def state(self, held_bytes: int, layers: str) -> WorkerState:

@@ -36,7 +36,7 @@ from ollama_zmq.cluster.events import (
 )
 from ollama_zmq.cluster.forecast import forecast, stage_cost, token_us
 from ollama_zmq.cluster.latency import LatencyWindow
-from ollama_zmq.cluster.link import Link, Status
+from ollama_zmq.cluster.link import Status
 from ollama_zmq.cluster.links import Links
 from ollama_zmq.cluster.placement import Placement
 from ollama_zmq.cluster.speed import SpeedMeter
@@ -251,7 +251,9 @@ class Pipeline:
         """Send a microbatch to its current stage."""
         stage, microbatch = self.stages[flight.stage], flight.microbatch
         link = self._links[stage.address]
-        limit_s = self._limit_s(stage, link, len(microbatch.token_ids)) if link.remote else float("inf")
+        cost, T = self._costs[flight.stage], len(microbatch.token_ids)
+        expected_s = cost.work.seconds(T) + cost.way.seconds(T)
+        limit_s = DEADLINE_S + DEADLINE_FACTOR * expected_s if link.remote else float("inf")
         flight.sent_at, flight.deadline = now, now + limit_s
         flight.alone = not link.steps
         self.flights[number] = flight
@@ -268,13 +270,6 @@ class Pipeline:
             deadline_ms=int(min(limit_s, 86400.0) * 1000),
         )
         return [link.send(message, {"input": tensor})]
-
-    def _limit_s(self, stage: Stage, link: Link, T: int) -> float:
-        assert link.welcome is not None
-        streaming = stage.nbytes / max(link.welcome.decode_bytes_per_s, 1e6)
-        multiplying = stage.macs * T / max(link.welcome.prefill_macs_per_s, 1e6)
-        moving = 8.0 * T * self.order.network.hidden_size / max(link.bandwidth_bytes_per_s, 1e5)
-        return DEADLINE_S + DEADLINE_FACTOR * (streaming + multiplying + moving + link.rtt_s)
 
     # Failing and ending
 

@@ -1,12 +1,8 @@
 """Which worker gets which layers: an exact plan from measured speeds, links and memory budgets.
 
-Stages are contiguous runs of layers, in the order the workers were named. A stage's time for one decoded token is
-
-    s = bytes that it reads of its layers / bytes per second of its worker
-        + multiply-adds / multiply-adds per second + round trip + bytes of the hidden state / bandwidth
-
-which is what the engine's cost model expects of one row (:mod:`ollama_zmq.cluster.forecast`). The output head is a
-stage of the local device, behind all others.
+Stages are contiguous runs of layers, in the order the workers were named. A stage's time for one decoded token is what
+the engine's cost model expects of one row: its work on that worker, and the way there and back
+(:mod:`ollama_zmq.cluster.work`). The output head is a stage of the local device, behind all others.
 
 ``THROUGHPUT`` (workers that were named are used) minimises the slowest place, which the way does not keep busy, then
 the sum; each worker gets at least one layer while there are as many layers as workers. ``FASTEST`` minimises the sum,
@@ -26,6 +22,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import accumulate
 
+from ollama_zmq.cluster.work import Site, Work
+from ollama_zmq.engine.costs import Line
 from ollama_zmq.engine.pacing import AFTER
 from ollama_zmq.errors import OutOfDeviceMemory
 from ollama_zmq.ops.program import PAGE_SLOTS
@@ -33,6 +31,8 @@ from ollama_zmq.units import human_bytes
 
 WEIGHT_HEADROOM = 1.1
 _INFINITE = float("inf")
+ANY_TYPE = -1
+NO_WORK = Work()
 
 
 class Policy(Enum):
@@ -40,26 +40,6 @@ class Policy(Enum):
 
     THROUGHPUT = "throughput"
     FASTEST = "fastest"
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """A place that can hold layers.
-
-    Attributes:
-        budget: bytes it may use for this model.
-        decode_bytes_per_s, prefill_macs_per_s: measured speeds of streaming weights and of multiplying.
-        rtt_s, bandwidth_bytes_per_s: of the link, a round trip of one hidden state, and bytes; 0 for the local device.
-        share: of this machine's cores that it computes with; 0 for another machine.
-    """
-
-    address: str
-    budget: int
-    decode_bytes_per_s: float
-    prefill_macs_per_s: float = 1e12
-    rtt_s: float = 0.0
-    bandwidth_bytes_per_s: float = 0.0
-    share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +51,8 @@ class Demand:
         kv_nbytes: of one layer at the requested context, all sequences.
         scratch_nbytes: activations of one pass, once per stage.
         head_nbytes: embedding and output head, which stay on the local device.
-        streamed_nbytes: weight bytes of each layer that one token needs, if not all: not the experts it does not use.
-        streamed_head_nbytes: of the head.
-        layer_macs, head_macs: multiply-adds of one token.
-        moved_nbytes: of one token's hidden state, there and back.
+        layer_work: what one token asks of each layer; none is to read its bytes. head_work: of the head.
+        hidden_size: numbers of one token's hidden state.
         num_ctx: slots of one sequence that ``kv_nbytes`` is for; num_parallel: sequences that were asked for.
     """
 
@@ -82,11 +60,9 @@ class Demand:
     kv_nbytes: int
     scratch_nbytes: int
     head_nbytes: int
-    streamed_nbytes: tuple[int, ...] = ()
-    streamed_head_nbytes: int = 0
-    layer_macs: tuple[int, ...] = ()
-    head_macs: int = 0
-    moved_nbytes: int = 0
+    layer_work: tuple[Work, ...] = ()
+    head_work: Work = NO_WORK
+    hidden_size: int = 0
     num_ctx: int = 0
     num_parallel: int = 0
 
@@ -94,6 +70,11 @@ class Demand:
         """Bytes of memory that *layers* take as one stage."""
         weights = sum(self.layer_nbytes[layers.start : layers.stop])
         return int(weights * WEIGHT_HEADROOM) + self.kv_nbytes * len(layers) + self.scratch_nbytes
+
+    @property
+    def works(self) -> tuple[Work, ...]:
+        """What one token asks of each layer."""
+        return self.layer_work or tuple(Work({ANY_TYPE: (nbytes, 0.0)}) for nbytes in self.layer_nbytes)
 
     @property
     def head_need(self) -> int:
@@ -148,50 +129,45 @@ class Board:
     """What every run of layers costs on every site; sums over layers are differences of sums from the first one."""
 
     def __init__(self, demand: Demand, sites: Sequence[Site]) -> None:
-        n = len(demand.layer_nbytes)
         self.demand = demand
         self.sites = sites
         self._held = _sums(demand.layer_nbytes)
-        self._read = _sums(demand.streamed_nbytes or demand.layer_nbytes)
-        self._macs = _sums(demand.layer_macs or (0,) * n)
-        self._way_s = [_way_s(site, demand.moved_nbytes) for site in sites]
-        local = sites[-1]
-        self.head_s = (
-            demand.streamed_head_nbytes / local.decode_bytes_per_s + demand.head_macs / local.prefill_macs_per_s
-        )
+        self._work_s = [_sums([_alone_s(site.work(work)) for work in demand.works]) for site in sites]
+        self._way_s = [_alone_s(site.way(demand.hidden_size)) for site in sites]
+        self.head_s = _alone_s(sites[-1].work(demand.head_work))
         self._rooms = [site.budget - demand.scratch_nbytes for site in sites]
         self._rooms[-1] -= demand.head_need  # embedding and head come first
 
     def stage_s(self, j: int, start: int, stop: int) -> float:
         """Time of layers start..stop-1 on site j; infinite when they do not fit its budget."""
-        if start == stop:
-            return 0.0
-        need = int((self._held[stop] - self._held[start]) * WEIGHT_HEADROOM) + self.demand.kv_nbytes * (stop - start)
-        if need > self._rooms[j]:
-            return _INFINITE
-        site = self.sites[j]
-        reading_s = (self._read[stop] - self._read[start]) / site.decode_bytes_per_s
-        return reading_s + (self._macs[stop] - self._macs[start]) / site.prefill_macs_per_s + self._way_s[j]
+        return self._layers_s(j, start, stop) + self._way_s[j] if start < stop else 0.0
 
-    def place_s(self, j: int, stage_s: float) -> float:
-        """Time that site j is busy for one token: not on the way; the local device, the last one, has the head too."""
-        work_s = max(stage_s - self._way_s[j], 0.0)
-        return work_s + self.head_s if j == len(self.sites) - 1 else work_s
+    def place_s(self, j: int, start: int, stop: int) -> float:
+        """Time that they keep site j busy for one token; the local device, which is the last one, has the head too."""
+        layers_s = self._layers_s(j, start, stop)
+        return layers_s + self.head_s if j == len(self.sites) - 1 else layers_s
+
+    def _layers_s(self, j: int, start: int, stop: int) -> float:
+        need = int((self._held[stop] - self._held[start]) * WEIGHT_HEADROOM) + self.demand.kv_nbytes * (stop - start)
+        return self._work_s[j][stop] - self._work_s[j][start] if start == stop or need <= self._rooms[j] else _INFINITE
 
     def token_s(self, stages: list[tuple[int, range]] | None) -> float:
         """Time of one token through *stages* and the head."""
         if stages is None:
             return _INFINITE
+        local = len(self.sites) - 1
         stages_s = sum(self.stage_s(j, layers.start, layers.stop) for j, layers in stages)
-        return stages_s + self.head_s + AFTER.seconds(1)
+        head_s = self.head_s if all(j == local for j, _ in stages) else self.head_s + self._way_s[local]
+        return stages_s + head_s + AFTER.seconds(1)
 
 
-def _sums(values: Sequence[int]) -> list[int]:
+def _sums(values: Sequence[float]) -> list[float]:
     return [0, *accumulate(values)]
 
 
-def _way_s(site: Site, nbytes: int) -> float:
-    return site.rtt_s + (nbytes / site.bandwidth_bytes_per_s if site.bandwidth_bytes_per_s else 0.0)
+def _alone_s(line: Line) -> float:
+    """Seconds of one row."""
+    return line.fixed_s + line.row_s
 
 
 def _balanced(board: Board, least: Sequence[int | None]) -> list[tuple[int, range]] | None:
@@ -199,7 +175,7 @@ def _balanced(board: Board, least: Sequence[int | None]) -> list[tuple[int, rang
     first = _search(board, least, slowest=True)
     if first is None:
         return None
-    limit = max(board.head_s, *(board.place_s(j, board.stage_s(j, r.start, r.stop)) for j, r in first))
+    limit = max(board.head_s, *(board.place_s(j, r.start, r.stop) for j, r in first))
     return _search(board, least, slowest=False, limit=limit)
 
 
@@ -220,7 +196,7 @@ def _search(
         for stop in range(n + 1):
             for start in [stop] if at_least is None else range(stop - at_least + 1):
                 stage_s = board.stage_s(j, start, stop)
-                place_s = board.place_s(j, stage_s)
+                place_s = board.place_s(j, start, stop)
                 cost = max(best[start], place_s) if slowest else best[start] + stage_s
                 if cost < reached[stop] and place_s <= limit:
                     reached[stop], choice[stop] = cost, start

@@ -12,16 +12,15 @@ own on a worker that holds both.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import prod
 
 import msgspec
 
 from ollama_zmq.cluster.placement import Demand, Placement, Policy
 from ollama_zmq.cluster.state import StageState
+from ollama_zmq.cluster.work import Work, matrices_of, work_of, works_of
 from ollama_zmq.models.base import Network
-from ollama_zmq.ops.program import PAGE_SLOTS, Program, WeightSpec, program_id, row_floats, streamed_shares, verify
+from ollama_zmq.ops.program import PAGE_SLOTS, Program, program_id, row_floats, streamed_shares, verify
 from ollama_zmq.wire.messages import Define, WeightSource
 
 LOCAL = "local"
@@ -72,6 +71,11 @@ class LoadOrder:
         return -(-self.num_ctx // PAGE_SLOTS) * (self.num_parallel or self.contexts)
 
     @property
+    def context(self) -> int:
+        """Slots that a token attends to, as speeds are predicted: a conversation half way through."""
+        return self.num_ctx // 2
+
+    @property
     def max_sequences(self) -> int:
         """The most sequences that hold pages at once: each may want a row of logits in one pass."""
         return self.num_parallel or self.max_rows
@@ -85,7 +89,7 @@ class Stage:
         part: "layers", "head" or "whole".
         is_last: it has the model's last layer.
         need: memory it takes on its worker, by the plan.
-        nbytes: weight bytes it streams for one token; macs: multiply-adds of one token.
+        work: what one token asks of it.
     """
 
     address: str
@@ -94,8 +98,7 @@ class Stage:
     is_last: bool
     define: Define
     need: int
-    nbytes: int
-    macs: int
+    work: Work
 
     @property
     def program(self) -> bytes:
@@ -117,26 +120,20 @@ class Stage:
 def demand_of(order: LoadOrder) -> Demand:
     """Return what the planner must know about a model."""
     network = order.network
-    one_layer = verify(network.layers_program(range(1)))
-    shares = streamed_shares(network.layers_program(range(network.n_layers)))
+    one_layer, layers = verify(network.layers_program(range(1))), network.layers_program(range(network.n_layers))
+    shares, nbytes = streamed_shares(layers), {name: tensor.nbytes for name, tensor in network.gguf.tensors.items()}
+    head = network.head_program()
     return Demand(
         layer_nbytes=tuple(network.layer_nbytes(i) for i in range(network.n_layers)),
         kv_nbytes=network.kv_nbytes(order.kv_pages * PAGE_SLOTS),
         scratch_nbytes=4 * order.max_tokens * row_floats(one_layer),
         head_nbytes=network.head_nbytes(),
-        streamed_nbytes=tuple(network.streamed_nbytes(i) for i in range(network.n_layers)),
-        streamed_head_nbytes=network.gguf.tensors[network.output.name].nbytes,
-        layer_macs=tuple(_macs(layer.values(), shares) for layer in network.layers),
-        head_macs=prod(network.output.shape),
-        moved_nbytes=8 * network.hidden_size,
+        layer_work=works_of(layers, [matrices_of(w.values(), shares, nbytes) for w in network.layers], order.context),
+        head_work=work_of(head, matrices_of(head.weights, streamed_shares(head), nbytes), order.context),
+        hidden_size=network.hidden_size,
         num_ctx=order.num_ctx,
         num_parallel=order.num_parallel,
     )
-
-
-def _macs(specs: Iterable[WeightSpec], shares: Mapping[str, float]) -> int:
-    """Multiply-adds of one token with the matrices of a layer."""
-    return int(sum(prod(spec.shape) * shares.get(spec.name, 0.0) for spec in specs))
 
 
 def stages_of(order: LoadOrder, demand: Demand, placement: Placement) -> tuple[Stage, ...]:
@@ -163,6 +160,7 @@ def _stage(order: LoadOrder, address: str, part: str, layers: range, program: Pr
     threads = order.num_thread if address == LOCAL else 0
     define = Define(program_id(code), code, sources, kv_pages, order.max_tokens, order.max_rows, threads)
     shares = {name: s for name, s in streamed_shares(program).items() if not _only_embedded(order, name)}
+    matrices = matrices_of(program.weights, shares, {name: tensors[name].nbytes for name in shares})
     return Stage(
         address,
         part,
@@ -170,8 +168,7 @@ def _stage(order: LoadOrder, address: str, part: str, layers: range, program: Pr
         layers.stop == order.network.n_layers,
         define,
         need,
-        nbytes=int(sum(tensors[name].nbytes * share for name, share in shares.items())),
-        macs=int(sum(prod(tensors[name].shape) * share for name, share in shares.items())),
+        work_of(program, matrices, order.context),
     )
 
 

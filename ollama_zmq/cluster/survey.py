@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-from ollama_zmq.cluster.placement import Demand, Placement, Policy, Site, place
+from ollama_zmq.cluster.placement import Demand, Placement, Policy, place
+from ollama_zmq.cluster.work import Site
 
 
 @dataclass(frozen=True, slots=True)

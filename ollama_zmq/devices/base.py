@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ollama_zmq.errors import OutOfDeviceMemory, ShapeError
 from ollama_zmq.ops.program import PAGE_SLOTS, Verified, WeightSpec
 from ollama_zmq.units import human_bytes
+from ollama_zmq.wire.messages import MatrixSpeed
 
 Array = npt.NDArray[Any]
 INT32_MAX = 2**31 - 1
@@ -117,11 +118,17 @@ class Speeds:
 
     Attributes:
         decode_bytes_per_s: weight bytes streamed per second by a mat-vec.
-        prefill_macs_per_s: multiply-adds per second of a mat-mul over many tokens.
+        prefill_macs_per_s: multiply-adds per second of a mat-mul over many tokens. Both of Q8_0.
+        matrices: the same of each tensor type; one that is not there is taken for Q8_0.
+        values_per_s: numbers that ops without a matrix pass on per second, over many tokens; 0 for not measured.
+        call_s: seconds of an op that hardly computes.
     """
 
     decode_bytes_per_s: float
     prefill_macs_per_s: float
+    matrices: tuple[MatrixSpeed, ...] = ()
+    values_per_s: float = 0.0
+    call_s: float = 0.0
 
 
 class Budget:

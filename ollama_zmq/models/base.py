@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from ollama_zmq.errors import ModelFileError, OpError
 from ollama_zmq.formats.gguf import GgufFile
 from ollama_zmq.ops.builder import Builder, Ops, Value
-from ollama_zmq.ops.program import PAGE_SLOTS, CacheSpec, Program, WeightSpec, streamed_shares
+from ollama_zmq.ops.program import PAGE_SLOTS, CacheSpec, Program, WeightSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +117,6 @@ class Network:
     def layer_nbytes(self, i: int) -> int:
         """Return the bytes of layer *i*'s weights in the file."""
         return sum(self.gguf.tensors[spec.name].nbytes for spec in self.layers[i].values())
-
-    def streamed_nbytes(self, i: int) -> int:
-        """Return how many of them one token needs: of experts, those it uses."""
-        program = self.layers_program(range(i, i + 1))
-        shares = streamed_shares(program)
-        return int(sum(self.gguf.tensors[spec.name].nbytes * shares.get(spec.name, 1.0) for spec in program.weights))
 
     def head_nbytes(self) -> int:
         """Return the bytes of the embedding and the output head in the file; a tied weight counts once."""

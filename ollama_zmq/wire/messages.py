@@ -56,13 +56,22 @@ class DeviceInfo(msgspec.Struct, frozen=True):
     name: str
 
 
+class MatrixSpeed(msgspec.Struct, frozen=True, array_like=True):
+    """How fast a worker is with matrices of one tensor type: bytes of the file a second, multiply-adds a second."""
+
+    type: int
+    decode_bytes_per_s: float
+    prefill_macs_per_s: float
+
+
 class Welcome(Message, frozen=True):
     """The lease is granted. Answers ``Hello``.
 
     Attributes:
         ops: digest of the worker's op declarations.
         memory_total, memory_free: bytes of the machine; memory_budget: bytes this worker may use (``-m``).
-        decode_bytes_per_s, prefill_macs_per_s: what the worker measured of itself.
+        decode_bytes_per_s, prefill_macs_per_s: what the worker measured of itself, with Q8_0.
+        matrices: the same of each tensor type. values_per_s, call_s: of ops without a matrix; 0 for not measured.
     """
 
     package: str
@@ -77,6 +86,9 @@ class Welcome(Message, frozen=True):
     threads: int
     decode_bytes_per_s: float
     prefill_macs_per_s: float
+    matrices: tuple[MatrixSpeed, ...] = ()
+    values_per_s: float = 0.0
+    call_s: float = 0.0
 
 
 class Refused(Message, frozen=True):

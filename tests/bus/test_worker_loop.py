@@ -46,6 +46,7 @@ class GatedDevice(ReferenceDevice):
 
     def __init__(self):
         super().__init__(Budget(64 << 20))
+        self.name = f"gated {id(self)}"  # none was measured before
         self.entered, self.gate = threading.Semaphore(0), threading.Semaphore(1 << 20)
 
     def shut(self):

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from ollama_zmq.cluster.contexts import CONTEXTS, with_contexts
-from ollama_zmq.cluster.placement import Placement, Site, place
+from ollama_zmq.cluster.placement import Placement, place
 from ollama_zmq.cluster.stages import LOCAL, LoadOrder, demand_of
+from ollama_zmq.cluster.work import Site
 from ollama_zmq.formats.gguf import open_gguf
 from ollama_zmq.models.base import Network
 from ollama_zmq.ops.program import PAGE_SLOTS

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from ollama_zmq.cluster.dry_run import ALONE, FASTEST, dry_run
-from ollama_zmq.cluster.placement import Policy, Site
+from ollama_zmq.cluster.placement import Policy
 from ollama_zmq.cluster.stages import LOCAL, LoadOrder, demand_of
 from ollama_zmq.cluster.state import PlanState
 from ollama_zmq.cluster.survey import Survey
+from ollama_zmq.cluster.work import CACHE_SHARE, STEP_S, Site
 from ollama_zmq.engine.pacing import AFTER
 from ollama_zmq.formats.gguf import open_gguf
 from ollama_zmq.models.base import Network
@@ -66,11 +67,10 @@ def test_bytes_are_those_of_the_file_and_of_the_cache(order):
 
 
 def test_decode_waits_for_every_byte_and_every_way(order):
-    """One token reads all weights once, and goes to the worker and back with one hidden state."""
+    """One token reads all weights once, and half a context of keys and values, and goes there and back."""
     stage, head = plans(order, survey(site(A, decode=2e9)))[A].stages
-    macs = stage.weight_bytes / 2  # F16
-    way_s = 1e-4 + 8 * order.network.hidden_size / 1e8
-    token_s = stage.weight_bytes / 2e9 + macs / 1e10 + way_s
+    way_s = STEP_S + 1e-4 + 8 * order.network.hidden_size / 1e8
+    token_s = (stage.weight_bytes + stage.kv_bytes / 2 / CACHE_SHARE) / 2e9 + way_s
     assert stage.predicted_us == pytest.approx(token_s * 1e6, rel=0.02)
     predicted = plans(order, survey(site(A, decode=2e9)))[A].predicted
     assert 1 / predicted.decode_tokens_per_s == pytest.approx(

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_zmq.cluster.placement import Demand, Policy, Site, largest_context, place
+from ollama_zmq.cluster.placement import Demand, Policy, largest_context, place
+from ollama_zmq.cluster.work import Site, Work
 from ollama_zmq.errors import OutOfDeviceMemory
 from ollama_zmq.ops.program import PAGE_SLOTS
 
@@ -16,6 +17,10 @@ LOCAL = Site("local", 10**12, 1e10)
 
 def demand(n_layers: int, nbytes: int = 100, kv: int = 0) -> Demand:
     return Demand((nbytes,) * n_layers, kv, 0, 0)
+
+
+def reading(nbytes: float) -> Work:
+    return Work({0: (nbytes, 0.0)})
 
 
 def worker(address: str, speed: float = 1e10, budget: int = 10**12, rtt_s: float = 1e-4) -> Site:
@@ -71,7 +76,7 @@ def test_fastest_leaves_out_a_worker_that_slows_down():
     speeds=st.lists(st.integers(1, 9), min_size=2, max_size=3),
 )
 def test_no_cut_has_a_faster_slowest_stage(sizes, speeds):
-    sites = [worker(f"w{i}", float(speed), rtt_s=0.0) for i, speed in enumerate(speeds)]
+    sites = [worker(f"w{i}", 1e9 * speed, rtt_s=0.0) for i, speed in enumerate(speeds)]
     used = sites[: len(sizes)]
     placement = place(Demand(tuple(sizes), 0, 0, 0), sites, LOCAL)
     by_address = {site.address: site for site in sites}
@@ -85,7 +90,7 @@ def test_no_cut_has_a_faster_slowest_stage(sizes, speeds):
         )
         for cuts in combinations(range(1, len(sizes)), len(used) - 1)
     )
-    assert found == best
+    assert found == pytest.approx(best)
 
 
 def test_a_longer_way_takes_no_layers_from_a_worker():
@@ -100,7 +105,7 @@ def test_every_layer_is_placed_once_and_in_order(sizes, n):
 
 
 def test_experts_that_a_token_does_not_use_take_memory_and_no_time():
-    model = Demand((100,) * 4, 0, 0, 0, streamed_nbytes=(100, 25, 25, 25))
+    model = Demand((100,) * 4, 0, 0, 0, layer_work=tuple(reading(n) for n in (100, 25, 25, 25)))
     fast = place(model, [worker("a"), worker("b")], LOCAL)
     assert [len(layers) for _, layers in fast.stages] == [1, 3]
     small = place(model, [worker("a"), worker("b", budget=220)], LOCAL)
@@ -109,14 +114,14 @@ def test_experts_that_a_token_does_not_use_take_memory_and_no_time():
 
 def test_the_output_head_is_counted_where_it_runs():
     """The local device is slow and has the head: it gets the fewest layers, and both predictions count the head."""
-    model = Demand((10**9,) * 9, 0, 0, 0, streamed_head_nbytes=3 * 10**9)
+    model = Demand((10**9,) * 9, 0, 0, 0, head_work=reading(3 * 10**9))
     placement = place(model, [worker("a", budget=4 * 12 * 10**8, rtt_s=0.0)], LOCAL)
     assert cut(placement) == [("a", 4), ("local", 5)]
     assert (placement.token_s, placement.local_token_s) == pytest.approx((1.2, 1.2), rel=1e-3)
 
 
 def test_layers_on_this_machine_take_turns_with_its_head():
-    model = Demand((10**9,) * 6, 0, 0, 0, streamed_head_nbytes=3 * 10**9)
+    model = Demand((10**9,) * 6, 0, 0, 0, head_work=reading(3 * 10**9))
     assert cut(place(model, [worker("a", budget=5 * 10**9, rtt_s=0.0)], LOCAL)) == [("a", 4), ("local", 2)]
 
 

@@ -55,17 +55,6 @@ def test_agrees_with_an_independent_forward_pass(device, tmp_path, variant):
     assert_allclose(out, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_one_token_streams_the_experts_it_uses(tmp_path):
-    with open_gguf(write_tiny_llama(tmp_path / "tiny.gguf", experts=(8, 3))) as file:
-        network = Network(file)
-        stacks = sum(
-            tensor.nbytes for name, tensor in file.tensors.items() if name.startswith("blk.0") and "_exps" in name
-        )
-        assert network.streamed_nbytes(0) == network.layer_nbytes(0) - stacks * 5 // 8
-    with open_gguf(write_tiny_llama(tmp_path / "dense.gguf")) as file:
-        assert Network(file).streamed_nbytes(0) == Network(file).layer_nbytes(0)
-
-
 @pytest.mark.parametrize("part", ["blk.1.attn_q.bias", "blk.2.ffn_down.bias", "rope_freqs.weight", "output.weight"])
 def test_every_optional_tensor_matters(device, tmp_path, part):
     """Without it the logits are others."""
