@@ -145,11 +145,7 @@ class CoordinatorLoop:
             self.apply(self.coordinator.run(model, microbatch, tensor, now))
 
     def _serve_once(self, poller: zmq.Poller) -> None:
-        has_work = self._arrived or self._local_step is not None
-        timeout_ms = 0 if has_work else self._wait_ms()
-        self._watch.stop()
-        ready = dict(poller.poll(timeout_ms))
-        self._watch.start()
+        ready = self._ready(poller)
         if self._wakeup.fileno() in ready:
             self._run_calls()
         if self._monitor.socket in ready:
@@ -162,6 +158,17 @@ class CoordinatorLoop:
             self._ticked_at = now
             self.handle(Tick())
         self._run_local_step()
+
+    def _ready(self, poller: zmq.Poller) -> dict[Any, int]:
+        """Whom to listen to. Beside a step of this machine's own, with no worker connected, there are only calls."""
+        has_work = self._arrived or self._local_step is not None
+        if has_work and len(self.coordinator.links) == 1:
+            return {} if self._calls.empty() else {self._wakeup.fileno(): zmq.POLLIN}
+        timeout_ms = 0 if has_work else self._wait_ms()
+        self._watch.stop()
+        ready = dict(poller.poll(timeout_ms))
+        self._watch.start()
+        return ready
 
     def _wait_ms(self) -> int:
         now = time.monotonic()
@@ -192,10 +199,8 @@ class CoordinatorLoop:
 
     def _receive(self) -> None:
         """Take every message that has arrived; rubbish costs its sender the connection, nothing else."""
-        while True:
-            self._arrived += sockets.read_all(self._router)
-            if not self._arrived:
-                return
+        self._arrived += sockets.read_all(self._router)
+        while self._arrived:
             parts = self._arrived.popleft()
             address = parts[0].bytes.decode(errors="replace").partition("#")[0]
             try:
