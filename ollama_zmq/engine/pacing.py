@@ -3,16 +3,17 @@
 A stage takes s(rows) = f + k * rows (:mod:`costs`), the way to it and back l(rows). n sequences that decode are cut
 into G groups of g = n / G that follow each other through the P stages:
 
-    T_loop(g) = a(g) + sum of s_i(g) + l_i(g)                    until a group is back
+    T_loop(g) = a(g) + w(g) + sum of s_i(g) + l_i(g)             until a group is back
     pace(g)   = max of s_i(g) + o_i(g), b(g), l_i(g) / 2, c(g)   between two groups at the slowest place
     tokens/s  = n * min(1 / T_loop(g), 1 / (G * pace(g)))
 
 Around the kernels a worker needs o(rows) to read, check and answer, which is part of the way of a group that flies
 alone, and of the place's time when groups follow each other: 0.3 to 0.5 ms, with which five groups of two rows were
 0.88 times as fast over three stages of 1 + 1 ms a row as three of three rows. The broker is a stage too: b(rows) is all
-that it does for a microbatch, of which a(rows), sampling and text, is in no way. c(g) is the sum of s_i(g) over the
-stages on this machine, each times the share of its cores that it computes with: two workers of one thread each and a
-head do not work at the same time on two cores.
+that it does for a microbatch, of which a(rows), sampling and text, is in no way. Behind each stage a group may find it
+sampling for another of the G - 1, and waits for half of that: w = P * a / 2 * (G - 1) * a / T_loop, which matters where
+sampling takes milliseconds. c(g) is the sum of s_i(g) over the stages on this machine, each times the share of its
+cores that it computes with: two workers of one thread each and a head do not work at the same time on two cores.
 
 More groups keep more stages busy until the slowest never waits, and then only repeat f. G is the one with the most
 tokens per second, and a larger one only when it gains ``WORTH``: a message costs something too.
@@ -167,7 +168,9 @@ class Pacing:
     def round_s(self, decoding: int, groups: int, rows: int = 1) -> float:
         """Seconds in which each of *decoding* sequences, in *groups* groups, has *rows* rows computed."""
         size, share = rows * math.ceil(decoding / groups), rows * decoding / groups
-        return max(self.loop_s(size, size), groups * self.pace_s(share, share))
+        loop_s, after_s = self.loop_s(size, size), self._after.seconds(size)
+        busy = min((groups - 1) * after_s / loop_s, 1.0)  # how often a microbatch finds the broker sampling for another
+        return max(loop_s + len(self._stages) * busy * after_s / 2, groups * self.pace_s(share, share))
 
     def prefill_s(self, prompt: int, chunk: int, wanted: float = 0.0) -> float:
         """Seconds of a prompt in chunks that follow each other, each beside *wanted* rows of sequences that decode."""

@@ -42,7 +42,7 @@ def test_the_groups_found_are_as_good_as_the_best_and_never_worse_than_one(shape
 
 
 @pytest.mark.parametrize("turn_ms", [0.0, 0.5, 2.0])
-@pytest.mark.parametrize("broker", [(0.0, 0.0), (4.0, 0.1), (0.5, 1.0)])
+@pytest.mark.parametrize("broker", [(0.0, 0.0), (4.0, 0.1), (0.5, 1.0), (0.5, 5.0)])
 def test_a_broker_and_workers_that_take_time_of_their_own_get_the_best_groups_too(broker, turn_ms):
     own, stages = Line(broker[0] / 1e3, broker[1] / 1e3), pipeline(turn_ms=turn_ms)
     every = [throughput(stages, 9, max_in_flight=groups, broker=own) for groups in range(1, 10)]
