@@ -167,6 +167,29 @@ def test_behind_a_token_that_was_changed_the_draft_goes_on_where_it_was():
     assert lookup.guess(3)[0] == [6, 7, 8]
 
 
+def test_of_several_places_the_one_counts_before_which_most_is_the_same():
+    alike, other = [9, 8, 7, 1, 2, 3], [6, 6, 6, 1, 2, 3]
+    assert guess_after([*alike, 4, 4, *other, 5, 5, *alike], 2) == [4, 4]
+    assert guess_after([*other, 4, 4, *other, 5, 5, *other], 2) == [5, 5]
+
+
+def test_a_token_that_was_changed_is_changed_in_what_follows_until_it_is_not():
+    history = [1, 2, 3, 50, 5, 6, 7, 50, 9, 10, 11, 50, 13, 14, 1, 2, 3]
+    lookup = Lookup(history)
+
+    def after(*said, guessed):
+        lookup.learn()
+        assert lookup.guess(4)[0] == guessed
+        history.extend(said)
+
+    after(60, guessed=[50, 5, 6, 7])
+    after(5, guessed=[5, 6, 7, 50])
+    after(6, 7, 60, guessed=[6, 7, 60, 9])
+    after(9, 10, 11, 50, guessed=[9, 10, 11, 60])
+    after(9, 10, 11, guessed=[13, 14, 1, 2])
+    after(guessed=[50, 13, 14, 1])
+
+
 @given(st.lists(st.booleans(), max_size=200))
 def test_a_rate_is_a_share_that_follows_what_was_right_lately(rights):
     rate = Rate()
