@@ -95,7 +95,7 @@ class Scheduler:
         sequence.ended = True
         if sequence in self.waiting:
             self.waiting.remove(sequence)
-        elif not sequence.in_flight:
+        elif not sequence.in_flight and sequence in self.running:  # else it is done, and nobody has told so
             self._retire(sequence)
 
     def plan(self, microbatch: int, now: float) -> list[Slice]:
