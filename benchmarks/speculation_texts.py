@@ -114,5 +114,5 @@ PROSE = {
     "prose": "It was late in autumn when the old woman first saw the light on the hill. She put her basket down and",
     "letter": "Dear Martha,\n\nThank you for the parcel, which came on Tuesday. The children have already eaten the",
     "essay": "Why do some cities grow while others, no further from the sea and no worse governed, stay small? One",
-    "dialogue": '"You cannot mean to sail in this weather," said the captain, and looked at the sky. "I do," said Anna.',
+    "dialogue": '"You cannot mean to sail in this weather," said the captain, and looked up. "I do," said Anna.',
 }

@@ -72,9 +72,14 @@ def test_clients_of_a_server_are_served_to_the_end(records: Records, tiny_gguf: 
 
 def test_texts_are_the_same_with_and_without_guesses(records: Records, tmp_path: Path) -> None:
     model = write_tiny_llama(tmp_path / "long.gguf", context_length=2048)
-    sizes = ("--decode", "24", "--repeats", "1", "--threads", "1")
+    sizes = ("--decode", "24", "--seeds", "1", "--texts", "code,prose", "--threads", "1")
     found = records("bench_speculation.py", "--model", str(model), *sizes)
-    assert [run["text"] for run in found] == ["code", "prose"]
+    assert [(run["text"], run["temperature"]) for run in found] == [
+        ("code", 0.0),
+        ("code", 0.8),
+        ("prose", 0.0),
+        ("prose", 0.8),
+    ]
     assert all(run["plain_tokens_per_s"] > 0 and run["drafted"] >= run["accepted"] for run in found)
 
 
