@@ -13,15 +13,17 @@ from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy
 
 from program_h cimport (
-    ADD, ADD_BIAS, ANGLES, ATTENTION_STEP, C_RUN_PAGES, COPY, EMBED, EXPERT_SUM, EXPERTS_STEP, GATHER_STEP, KV_F16, KV_Q8_0, LAYER_NORM,
-    LINEAR_STEP, PACK, PACK_SLOTS, PAGE_SLOTS, RMS_NORM, ROPE, ROUTE, ROWS_STEP, SILU_MUL, STORE_KV, TAKE_ROWS,
-    activation_t, attention_floats, c_page_nbytes, c_pass, c_pool, c_program, c_record_floats, c_step, format_t, gather_op, groups_of,
-    kernel_table, kv_head, kv_type_t, linear_part, program_run, row_kind_t, row_op, slots_size, step_kind_t,
+    ADD, ADD_BIAS, ANGLES, COPY, EMBED, EXPERT_SUM, LAYER_NORM, PACK, PACK_SLOTS, RMS_NORM, ROPE, ROUTE, SILU_MUL, STORE_KV,
+    TAKE_ROWS,
+    ATTENTION_STEP, EXPERTS_STEP, GATHER_STEP, LINEAR_STEP, ROWS_STEP,
+    C_RUN_PAGES, KV_F16, KV_Q8_0, PAGE_SLOTS,
+    activation_t, attention_floats, c_page_nbytes, c_pass, c_pool, c_program, c_record_floats, c_step, format_t, gather_op,
+    groups_of, kernel_table, kv_head, kv_type_t, linear_part, program_run, row_kind_t, row_op, slots_size, step_kind_t,
 )
 
 ROW_KINDS = {
-    "copy": COPY, "embed": EMBED, "take_rows": TAKE_ROWS, "add": ADD, "add_bias": ADD_BIAS, "rms_norm": RMS_NORM, "layer_norm": LAYER_NORM,
-    "silu_mul": SILU_MUL, "angles": ANGLES, "rope": ROPE, "store_kv": STORE_KV, "pack": PACK,
+    "copy": COPY, "embed": EMBED, "take_rows": TAKE_ROWS, "add": ADD, "add_bias": ADD_BIAS, "rms_norm": RMS_NORM,
+    "layer_norm": LAYER_NORM, "silu_mul": SILU_MUL, "angles": ANGLES, "rope": ROPE, "store_kv": STORE_KV, "pack": PACK,
     "route": ROUTE, "pack_slots": PACK_SLOTS, "expert_sum": EXPERT_SUM,
 }
 
