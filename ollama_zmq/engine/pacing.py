@@ -21,8 +21,9 @@ tokens per second, and a larger one only when it gains ``WORTH``: a message cost
 A prompt of T tokens in chunks of c takes T_loop(c) + (T / c - 1) * pace(c), least near c = sqrt(T * f / ((P - 1) * k)).
 T_loop / pace chunks in flight keep the slowest place busy. No chunk takes a place longer than ``MAX_STEP_S`` (three
 single tokens' time where those are slow), and while sequences decode, c is small enough that they wait at most
-``MAX_STRETCH`` times as long for their next token as without it. A head is only asked for the rows whose logits are
-wanted, and a chunk wants one at its end at most.
+``MAX_STRETCH`` times as long for their next token as without it, or as long as they will when all the prompts decode,
+too: many clients that come together would otherwise wait long for few. A head is only asked for the rows whose logits
+are wanted, and a chunk wants one at its end at most.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ class Pacing:
         self._way = [CostCurve(stage.way) for stage in stages]
         self._turn = [CostCurve(stage.turn) for stage in stages]
         self._busy, self._after = CostCurve(BROKER), CostCurve(AFTER)
-        self._plans: dict[tuple[int, int], Plan] = {}
+        self._plans: dict[tuple[int, int, int], Plan] = {}
         self._groups: dict[int, int] = {}  # what was chosen last for so many sequences
         self._stretches: dict[tuple[int, int], float] = {}
         self._observed = 0
@@ -146,12 +147,12 @@ class Pacing:
         if time.wanted:
             self._after.observe(time.wanted, time.after_s)
 
-    def plan(self, decoding: int, prompt: int) -> Plan:
-        """The plan for so many sequences that decode and so many tokens of prompts."""
+    def plan(self, decoding: int, prompt: int, prompts: int = 0) -> Plan:
+        """The plan for so many sequences that decode and so many tokens of so many prompts."""
         if self.fixed or not self._stages:
             in_flight = max(self.fixed, 1)
             return Plan(in_flight, in_flight, self.max_tokens)
-        key = decoding, prompt and 1 << prompt.bit_length()
+        key = decoding, prompt and 1 << prompt.bit_length(), prompts
         if key not in self._plans:
             self._plans[key] = self._planned(*key)
         return self._plans[key]
@@ -202,22 +203,26 @@ class Pacing:
     def _rows(self, tokens: float, wanted: float) -> list[float]:
         return [wanted if stage.wanted_only else tokens for stage in self._stages]
 
-    def _planned(self, decoding: int, prompt: int) -> Plan:
+    def _planned(self, decoding: int, prompt: int, prompts: int) -> Plan:
         groups = self._best_groups(decoding) if decoding else 1
         if not prompt:
             return Plan(groups, groups, self.max_tokens)
         wanted = decoding / groups
         longest_s = max(MAX_STEP_S, 3 * self.pace_s(1, 1))
-        allowed_s = MAX_STRETCH * self.round_s(decoding, groups) if decoding else math.inf
+        allowed_s = self._allowed_s(decoding, groups, prompts) if decoding else math.inf
         best, best_s = 1, math.inf
         for chunk in _sizes(self.max_tokens):
             pace_s = self.pace_s(wanted + chunk, wanted)
             if chunk > 1 and (pace_s > longest_s or self._gap_s(chunk, wanted, groups) > allowed_s):
-                break
+                continue
             prefill_s = self.prefill_s(prompt, chunk, wanted)
             if prefill_s < best_s:
                 best, best_s = chunk, prefill_s
         return Plan(groups, self._depth(best, wanted, groups), best)
+
+    def _allowed_s(self, decoding: int, groups: int, prompts: int) -> float:
+        """Seconds that who decodes may wait for a token: at least what it will be when the prompts decode, too."""
+        return max(MAX_STRETCH * self.round_s(decoding, groups), self.round_s(decoding + prompts, groups))
 
     def _gap_s(self, chunk: int, wanted: float, groups: int) -> float:
         """Seconds between two tokens of a sequence when every microbatch carries *chunk* tokens of a prompt."""

@@ -105,7 +105,7 @@ class Scheduler:
         decodes = [sequence for sequence in turns if sequence.decodes]
         prompts = [sequence for sequence in turns if not sequence.decodes and not self._follows(sequence)]
         decoding = sum(sequence.decodes for sequence in self.running)
-        pace = self.pacing.plan(decoding, sum(sequence.pending for sequence in prompts))
+        pace = self.pacing.plan(decoding, sum(sequence.pending for sequence in prompts), len(prompts))
         if len(self.in_flight) >= self._limit(pace, prompts=bool(prompts), decoding=bool(decoding)):
             return []
         places = -(-decoding // pace.groups)

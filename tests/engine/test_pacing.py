@@ -8,7 +8,7 @@ from statistics import median
 import pytest
 
 from ollama_zmq.engine.costs import Line
-from ollama_zmq.engine.pacing import MAX_IN_FLIGHT, MAX_STEP_S, Pacing
+from ollama_zmq.engine.pacing import MAX_IN_FLIGHT, MAX_STEP_S, Pacing, StageCost
 from tests.engine.fakes import generation
 from tests.engine.stages import Simulation, gaps, stage, streams
 
@@ -141,3 +141,11 @@ def test_a_short_prompt_does_not_wait_for_a_long_one():
     simulation.submit(generation("long", prompt=[9] * 4000, num_predict=1), generation("short", num_predict=1))
     simulation.run()
     assert simulation.done == ["short", "long"]
+
+
+def test_many_prompts_may_stretch_a_round_to_what_it_will_be_when_they_decode():
+    pacing = Pacing([StageCost("w", Line(0.01, 0.001), Line(0.0, 0.0))], max_tokens=512)
+    one, many = pacing.plan(2, 9999, 1), pacing.plan(2, 9999, 60)
+    assert pacing.loop_s(2 + one.chunk, 2) <= 2 * pacing.round_s(2, 1)
+    assert pacing.loop_s(2 + many.chunk, 2) <= pacing.round_s(62, 1)
+    assert (one.chunk, many.chunk) == (12, 48)
