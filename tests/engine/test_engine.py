@@ -118,8 +118,9 @@ def test_what_was_sampled_behind_a_stop_string_is_not_told(num_predict):
     assert (driver.engine.running, driver.engine.free_pages) == (0, driver.kv_pages)
 
 
-def test_a_request_canceled_before_it_was_told_says_so_and_nothing_else():
-    driver = says(97, END)
+@pytest.mark.parametrize("first", [97, END])
+def test_a_request_canceled_before_it_was_told_says_so_and_nothing_else(first):
+    driver = says(first, END)
     driver.tells_late = True
     driver.submit(generation())
     driver.send()
