@@ -2,6 +2,7 @@
 
 Decode is compared with reading memory: a weight of 128 MB is streamed past one token, and the limit is the same number
 of bytes read in order from huge pages by the same threads, measured beside each case since it moves with the load.
+Several tokens past such a weight are compared with the slower of reading it and of multiplying as fast as a prefill of 512 does.
 Prefill and attention are compared with the multiply-adds of one float32 mat-mul tile in cache (``f32 in cache``), so
 int8 formats may pass 100 %. Each case is the best of several repeats; all limits are measured in the same run.
 
@@ -108,12 +109,23 @@ class Bench:
     def decode(self, kind: str) -> Case:
         """One token past a weight that no cache holds."""
         K = 4096
-        N = STREAMED_NBYTES // (QuantType[kind].block_nbytes * K // QuantType[kind].block_size)
+        N = STREAMED_NBYTES // row_nbytes(QuantType[kind], K)
         limit = self.read_limit()
         seconds, _, nbytes = self._macs(kind, N, K, 1)
         rate = nbytes / seconds / 1e9
         share = rate / max(limit, self.read_limit())
         return Case(f"linear {kind}", 1, f"N={N} K={K}", seconds * 1e6, rate, "GB/s", share)
+
+    def together(self, kind: str, T: int) -> Case:
+        """Tokens of T streams past a weight that no cache holds."""
+        K = 4096
+        N = STREAMED_NBYTES // row_nbytes(QuantType[kind], K)
+        limit = self.read_limit()
+        seconds, macs, nbytes = self._macs(kind, N, K, T)
+        reading = nbytes / max(limit, self.read_limit()) / 1e9
+        multiplying = N * K * T / self._macs(kind, 4096, K, 512)[1]
+        share = max(reading, multiplying) / seconds
+        return Case(f"linear {kind}", T, f"N={N} K={K}", seconds * 1e6, 2 * macs / 1e9, "GFLOP/s", share)
 
     def prefill(self, kind: str, T: int) -> Case:
         seconds, macs, _ = self._macs(kind, 4096, 4096, T)
@@ -195,7 +207,8 @@ def cases(bench: Bench, quick: bool) -> Iterator[Case]:
     """Yield every case; with *quick* the formats of the models we test with."""
     kinds = ["Q4_1", "Q8_0", "Q4_K", "Q6_K"] if quick else [k.name for k in QuantType if k.id in FORMATS]
     yield from (bench.decode(kind) for kind in kinds)
-    yield from (bench.prefill(kind, T) for kind in kinds for T in ((512,) if quick else (8, 64, 512)))
+    yield from (bench.together(kind, T) for kind in kinds for T in (4, 8))
+    yield from (bench.prefill(kind, T) for kind in kinds for T in ((512,) if quick else (64, 512)))
     yield from (bench.rows(op, T) for op in ("add", "rms_norm", "silu_mul", "rope") for T in (1, 512))
     yield from (bench.experts(kind, T) for kind in ("Q8_0", "Q4_K") for T in (1, 8, 512))
     for H, G, E in ((9, 3, 64), (32, 8, 128)):
