@@ -2,7 +2,8 @@
 
 Decode is compared with reading memory: a weight of 128 MB is streamed past one token, and the limit is the same number
 of bytes read in order from huge pages by the same threads, measured beside each case since it moves with the load.
-Several tokens past such a weight are compared with the slower of reading it and of multiplying as fast as a prefill of 512 does.
+Several tokens past such a weight are compared with the slower of reading it and of multiplying as fast as a prefill
+of 512 does.
 Prefill and attention are compared with the multiply-adds of one float32 mat-mul tile in cache (``f32 in cache``), so
 int8 formats may pass 100 %. Each case is the best of several repeats; all limits are measured in the same run.
 

@@ -17,11 +17,11 @@
  * Few columns wait for memory, and what streams is the hardware's prefetch of memory read in order. One software prefetch in 256 bytes,
  * to L2 and 4 KB ahead, starts it early after a page border, which is worth 0 to 10 %; 2 KB ahead is as good. Float formats
  * (linear_walk.h) stream faster without. More columns read memory too slowly for that: they prefetch every line of the weights that
- * are read next, a group ahead, while they multiply (GMAC/s of one Zen 4 thread, weights of 128 MB in memory, K = 2048):
- *                                     Q4_K, 4, 6, 8, 12 columns     Q6_K                        Q8_0
- *   as few columns do                 107   102    95   115         58    59    67    76         75    82    84   102
- *   every line, a group ahead         171   167   176   172        135   136   155   155         87   146   167   171
- *   weights in cache                  181   184   186   185        163   172   177   171        158   162   163   175
+ * are read next, a group ahead, while they multiply (GMAC/s of one Zen 4 thread, weights of 128 MB, K = 2048; in cache K = 1024):
+ *                                     Q4_K, 6, 8, 12 columns     Q6_K                Q8_0
+ *   as few columns do                 102    95   115             59    67    76      82    84   102
+ *   every line, a group ahead         146   158   154            110   127   123     142   165   166
+ *   weights in cache                  167   162   158            158   166   160     162   163   175
  * Every other line, or one in four, is no better than none.
  */
 #ifndef OLLAMA_LINEAR_H
