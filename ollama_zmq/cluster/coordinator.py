@@ -284,8 +284,9 @@ class Coordinator:
         if local.status is not Status.READY:
             raise OutOfDeviceMemory(f"this machine's own device is not ready: {local.detail or local.status.value}")
         others = {model: pipeline for model, pipeline in self.pipelines.items() if model != order.model}
+        sites = [link.site for link in links if link.status is Status.READY]
         return Survey(
-            tuple(link.site for link in links if link.status is Status.READY),
+            tuple(site.as_fast_as_twins(sites) for site in sites),
             local.site,
             {model: pipeline.held() for model, pipeline in others.items()},
             {model: pipeline.order.name for model, pipeline in others.items()},

@@ -124,6 +124,7 @@ class Link:
             {speed.type: speed for speed in self.welcome.matrices},
             self.welcome.values_per_s,
             self.welcome.call_s,
+            tuple(device.name for device in self.welcome.devices),
         )
 
     def state(self, held_bytes: int, layers: str) -> WorkerState:

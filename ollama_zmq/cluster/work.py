@@ -9,6 +9,10 @@ A token that is computed alone takes the first, each of many in one pass the sec
 with k the second and f what is left of the first. Attention is not measured at join: it reads keys and values, and
 multiplies, at 0.7 to 0.9 of the speed of matrices.
 
+Half a second of measuring sees what else a machine does at the moment: of two equal cores one was measured 1.3 times as
+fast as the other, and got 9 of 16 layers. So equal devices count as equally fast, as fast as the fastest of them was
+measured, unless they are more than ``TWINS`` times apart: then something lasting is likely.
+
 On the way to a worker and back is a round trip and the bytes of a hidden state, and ``STEP_S``: a step finds a worker
 asleep and its caches cold, which the pings that measure a link, one behind the other, do not.
 """
@@ -16,7 +20,7 @@ asleep and its caches cold, which the pings that measure a link, one behind the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 from ollama_zmq.engine.costs import Line
@@ -28,6 +32,7 @@ CACHE_SHARE = 0.8
 PROMPT_TOKENS = 512
 STEP_S, LOCAL_STEP_S = 8e-4, 3e-4
 LEAST_PER_S = 1e6
+TWINS = 1.5
 
 Matrices = Mapping[int, tuple[float, float]]
 
@@ -61,6 +66,7 @@ class Site:
         rtt_s, bandwidth_bytes_per_s: of the link, a round trip of one hidden state, and bytes; 0 for the local device.
         share: of this machine's cores that it computes with; 0 for another machine.
         values_per_s, call_s: of ops without a matrix; 0 when that is not known.
+        devices: their names, by which equal machines are known; empty when that is not known.
     """
 
     address: str
@@ -73,6 +79,7 @@ class Site:
     matrices: Mapping[int, MatrixSpeed] = field(default_factory=dict)
     values_per_s: float = 0.0
     call_s: float = 0.0
+    devices: tuple[str, ...] = ()
 
     @property
     def is_remote(self) -> bool:
@@ -90,6 +97,20 @@ class Site:
             return Line(LOCAL_STEP_S, 0.0)
         moved_s = 8.0 * hidden_size / self.bandwidth_bytes_per_s if self.bandwidth_bytes_per_s else 0.0
         return Line(self.rtt_s + STEP_S, moved_s)
+
+    def as_fast_as_twins(self, sites: Iterable[Site]) -> Site:
+        """The same at the speeds of the fastest of *sites* with equal devices, up to ``TWINS`` times its own."""
+        twins = [site for site in sites if site.devices == self.devices and self.devices]
+        near = [twin for twin in twins if twin.decode_bytes_per_s <= TWINS * self.decode_bytes_per_s]
+        fastest = max(near, key=lambda twin: twin.decode_bytes_per_s, default=self)
+        return replace(
+            self,
+            decode_bytes_per_s=fastest.decode_bytes_per_s,
+            prefill_macs_per_s=fastest.prefill_macs_per_s,
+            matrices=fastest.matrices,
+            values_per_s=fastest.values_per_s,
+            call_s=fastest.call_s,
+        )
 
     def _token_s(self, work: Work) -> float:
         reading_s = sum(nbytes / self._reads(kind) for kind, (nbytes, _) in work.matrices.items())

@@ -232,7 +232,7 @@ class Pacing:
     def _depth(self, chunk: int, wanted: float, groups: int) -> int:
         """Microbatches that keep the slowest place busy; one more when nobody waits for a token."""
         full = self.loop_s(wanted + chunk, wanted) / self.pace_s(wanted + chunk, wanted)
-        return min(max(round(full) if wanted else math.ceil(full) + 1, groups), MAX_IN_FLIGHT)
+        return min(max(round(full) + (not wanted), groups), MAX_IN_FLIGHT)
 
     def _best_groups(self, decoding: int) -> int:
         """The fewest groups with about the shortest round; those chosen last unless that is worth a change."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,21 @@ def test_one_token_reads_the_experts_it_uses_and_all_else(experts):
     norms = sum(spec.shape[0] * 4 for spec in experts.layers[0].values() if len(spec.shape) == 1)
     read = sum(nbytes for nbytes, _ in demand.layer_work[0].matrices.values())
     assert read == experts.layer_nbytes(0) - norms - stacks * 5 / 8
+
+
+def test_equal_devices_are_as_fast_as_the_fastest_of_them_unless_they_are_far_apart():
+    def measured(bytes_per_s: float, *devices: str) -> Site:
+        return replace(SITE, decode_bytes_per_s=bytes_per_s, call_s=1 / bytes_per_s, devices=devices)
+
+    slow, fast, far, other, nameless = (
+        measured(8e9, "a CPU"),
+        measured(11e9, "a CPU"),
+        measured(16e9, "a CPU"),
+        measured(12e9, "another"),
+        measured(10e9),
+    )
+    sites = [slow, fast, far, other, nameless]
+    found = [site.as_fast_as_twins(sites) for site in sites]
+    assert [site.decode_bytes_per_s for site in found] == [11e9, 16e9, 16e9, 12e9, 10e9]
+    assert [site.call_s for site in found[:2]] == [1 / 11e9, 1 / 16e9]
+    assert slow.as_fast_as_twins([slow]) == slow
