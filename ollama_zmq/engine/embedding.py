@@ -1,7 +1,7 @@
 """The embedding of a model whose layers are on workers: rows of the file, read where they are.
 
 A token's hidden state before the first layer is one dequantized row of ``token_embd.weight``. Through the local device
-that would be a stage of its own, two messages a token; looking the row up takes 20 us where the stage took 700, and the
+that would be a stage of its own, two messages and 700 us a token; looking the row up takes a tenth of that, and the
 matrix need not be in any device's memory. The row goes through the kernels' own packing, so a model that is split still
 equals one that is not.
 """
