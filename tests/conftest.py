@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
@@ -21,6 +22,12 @@ from tests.models_tiny import write_tiny_llama
 
 VOCABULARIES = "llama-cpp-python==0.3.36"
 VOCABULARIES_INSIDE = "/vendor/llama.cpp/models/"
+
+
+def pytest_configure() -> None:
+    """Ctrl-C reaches the processes that tests start, also when a shell runs all this in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
