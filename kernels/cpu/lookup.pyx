@@ -6,17 +6,11 @@ With NumPy's dequantizers, whose memory no cache holds between two steps, the ro
 from libc.stdint cimport int32_t
 from libc.stdlib cimport free, malloc
 
+from recode_h cimport format_t, pack_group, recode_group, recoding_t
+
 import numpy as np
 
 from ollama_zmq.kernels.cpu.pool import RECODING_NAMES
-
-cdef extern from "recode.h" nogil:
-    ctypedef int format_t "enum format"
-    ctypedef int recoding_t "enum recoding"
-    void recode_group(
-        recoding_t kind, const unsigned char *table, const unsigned char *file, size_t N, size_t K, size_t g, void *packed
-    )
-    void pack_group(format_t format, const unsigned char *file, size_t N, size_t K, size_t g, void *packed)
 
 cdef extern from "unpack.h" nogil:
     size_t row_nbytes(format_t format, size_t K)

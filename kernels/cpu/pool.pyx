@@ -3,18 +3,11 @@
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport uintptr_t
 
+from recode_h cimport format_t, groups_of, pack_group, recode_group, recoding_t
+
 import threading
 
 import numpy as np
-
-cdef extern from "recode.h" nogil:
-    ctypedef int format_t "enum format"
-    ctypedef int recoding_t "enum recoding"
-    void recode_group(
-        recoding_t kind, const unsigned char *table, const unsigned char *file, size_t N, size_t K, size_t g, void *packed
-    )
-    void pack_group(format_t format, const unsigned char *file, size_t N, size_t K, size_t g, void *packed)
-    size_t groups_of(size_t N)
 
 cdef extern from "pool.h" nogil:
     ctypedef struct c_pool "struct pool":
