@@ -32,7 +32,15 @@ from ollama_zmq.bus.broker import Broker
 from ollama_zmq.bus.loads import LoadedModel, LoadRequest
 from ollama_zmq.cli.children import Children
 from ollama_zmq.config import Config
-from ollama_zmq.engine.requests import Broken, Finished, GenerationRequest, Output, Piece, Scored, ScoreRequest
+from ollama_zmq.engine.requests import (
+    Finished,
+    GenerationRequest,
+    Output,
+    RequestFailed,
+    Scored,
+    ScoreRequest,
+    TextChunk,
+)
 from ollama_zmq.errors import OllamaZmqError, RequestError
 from ollama_zmq.formats.options import Options
 from ollama_zmq.store.models import Store
@@ -247,9 +255,9 @@ def ask(session: Session, request: GenerationRequest | ScoreRequest) -> tuple[Fi
 
     def take(output: Output) -> None:
         match output:
-            case Piece():
+            case TextChunk():
                 token_ids.extend(output.token_ids)
-            case Broken():
+            case RequestFailed():
                 last.set_exception(output.error)
             case Finished() | Scored():
                 last.set_result(output)

@@ -14,7 +14,7 @@ from itertools import count, pairwise
 
 from common import Session, generate, random_prompt
 
-from ollama_zmq.engine.requests import Finished, GenerationRequest, Output, Piece
+from ollama_zmq.engine.requests import Finished, GenerationRequest, Output, TextChunk
 from ollama_zmq.errors import OllamaZmqError
 from ollama_zmq.formats.options import Options
 
@@ -40,7 +40,7 @@ class Streams:
 
     def _taking(self, pieces: list[tuple[float, int]]) -> Callable[[Output], None]:
         def take(output: Output) -> None:
-            if isinstance(output, Piece):
+            if isinstance(output, TextChunk):
                 pieces.append((time.monotonic(), len(output.token_ids)))
             else:
                 self._ends.append(output)

@@ -34,7 +34,7 @@ from ollama_zmq.cluster.state import ClusterState, DryRun
 from ollama_zmq.devices.base import Budget
 from ollama_zmq.devices.registry import default_budget, open_device
 from ollama_zmq.engine.pacing import Pacing
-from ollama_zmq.engine.requests import Broken, Request
+from ollama_zmq.engine.requests import Request, RequestFailed
 from ollama_zmq.errors import OllamaZmqError, RequestError
 from ollama_zmq.formats.gguf import open_gguf
 from ollama_zmq.kernels.cpu.processor import default_threads
@@ -161,13 +161,13 @@ class Broker:
         return future
 
     def submit(self, model: LoadedModel, request: Request, on_output: OnOutput) -> None:
-        """Begin *request*; its outputs come from the broker's thread and end with Finished, Scored or Broken."""
+        """Begin *request*; its outputs come from the broker's thread and end with Finished, Scored or RequestFailed."""
 
         def begin() -> None:
             self._models.listen(request.request_id, model.number, on_output)
             engine = self._models.engine(model.number)
             if engine is None:
-                self._models.deliver([Broken(request.request_id, _not_loaded(model))])
+                self._models.deliver([RequestFailed(request.request_id, _not_loaded(model))])
             else:
                 self._models.deliver(engine.submit(request, time.monotonic()))
 

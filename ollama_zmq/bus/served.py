@@ -17,7 +17,7 @@ from ollama_zmq.cluster.stages import LOCAL, NO_MODEL, LoadOrder
 from ollama_zmq.cluster.state import NO_USE, UseState
 from ollama_zmq.engine.embedding import Embedding
 from ollama_zmq.engine.engine import Engine
-from ollama_zmq.engine.requests import Broken, Finished, Output, Scored
+from ollama_zmq.engine.requests import Finished, Output, RequestFailed, Scored
 from ollama_zmq.errors import OllamaZmqError
 from ollama_zmq.formats.gguf import GgufFile, open_gguf
 from ollama_zmq.models.base import Network
@@ -160,7 +160,7 @@ class ServedModels(Mapping[int, Served]):
     def deliver(self, outputs: Iterable[Output]) -> None:
         """Hand *outputs* to who listens for them."""
         for output in outputs:
-            ended = isinstance(output, Finished | Scored | Broken)
+            ended = isinstance(output, Finished | Scored | RequestFailed)
             request_id = output.request_id
             listener = self._listeners.pop(request_id, None) if ended else self._listeners.get(request_id)
             if listener is not None:
@@ -172,7 +172,7 @@ class ServedModels(Mapping[int, Served]):
         if served is not None and served.loaded is None:
             served.load.future.set_exception(error)
         unanswered = [request_id for request_id, (user, _) in self._listeners.items() if user == number]
-        self.deliver(Broken(request_id, error) for request_id in unanswered)
+        self.deliver(RequestFailed(request_id, error) for request_id in unanswered)
 
     def file(self, blob: str) -> Path | None:
         """The model file that is called *blob* here, if one of the models has it."""

@@ -6,9 +6,9 @@
     tell                      what has come of it, as text; the next step needs none of that, so it may be sent before
     fail, restart             the pages' contents are lost; what was in flight will not be completed
 
-A request is answered with any number of ``Piece`` and then one ``Finished``, or one ``Scored``, or one ``Broken``.
-What is generated depends on the request alone: not on what runs beside it, nor on chunks, sharing, preemption, a pause
-or a restart.
+A request is answered with any number of ``TextChunk`` and then one ``Finished``, or one ``Scored``, or one
+``RequestFailed``. What is generated depends on the request alone: not on what runs beside it, nor on chunks, sharing,
+preemption, a pause or a restart.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ollama_zmq.engine.drafts import Drafter, PromptLookup
 from ollama_zmq.engine.intake import open_generation, open_scoring
 from ollama_zmq.engine.pacing import Pacing, StageCost
 from ollama_zmq.engine.pages import PagePool, pages_for
-from ollama_zmq.engine.requests import Broken, GenerationRequest, Microbatch, Output, Piece, Request
+from ollama_zmq.engine.requests import GenerationRequest, Microbatch, Output, Request, RequestFailed, TextChunk
 from ollama_zmq.engine.scheduler import Scheduler, Slice
 from ollama_zmq.engine.sequence import Generation, Sequence
 from ollama_zmq.errors import ModelFileError, OllamaZmqError, OpError, RequestError, ShapeError
@@ -111,7 +111,7 @@ class Engine:
         return self._pool.available
 
     def submit(self, request: Request, now: float) -> list[Output]:
-        """Queue a request, or refuse it with ``Broken``.
+        """Queue a request, or refuse it with ``RequestFailed``.
 
         Raises:
             OpError: its id belongs to a request that is not done.
@@ -121,24 +121,24 @@ class Engine:
         try:
             sequence = self._open(request)
         except OllamaZmqError as error:
-            return [Broken(request.request_id, error)]
+            return [RequestFailed(request.request_id, error)]
         self._sequences[request.request_id] = sequence
         self._scheduler.add(sequence)
         return []
 
     def cancel(self, request_id: str) -> list[Output]:
-        """End a request with ``Broken``; nothing when it is not known. A microbatch it is in runs out first."""
+        """End a request with ``RequestFailed``; nothing when it is not known. A microbatch it is in runs out first."""
         sequence = self._sequences.pop(request_id, None)
         if sequence is None:
             return []
         self._scheduler.remove(sequence)
-        return [Broken(request_id, RequestError(CANCELED))]
+        return [RequestFailed(request_id, RequestError(CANCELED))]
 
-    def read(self, request_id: str, pieces: int) -> None:
-        """Note that *pieces* more of a request have been read; it goes on if it was paused. Nothing if it is done."""
+    def read(self, request_id: str, chunks: int) -> None:
+        """Note that *chunks* more of a request have been read; it goes on if it was paused. Nothing if it is done."""
         sequence = self._sequences.get(request_id)
         if sequence is not None:
-            sequence.unread -= pieces
+            sequence.unread -= chunks
 
     def next_microbatch(self, now: float) -> Microbatch | None:
         """What to send next; None when nothing is to do, enough is in flight, or all that could run is."""
@@ -162,18 +162,18 @@ class Engine:
         """
         if microbatch_id not in self._scheduler.in_flight:
             return
-        R = sum(len(piece.rows) for piece in self._scheduler.in_flight[microbatch_id])
+        R = sum(len(slice_.rows) for slice_ in self._scheduler.in_flight[microbatch_id])
         if logits.shape != (R, self.vocab_size) or logits.dtype != np.float32:
             raise ShapeError(
                 f"logits: {logits.dtype} {logits.shape}, expected float32 ({R}, {self.vocab_size})", arg="logits"
             )
         slices, row = self._scheduler.landed(microbatch_id), 0
-        for piece in slices:
-            wanted = logits[row : row + len(piece.rows)]
-            row += len(piece.rows)
-            if len(wanted) and not piece.sequence.ended:
-                self._receive(piece, wanted, now)
-        self._scheduler.settle(piece.sequence for piece in slices)
+        for slice_ in slices:
+            wanted = logits[row : row + len(slice_.rows)]
+            row += len(slice_.rows)
+            if len(wanted) and not slice_.sequence.ended:
+                self._receive(slice_, wanted, now)
+        self._scheduler.settle(slice_.sequence for slice_ in slices)
 
     def tell(self) -> list[Output]:
         """What has come of the microbatches that are complete."""
@@ -185,13 +185,13 @@ class Engine:
         return outputs
 
     def fail(self, error: OllamaZmqError, now: float, *, keep_waiting: bool = False) -> list[Output]:
-        """End every request with ``Broken(error)``; with *keep_waiting*, only those that have been begun."""
+        """End every request with ``RequestFailed(error)``; with *keep_waiting*, only those that have been begun."""
         self._scheduler.forget_pages()
         ended = [s for s in self._scheduler.waiting if not keep_waiting or s.admitted_at is not None]
         for sequence in ended:
             self._scheduler.remove(sequence)
             del self._sequences[sequence.request_id]
-        return [Broken(sequence.request_id, error) for sequence in ended]
+        return [RequestFailed(sequence.request_id, error) for sequence in ended]
 
     def restart(self, now: float) -> None:
         """Go on after the pages' contents were lost: what has been begun is prefilled again and its text continues."""
@@ -210,27 +210,29 @@ class Engine:
             )
         return open_scoring(request, vocab_size=self.vocab_size, num_ctx=self.num_ctx)
 
-    def _receive(self, piece: Slice, logits: npt.NDArray[np.float32], now: float) -> None:
-        sequence = piece.sequence
+    def _receive(self, slice_: Slice, logits: npt.NDArray[np.float32], now: float) -> None:
+        sequence = slice_.sequence
         try:
             if isinstance(sequence, Generation):
                 assert self.tokenizer is not None  # it was opened with one
                 logits = logits[:, : self.tokenizer.vocab_size]
-            sequence.receive(logits, now, piece.draft)
+            sequence.receive(logits, now, slice_.draft)
         except OpError as error:
             position = sequence.table.cached - 1
             told = f"request {sequence.request_id!r}, position {position}: {error.message}"
             sequence.ended, sequence.error = True, OpError(told, **error.facts)
         self._untold.append(sequence)
-        if piece.draft:
+        if slice_.draft:
             self._scheduler.accept(sequence)
         if not sequence.ended and isinstance(sequence, Generation) and sequence.overflows:
             self._scheduler.refit(sequence, sequence.after_shift())
 
     def _told(self, sequence: Sequence) -> list[Output]:
         was_over = sequence.ended
-        outputs: list[Output] = [Broken(sequence.request_id, sequence.error)] if sequence.error else sequence.tell()
-        sequence.unread += sum(isinstance(output, Piece) for output in outputs)
+        outputs: list[Output] = (
+            [RequestFailed(sequence.request_id, sequence.error)] if sequence.error else sequence.tell()
+        )
+        sequence.unread += sum(isinstance(output, TextChunk) for output in outputs)
         if sequence.ended:
             del self._sequences[sequence.request_id]
         if sequence.ended and not was_over:
@@ -241,14 +243,14 @@ class Engine:
 def _microbatch_of(number: int, slices: list[Slice]) -> Microbatch:
     token_ids: list[int] = []
     rows: list[int] = []
-    for piece in slices:
-        rows += [len(token_ids) + row for row in piece.rows]
-        token_ids += (*piece.sequence.tokens[piece.start : piece.stop], *piece.draft)
+    for slice_ in slices:
+        rows += [len(token_ids) + row for row in slice_.rows]
+        token_ids += (*slice_.sequence.tokens[slice_.start : slice_.stop], *slice_.draft)
     return Microbatch(
         number,
         np.array(token_ids, np.int32),
-        lengths=tuple(piece.length for piece in slices),
-        positions=tuple(piece.start for piece in slices),
-        pages=tuple(tuple(piece.sequence.table.pages[: pages_for(piece.start + piece.length)]) for piece in slices),
+        lengths=tuple(slice_.length for slice_ in slices),
+        positions=tuple(slice_.start for slice_ in slices),
+        pages=tuple(tuple(slice_.sequence.table.pages[: pages_for(slice_.start + slice_.length)]) for slice_ in slices),
         rows=tuple(rows),
     )

@@ -1,4 +1,4 @@
-"""What a client asks of a loaded model, and what it gets back, piece by piece."""
+"""What a client asks of a loaded model, and what it gets back, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class GenerationRequest:
         truncate: cut a prompt that is longer than the context by Ollama's rule; otherwise refuse it.
         shift: when the context is full, forget the older half and go on; otherwise finish with "length".
         logprobs: send log-probabilities with each token; ``top_logprobs`` of the likeliest tokens besides.
-        read_ahead: pieces that may be unread before it pauses; 0 for a reader that never says what it has read.
+        read_ahead: chunks that may be unread before it pauses; 0 for a reader that never says what it has read.
     """
 
     request_id: str
@@ -61,8 +61,8 @@ class TokenLogprob:
     top: tuple[TokenLogprob, ...] = ()
 
 
-class Piece(msgspec.Struct, frozen=True):
-    """Text that is safe to show. ``token_ids`` are those that were generated since the last piece."""
+class TextChunk(msgspec.Struct, frozen=True):
+    """Text that is safe to show. ``token_ids`` are those that were generated since the last chunk."""
 
     request_id: str
     text: str
@@ -102,14 +102,14 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
+class RequestFailed:
     """A request ended with an error; nothing follows."""
 
     request_id: str
     error: OllamaZmqError
 
 
-Output = Piece | Finished | Scored | Broken
+Output = TextChunk | Finished | Scored | RequestFailed
 Request = GenerationRequest | ScoreRequest
 
 

@@ -113,11 +113,11 @@ class Scheduler:
         slices = self._fill(decodes[:places], prompts, pace.chunk) or self._fill(decodes, [], 0)
         if self.drafter is not None and slices and not prompts:
             slices = self._with_drafts(slices, self.drafter, decoding)
-        for piece in slices:
-            piece.sequence.sent = piece.stop
-            piece.sequence.in_flight += 1
-            if not piece.is_within_turn:
-                self._queue_up(piece.sequence)
+        for slice_ in slices:
+            slice_.sequence.sent = slice_.stop
+            slice_.sequence.in_flight += 1
+            if not slice_.is_within_turn:
+                self._queue_up(slice_.sequence)
         if slices:
             self.in_flight[microbatch] = slices
         return slices
@@ -136,11 +136,11 @@ class Scheduler:
         """The slices of a microbatch that came back, now in the pages; none when it is not in flight."""
         slices = self.in_flight.pop(microbatch, [])
         self._opened += 1
-        for piece in slices:
-            sequence = piece.sequence
+        for slice_ in slices:
+            sequence = slice_.sequence
             sequence.in_flight -= 1
-            if piece.stop > sequence.table.cached:  # else a later chunk came first: it had no rows for the head to do
-                self.pool.written(sequence.table, sequence.tokens, piece.stop)
+            if slice_.stop > sequence.table.cached:  # else a later chunk came first: it had no rows for the head to do
+                self.pool.written(sequence.table, sequence.tokens, slice_.stop)
         return slices
 
     def accept(self, sequence: Sequence) -> None:
@@ -254,21 +254,21 @@ class Scheduler:
         """*slices* of sequences that decode, with guesses behind their tokens; they take no page from anybody."""
         share = min(self.max_tokens, self.max_rows) // len(slices) - 1
         drafted = []
-        for piece in slices:
-            sequence = piece.sequence
+        for slice_ in slices:
+            sequence = slice_.sequence
             if isinstance(sequence, Generation):
                 draft = drafter.draft(sequence, min(share, sequence.room), decoding)
                 length = 1 + len(draft)
-                if draft and self.pool.grow(sequence.table, piece.start + length):
-                    piece = Slice(sequence, piece.start, length, range(length), draft)
-            drafted.append(piece)
+                if draft and self.pool.grow(sequence.table, slice_.start + length):
+                    slice_ = Slice(sequence, slice_.start, length, range(length), draft)
+            drafted.append(slice_)
         return drafted
 
     def _has_pages(self, sequence: Sequence, length: int, slices: list[Slice]) -> bool:
         """Take the pages for *length* more tokens, from younger sequences if need be."""
         if sequence not in self.running:  # preempted a moment ago
             return False
-        planned = [piece.sequence for piece in slices]
+        planned = [slice_.sequence for slice_ in slices]
         while not self.pool.grow(sequence.table, sequence.sent + length):
             younger = self.running[self.running.index(sequence) + 1 :]
             victims = [other for other in younger if not other.in_flight and other not in planned]

@@ -50,7 +50,7 @@ class Sequence:
         in_flight: microbatches on their way that it is in; more than one only while its prompt is prefilled.
         leader: a sequence whose prefill will bring the first ``shared`` tokens of this one, too.
         ended: nothing may come of it any more.
-        unread: pieces of it that its reader has not taken; ``read_ahead``: how many may be, 0 for any number.
+        unread: chunks of it that its reader has not taken; ``read_ahead``: how many may be, 0 for any number.
         untold: tokens that were sampled and not put into words.
         error: what it ended with instead of an answer.
     """

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from ollama_zmq.engine.requests import Broken, Finished, GenerationRequest, Output, Piece, Scored
+from ollama_zmq.engine.requests import Finished, GenerationRequest, Output, RequestFailed, Scored, TextChunk
 from ollama_zmq.errors import OllamaZmqError
 
 if TYPE_CHECKING:
@@ -79,7 +79,9 @@ class Generations:
         self._running: dict[str, OutputBuffer] = {}
         self._stopped: OllamaZmqError | None = None
 
-    async def outputs(self, model: LoadedModel, request: GenerationRequest) -> AsyncGenerator[Piece | Finished, None]:
+    async def outputs(
+        self, model: LoadedModel, request: GenerationRequest
+    ) -> AsyncGenerator[TextChunk | Finished, None]:
         """Outputs of *request* on *model*, ending with Finished. Leaving early cancels it.
 
         Raises:
@@ -93,8 +95,8 @@ class Generations:
             self._broker.submit(model, replace(request, read_ahead=READ_AHEAD), buffer.put)
             while not ended:
                 output = await buffer.get()
-                ended = not isinstance(output, Piece)
-                if isinstance(output, Broken):
+                ended = not isinstance(output, TextChunk)
+                if isinstance(output, RequestFailed):
                     raise output.error
                 assert not isinstance(output, Scored)  # nothing here asks for logits
                 yield output
@@ -111,5 +113,5 @@ class Generations:
         """End all that run with *error*, and refuse new ones."""
         self._stopped = error
         for request_id, buffer in self._running.items():
-            buffer.add(Broken(request_id, error))
+            buffer.add(RequestFailed(request_id, error))
             self._broker.cancel(request_id)

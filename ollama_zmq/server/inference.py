@@ -16,7 +16,7 @@ from ollama_zmq.bus.addresses import parse_servers
 from ollama_zmq.bus.loads import LoadedModel, LoadRequest
 from ollama_zmq.cluster.placement import Policy
 from ollama_zmq.durations import keep_alive_s
-from ollama_zmq.engine.requests import Finished, GenerationRequest, Piece, TokenLogprob
+from ollama_zmq.engine.requests import Finished, GenerationRequest, TextChunk, TokenLogprob
 from ollama_zmq.errors import ModelFileError, OllamaZmqError, RequestError
 from ollama_zmq.formats.options import Options, merge_options
 from ollama_zmq.server.facts import Facts, facts_of
@@ -155,7 +155,7 @@ def encoded(tokenizer: Tokenizer, prompt: str) -> tuple[int, ...]:
 
 async def outputs(
     services: Services, call: Call, loaded: LoadedModel, token_ids: tuple[int, ...]
-) -> AsyncGenerator[Piece | Finished, None]:
+) -> AsyncGenerator[TextChunk | Finished, None]:
     """Run *call* on the model that was loaded for it. What it took is logged, prompts and answers are not."""
     request = call.request
     request_id = secrets.token_hex(8)
@@ -208,7 +208,7 @@ def metrics(call: Call, ready_ns: int, finished: Finished) -> dict[str, Any]:
     }
 
 
-def logprobs_of(piece: Piece) -> list[Logprob]:
+def logprobs_of(piece: TextChunk) -> list[Logprob]:
     """The piece's log-probabilities as clients expect them."""
     return [
         Logprob(entry.token, entry.logprob, list(entry.data), [_top_logprob(other) for other in entry.top])

@@ -21,14 +21,14 @@ from ollama_zmq.devices.base import Budget
 from ollama_zmq.devices.registry import open_device
 from ollama_zmq.engine.engine import Engine
 from ollama_zmq.engine.requests import (
-    Broken,
     Finished,
     GenerationRequest,
     Output,
-    Piece,
     Request,
+    RequestFailed,
     Scored,
     ScoreRequest,
+    TextChunk,
 )
 from ollama_zmq.errors import (
     MemoryInUse,
@@ -112,7 +112,7 @@ def outputs_of(loaded: Loaded, request: Request) -> Iterator[Output]:
     while True:
         output = arrived.get(timeout=WAIT_S)
         yield output
-        if not isinstance(output, Piece):
+        if not isinstance(output, TextChunk):
             return
 
 
@@ -156,7 +156,7 @@ def test_a_request_waits_for_its_reader_and_another_for_neither(broker, tiny_ggu
     assert generate(loaded, "other")[0] == expected
     text, outputs = "", arrived.qsize()
     assert outputs >= 2
-    while isinstance(output := arrived.get(timeout=WAIT_S), Piece):
+    while isinstance(output := arrived.get(timeout=WAIT_S), TextChunk):
         text += output.text
         outputs -= 1
         broker.read("slow", 1)
@@ -273,7 +273,7 @@ def test_a_worker_that_dies_ends_the_request_and_the_next_runs_on_what_is_left(b
     next(arrived)
     doomed.stop()
     *_, last = arrived
-    assert isinstance(last, Broken)
+    assert isinstance(last, RequestFailed)
     assert isinstance(last.error, StageLost)
     assert doomed.address in str(last.error)
 

@@ -6,7 +6,7 @@ from ollama_zmq.cli.answer import timings
 from ollama_zmq.cli.session import Session
 from ollama_zmq.cli.wordwrap import WordWrap
 from ollama_zmq.client import Client
-from ollama_zmq.engine.requests import Broken
+from ollama_zmq.engine.requests import RequestFailed
 from ollama_zmq.errors import StageLost
 from tests.server.fake_broker import hello
 
@@ -67,7 +67,7 @@ def test_what_is_wrong_is_one_line(ollama, server, arguments, error):
 
 
 def test_an_error_in_the_middle_ends_with_1(ollama, server, broker):
-    broker.script = lambda request: [hello(request)[0], Broken(request.request_id, StageLost("worker gone"))]
+    broker.script = lambda request: [hello(request)[0], RequestFailed(request.request_id, StageLost("worker gone"))]
     printed = ollama("run", "tiny", "Hi")
     assert (printed.code, printed.out, printed.err) == (1, "Hello", "Error: worker gone\n")
 
@@ -107,7 +107,7 @@ def test_empty_lines_say_nothing(session, broker):
 
 
 def test_what_the_server_refuses_is_told_and_forgotten(session, broker, capsys):
-    broker.script = lambda request: [Broken(request.request_id, StageLost("worker gone"))]
+    broker.script = lambda request: [RequestFailed(request.request_id, StageLost("worker gone"))]
     assert session.feed("Hi")
     assert (capsys.readouterr().err, session.messages) == ("Error: worker gone\n", [])
 

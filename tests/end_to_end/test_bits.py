@@ -19,7 +19,15 @@ from ollama_zmq.bus.loads import LoadedModel, LoadRequest
 from ollama_zmq.cli.children import Children
 from ollama_zmq.cluster.placement import WEIGHT_HEADROOM
 from ollama_zmq.cluster.stages import LoadOrder, demand_of
-from ollama_zmq.engine.requests import Broken, Finished, GenerationRequest, Output, Piece, Scored, ScoreRequest
+from ollama_zmq.engine.requests import (
+    Finished,
+    GenerationRequest,
+    Output,
+    RequestFailed,
+    Scored,
+    ScoreRequest,
+    TextChunk,
+)
 from ollama_zmq.formats.gguf import open_gguf
 from ollama_zmq.formats.options import Options
 from ollama_zmq.models.base import Network
@@ -91,7 +99,7 @@ def _logits(broker: Broker, model: LoadedModel, chunk: int) -> Logits:
     answer: Future[Output] = Future()
     broker.submit(model, ScoreRequest(f"score-{chunk}", token_ids, chunk), answer.set_result)
     scored = answer.result(timeout=100)
-    assert not isinstance(scored, Broken), scored
+    assert not isinstance(scored, RequestFailed), scored
     assert isinstance(scored, Scored)
     return scored.logits
 
@@ -194,7 +202,7 @@ def _answers(path: Path, addresses: tuple[str, ...], *, together: bool) -> list[
 
 
 def _last_into(end: Future[Output]) -> Callable[[Output], None]:
-    return lambda output: None if isinstance(output, Piece) else end.set_result(output)
+    return lambda output: None if isinstance(output, TextChunk) else end.set_result(output)
 
 
 def _said(generated: Output, scored: Output) -> tuple[tuple[int, ...], bytes]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ollama_zmq.engine.engine import Engine
 from ollama_zmq.engine.pacing import StageTime
-from ollama_zmq.engine.requests import Finished, GenerationRequest, Piece
+from ollama_zmq.engine.requests import Finished, GenerationRequest, TextChunk
 from ollama_zmq.engine.sampler import Sampler
 from ollama_zmq.formats.options import Options
 from ollama_zmq.ops.program import PAGE_SLOTS
@@ -193,11 +193,11 @@ def generation(request_id="r", prompt=(1, 2, 3), **fields):
 
 
 def text_of(outputs):
-    return "".join(output.text for output in outputs if isinstance(output, Piece))
+    return "".join(output.text for output in outputs if isinstance(output, TextChunk))
 
 
 def output_ids(outputs):
-    return tuple(i for output in outputs if isinstance(output, Piece) for i in output.token_ids)
+    return tuple(i for output in outputs if isinstance(output, TextChunk) for i in output.token_ids)
 
 
 def finished(outputs):

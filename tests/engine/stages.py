@@ -16,7 +16,7 @@ import numpy as np
 from ollama_zmq.engine.costs import Line
 from ollama_zmq.engine.engine import Engine
 from ollama_zmq.engine.pacing import NOTHING, BrokerTime, StageCost, StageTime
-from ollama_zmq.engine.requests import Finished, Piece
+from ollama_zmq.engine.requests import Finished, TextChunk
 from tests.engine.fakes import FakeTokenizer, V, generation
 
 
@@ -149,7 +149,7 @@ class Simulation:
         self.engine.pacing.observe_broker(BrokerTime(tokens, wanted, self.broker.fixed_s + sampling_s, after_s))
         self.outputs += outputs
         for output in outputs:
-            if isinstance(output, Piece):
+            if isinstance(output, TextChunk):
                 self.said[output.request_id] += [self.now] * len(output.token_ids)
             elif isinstance(output, Finished):
                 self.done.append(output.request_id)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ollama_zmq.engine.costs import Line
 from ollama_zmq.engine.drafts import SIZES, Lookup, Rate, expected_tokens
 from ollama_zmq.engine.pacing import Pacing, StageCost
-from ollama_zmq.engine.requests import Piece
+from ollama_zmq.engine.requests import TextChunk
 from tests.engine.fakes import (
     END,
     Driver,
@@ -99,7 +99,7 @@ def test_logprobs_of_a_draft_are_those_of_plain_decoding():
 
 
 def logprobs(outputs):
-    return [entry for output in outputs if isinstance(output, Piece) for entry in output.logprobs]
+    return [entry for output in outputs if isinstance(output, TextChunk) for entry in output.logprobs]
 
 
 def test_nothing_follows_an_end_token_however_far_the_draft_goes():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ollama_zmq.engine.engine import Engine
-from ollama_zmq.engine.requests import Broken, Finished, Piece, Scored, ScoreRequest
+from ollama_zmq.engine.requests import Finished, RequestFailed, Scored, ScoreRequest, TextChunk
 from ollama_zmq.errors import ContextOverflow, OpError, RequestError, ShapeError, StageLost
 from tests.engine.fakes import (
     END,
@@ -127,13 +127,13 @@ def test_a_request_canceled_before_it_was_told_says_so_and_nothing_else(first):
     driver.land()
     driver.cancel("r")
     driver.tell()
-    assert [type(output) for output in driver.outputs] == [Broken]
+    assert [type(output) for output in driver.outputs] == [RequestFailed]
     assert driver.engine.free_pages == driver.kv_pages
 
 
 def test_a_character_split_over_tokens_comes_whole():
     outputs = says(*"é€😀".encode(), END).run(generation())
-    assert [output.text for output in outputs if isinstance(output, Piece)] == ["é", "€", "😀"]
+    assert [output.text for output in outputs if isinstance(output, TextChunk)] == ["é", "€", "😀"]
 
 
 @pytest.mark.parametrize(("num_predict", "output_tokens"), [(1, 1), (5, 5), (-1, 640), (0, 640), (10**9, 640)])
@@ -177,7 +177,7 @@ def test_times_run_from_admission_to_the_first_and_to_the_last_token():
 
 def test_logprobs_are_those_of_the_raw_logits():
     request = generation(logprobs=True, top_logprobs=2, temperature=0.0, repeat_penalty=1.8, num_predict=3)
-    entries = [entry for output in Driver().run(request) if isinstance(output, Piece) for entry in output.logprobs]
+    entries = [entry for output in Driver().run(request) if isinstance(output, TextChunk) for entry in output.logprobs]
     logits = naive_logits([1, 2, 3]).astype(np.float64)
     shares = logits - math.log(np.exp(logits).sum())
     best = np.argsort(-logits)[:2]
@@ -188,7 +188,7 @@ def test_logprobs_are_those_of_the_raw_logits():
 
 
 def test_no_logprobs_unless_asked():
-    assert all(output.logprobs == () for output in Driver().run(generation()) if isinstance(output, Piece))
+    assert all(output.logprobs == () for output in Driver().run(generation()) if isinstance(output, TextChunk))
 
 
 # ---- prompts
@@ -503,7 +503,7 @@ def test_failure_ends_every_request_and_forgets_the_pages():
     driver.submit(generation("b"))
     microbatch = driver.send()
     error = StageLost("worker 10.0.0.1:50052 is gone")
-    assert driver.engine.fail(error, 1.0) == [Broken("a", error), Broken("b", error)]
+    assert driver.engine.fail(error, 1.0) == [RequestFailed("a", error), RequestFailed("b", error)]
     assert (driver.engine.free_pages, driver.engine.in_flight) == (64, 0)
     driver.engine.complete(microbatch.id, np.zeros((0, V), np.float32), 2.0)
     assert driver.engine.tell() == []

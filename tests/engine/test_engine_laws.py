@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from ollama_zmq.engine.costs import Line
 from ollama_zmq.engine.pacing import StageCost
-from ollama_zmq.engine.requests import Broken, Piece
+from ollama_zmq.engine.requests import RequestFailed, TextChunk
 from tests.engine.fakes import Driver, FakeModel, Oracle, finished, generation, naive, output_ids, text_of
 
 NUM_CTX = 128
@@ -88,7 +88,7 @@ class Requests(RuleBasedStateMachine):
             self.canceled.add(request_id)
 
     def unread(self, request_id):
-        said = sum(isinstance(output, Piece) for output in self.driver.of(request_id))
+        said = sum(isinstance(output, TextChunk) for output in self.driver.of(request_id))
         return said - self.read[request_id]
 
     @precondition(lambda self: self.requests)
@@ -137,7 +137,7 @@ class Requests(RuleBasedStateMachine):
         for request_id, request in self.requests.items():
             outputs = self.driver.of(request_id)
             if request_id in self.canceled:
-                assert isinstance(outputs[-1], Broken)
+                assert isinstance(outputs[-1], RequestFailed)
                 assert naive(request, num_ctx=NUM_CTX)[0].startswith(text_of(outputs))
             else:
                 said = (text_of(outputs), output_ids(outputs), finished(outputs).reason)

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_zmq.engine.requests import Broken, Piece
+from ollama_zmq.engine.requests import RequestFailed, TextChunk
 from ollama_zmq.errors import StageLost
 from tests.engine.fakes import Driver, FakeModel, Oracle, finished, generation, naive, output_ids, text_of
 
 
 def pieces_of(driver, request_id="r"):
-    return [output for output in driver.of(request_id) if isinstance(output, Piece)]
+    return [output for output in driver.of(request_id) if isinstance(output, TextChunk)]
 
 
 def paused(**sizes):
@@ -104,7 +104,7 @@ def test_one_that_is_paused_takes_no_part_in_the_microbatches_of_others():
 def test_cancel_while_it_is_paused_ends_it():
     driver = paused()
     driver.cancel("r")
-    assert isinstance(driver.outputs[-1], Broken)
+    assert isinstance(driver.outputs[-1], RequestFailed)
     assert (driver.engine.running, driver.engine.waiting, driver.engine.free_pages) == (0, 0, driver.kv_pages)
     driver.engine.read("r", 3)
     assert driver.send() is None
@@ -113,7 +113,7 @@ def test_cancel_while_it_is_paused_ends_it():
 def test_a_lost_stage_ends_one_that_is_paused():
     driver = paused()
     error = StageLost("gone")
-    assert driver.engine.fail(error, 0.0, keep_waiting=True) == [Broken("r", error)]
+    assert driver.engine.fail(error, 0.0, keep_waiting=True) == [RequestFailed("r", error)]
 
 
 @pytest.mark.parametrize("sent", [0, 1])

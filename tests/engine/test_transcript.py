@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ollama_zmq.engine.requests import Piece
+from ollama_zmq.engine.requests import TextChunk
 from ollama_zmq.engine.transcript import Transcript
 from tests.engine.fakes import END, FakeTokenizer
 
@@ -12,7 +12,7 @@ def transcript(*stops):
 
 
 def said(text, *token_ids):
-    return [Piece("r", text, token_ids)]
+    return [TextChunk("r", text, token_ids)]
 
 
 def test_a_character_goes_out_when_it_is_whole_with_all_its_tokens():

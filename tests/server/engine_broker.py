@@ -6,7 +6,7 @@ import asyncio
 
 import numpy as np
 
-from ollama_zmq.engine.requests import Piece
+from ollama_zmq.engine.requests import TextChunk
 from tests.engine.fakes import END, Driver, FakeModel, logits_of
 from tests.server.conftest import site
 from tests.server.fake_broker import FakeBroker
@@ -61,7 +61,7 @@ class EngineBroker(FakeBroker):
 
     def _deliver(self):
         for output in self.driver.outputs:
-            self.said[output.request_id] += isinstance(output, Piece)
+            self.said[output.request_id] += isinstance(output, TextChunk)
             self._sinks[output.request_id](output)
         self.driver.outputs.clear()
 

@@ -19,7 +19,7 @@ from ollama_zmq.cluster.state import (
     StageState,
     WorkerState,
 )
-from ollama_zmq.engine.requests import Broken, Finished, GenerationRequest, Output, Piece, TokenLogprob
+from ollama_zmq.engine.requests import Finished, GenerationRequest, Output, RequestFailed, TextChunk, TokenLogprob
 from ollama_zmq.errors import MemoryInUse, OllamaZmqError, RequestError
 from ollama_zmq.formats.gguf import open_gguf
 from ollama_zmq.text.tokenizer import load_tokenizer
@@ -44,10 +44,10 @@ def hello(request: GenerationRequest) -> Sequence[Output]:
     ]
 
 
-def piece(request: GenerationRequest, text: str, token_id: int, logprob: float) -> Piece:
+def piece(request: GenerationRequest, text: str, token_id: int, logprob: float) -> TextChunk:
     """One token's text, with its log-probability if the request wants it."""
     entry = TokenLogprob(text, text.encode(), logprob, (TokenLogprob(text, text.encode(), logprob),))
-    return Piece(request.request_id, text, (token_id,), (entry,) if request.logprobs else ())
+    return TextChunk(request.request_id, text, (token_id,), (entry,) if request.logprobs else ())
 
 
 class FakeBroker:
@@ -137,7 +137,7 @@ class FakeBroker:
 
     def cancel(self, request_id: str) -> None:
         self.canceled.append(request_id)
-        self.say(Broken(request_id, RequestError("request canceled")))
+        self.say(RequestFailed(request_id, RequestError("request canceled")))
 
     def read(self, request_id: str, pieces: int) -> None:
         """Nothing is ever paused."""

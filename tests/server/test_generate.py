@@ -6,7 +6,7 @@ import json
 import pytest
 
 from ollama_zmq.cluster.placement import Policy
-from ollama_zmq.engine.requests import Broken
+from ollama_zmq.engine.requests import RequestFailed
 from ollama_zmq.errors import ContextOverflow, OutOfDeviceMemory, StageLost
 from ollama_zmq.formats.modelfile import ChatMessage
 from ollama_zmq.store.create import Recipe
@@ -287,7 +287,7 @@ def test_null_means_absent(on_site):
     [(ContextOverflow("prompt too long"), 400), (StageLost("worker gone"), 503), (OutOfDeviceMemory("full"), 503)],
 )
 def test_an_error_before_the_first_piece_has_its_own_status(on_site, broker, error, status):
-    broker.script = lambda request: [Broken(request.request_id, error)]
+    broker.script = lambda request: [RequestFailed(request.request_id, error)]
 
     async def scenario(site):
         response = await site.post("/api/generate", model="tiny", prompt="Hi")
@@ -297,7 +297,7 @@ def test_an_error_before_the_first_piece_has_its_own_status(on_site, broker, err
 
 
 def test_an_error_after_the_first_piece_is_the_last_line(on_site, broker):
-    broker.script = lambda request: [hello(request)[0], Broken(request.request_id, StageLost("worker gone"))]
+    broker.script = lambda request: [hello(request)[0], RequestFailed(request.request_id, StageLost("worker gone"))]
 
     async def scenario(site):
         response = await site.post("/api/generate", model="tiny", prompt="Hi")
