@@ -28,7 +28,7 @@ from ollama_zmq.bus.loads import LoadedModel, LoadRequest, Numbers, order_of
 from ollama_zmq.bus.local_worker import LocalWorker
 from ollama_zmq.bus.served import Load, OnOutput, OnProgress, Served, ServedModels
 from ollama_zmq.cluster.dry_run import dry_run
-from ollama_zmq.cluster.events import Effect, Joined, Loaded, LoadFailed, ModelLost, Progressed, Replaced
+from ollama_zmq.cluster.events import Effect, Joined, LoadFailed, ModelLoaded, ModelLost, Progressed, Replaced
 from ollama_zmq.cluster.stages import LOCAL, NO_MODEL
 from ollama_zmq.cluster.state import ClusterState, DryRun
 from ollama_zmq.devices.base import Budget
@@ -270,7 +270,7 @@ class Broker:
             case Progressed(number, done, total):
                 if (on_progress := self._models[number].load.on_progress) is not None:
                     on_progress("sending weights", done, total)
-            case Loaded():
+            case ModelLoaded():
                 self._finish_load(effect)
             case LoadFailed(number, error) | ModelLost(number, error):
                 self._models.forget(number, error)
@@ -281,7 +281,7 @@ class Broker:
         for _, future, question in told:
             _answer(future, question)
 
-    def _finish_load(self, loaded: Loaded) -> None:
+    def _finish_load(self, loaded: ModelLoaded) -> None:
         try:
             self._models[loaded.model].finish(loaded)
         except OllamaZmqError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ollama_zmq.bus.monitor import Connected, Disconnected, HandshakeFailed, Retried, SocketEvent
-from ollama_zmq.cluster.events import Attached, Broke, Detached, Event
+from ollama_zmq.cluster.events import Attached, ConnectionFailed, ConnectionLost, Event
 
 
 def event_of(address: str, happened: SocketEvent) -> Event | None:
@@ -12,15 +12,15 @@ def event_of(address: str, happened: SocketEvent) -> Event | None:
         case Connected():
             return Attached(address)
         case Disconnected():
-            return Broke(address, f"worker {address} is gone: the connection broke")
+            return ConnectionLost(address, f"worker {address} is gone: the connection broke")
         case HandshakeFailed(kind="auth"):
-            return Detached(address, _leased(address))
+            return ConnectionFailed(address, _leased(address))
         case HandshakeFailed(kind="protocol"):
-            return Detached(address, _stranger(address))
+            return ConnectionFailed(address, _stranger(address))
         case HandshakeFailed():  # closed: a refusal may have been overtaken by the end of its connection
-            return Detached(address, _stranger(address), final=False)
+            return ConnectionFailed(address, _stranger(address), final=False)
         case Retried():
-            return Detached(address, _nobody(address), final=False)
+            return ConnectionFailed(address, _nobody(address), final=False)
     return None
 
 

@@ -28,14 +28,14 @@ from ollama_zmq.cluster.events import (
     Attached,
     Computed,
     Connect,
-    Detached,
+    ConnectionFailed,
     Disconnect,
     Effect,
     Event,
     Got,
     Joined,
-    Loaded,
     LoadFailed,
+    ModelLoaded,
     ModelLost,
     Progressed,
     Replaced,
@@ -65,7 +65,7 @@ class CoordinatorLoop:
 
     Attributes:
         endpoints: worker address -> ZeroMQ endpoint; filled by whoever resolves names, before the worker is joined.
-        on_effect: told of what concerns a load: Joined, Replaced, Progressed, Loaded, LoadFailed, ModelLost.
+        on_effect: told of what concerns a load: Joined, Replaced, Progressed, ModelLoaded, LoadFailed, ModelLost.
     """
 
     def __init__(
@@ -207,7 +207,7 @@ class CoordinatorLoop:
                 envelope = frames.decode([part.buffer for part in parts[1:]])
             except RemoteProtocolError as error:
                 log.warning("message.rejected", peer=address, error=str(error))
-                self.handle(Detached(address, f"worker {address} sent what the protocol forbids: {error}"))
+                self.handle(ConnectionFailed(address, f"worker {address} sent what the protocol forbids: {error}"))
                 continue
             self.handle(Got(address, envelope))
 
@@ -235,7 +235,7 @@ class CoordinatorLoop:
                 log.warning("model.lost", error=str(error))
                 self._fail(model, error)
                 self._on_effect(effect)
-            case Joined() | Replaced() | Progressed() | Loaded() | LoadFailed():
+            case Joined() | Replaced() | Progressed() | ModelLoaded() | LoadFailed():
                 self._on_effect(effect)
 
     def _computed(self, done: Computed) -> None:
@@ -264,7 +264,7 @@ class CoordinatorLoop:
         try:
             sockets.send(self._router, [_routing_id(address, envelope.epoch), *frames.encode(envelope)])
         except zmq.ZMQError as error:
-            self.handle(Detached(address, f"worker {address} takes no more messages: {error.strerror}"))
+            self.handle(ConnectionFailed(address, f"worker {address} takes no more messages: {error.strerror}"))
 
     def _send_local(self, envelope: frames.Envelope) -> None:
         """Hand *envelope* to the local device, in order. A short step that flies alone is kept for this thread."""
@@ -307,7 +307,7 @@ class CoordinatorLoop:
         try:
             sockets.connect(self._router, self.endpoints[address], _routing_id(address, epoch))
         except Unreachable as error:
-            self.handle(Detached(address, str(error)))
+            self.handle(ConnectionFailed(address, str(error)))
 
     def _disconnect(self, address: str) -> None:
         """Forget a connection; what was queued on it goes with it."""

@@ -14,7 +14,7 @@ from time import monotonic
 
 from ollama_zmq.bus.service import Service
 from ollama_zmq.bus.weights import FindBlob
-from ollama_zmq.cluster.worker_events import Got
+from ollama_zmq.cluster.worker_events import Received
 from ollama_zmq.devices.base import Device
 from ollama_zmq.wire.frames import Envelope
 
@@ -81,7 +81,7 @@ class LocalWorker(Service):
         self._replies.append(envelope)
 
     def _serve(self, envelope: Envelope) -> list[Envelope]:
-        self.apply(Got(monotonic(), envelope))
+        self.apply(Received(monotonic(), envelope))
         return self._taken_replies()
 
     def _taken_replies(self) -> list[Envelope]:

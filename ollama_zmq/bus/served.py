@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ollama_zmq.bus.loads import LoadedModel, LoadRequest, Numbers, order_of
-from ollama_zmq.cluster.events import Loaded
+from ollama_zmq.cluster.events import ModelLoaded
 from ollama_zmq.cluster.stages import LOCAL, NO_MODEL, LoadOrder
 from ollama_zmq.cluster.state import NO_USE, UseState
 from ollama_zmq.engine.embedding import Embedding
@@ -79,7 +79,7 @@ class Served:
             raise
         return cls(wanted, gguf, network, tokenizer, embedding, order_of(wanted, network, numbers), load)
 
-    def finish(self, loaded: Loaded) -> None:
+    def finish(self, loaded: ModelLoaded) -> None:
         """Begin to answer; who waits for the load is told.
 
         Raises:
@@ -107,7 +107,7 @@ class Served:
             return NO_USE
         return UseState(engine.running, engine.waiting, engine.in_flight, engine.free_pages)
 
-    def _engine(self, loaded: Loaded) -> Engine:
+    def _engine(self, loaded: ModelLoaded) -> Engine:
         return Engine(
             tokenizer=self.tokenizer,
             vocab_size=self.network.vocab_size,

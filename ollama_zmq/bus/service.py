@@ -19,16 +19,16 @@ from ollama_zmq.cluster.worker import State, Worker
 from ollama_zmq.cluster.worker_events import (
     NO_MICROBATCH,
     Answered,
-    Broke,
     Compute,
     DropPeer,
     Event,
-    Forget,
-    Introduce,
-    Keep,
     ReleaseAll,
-    Send,
+    SendReply,
+    SendWelcome,
+    StoreChunk,
+    Unload,
     Verify,
+    WorkFailed,
 )
 from ollama_zmq.devices.base import Device
 from ollama_zmq.errors import OllamaZmqError, OpError
@@ -82,17 +82,17 @@ class Service:
             self.on_lease(self.worker.state is State.LEASED)
         for effect in effects:
             match effect:
-                case Send(envelope):
+                case SendReply(envelope):
                     self.send(envelope)
                 case Compute(run=run):
                     self._carry_out(partial(self.compute, effect), run.program, run.microbatch)
-                case Introduce():
+                case SendWelcome():
                     self._carry_out(self._introduce)
                 case Verify(define):
                     self._carry_out(partial(self.runner.define, define), define.program)
-                case Keep(put, chunk):
+                case StoreChunk(put, chunk):
                     self._carry_out(partial(self.runner.put, put, chunk), put.program)
-                case Forget(program):
+                case Unload(program):
                     self.runner.release(program)
                 case ReleaseAll(broker, reason):
                     log.info("broker.lost", broker=broker, reason=reason)
@@ -105,11 +105,11 @@ class Service:
         try:
             replies = work()
         except OllamaZmqError as error:
-            self.apply(Broke(monotonic(), error, program, microbatch))
+            self.apply(WorkFailed(monotonic(), error, program, microbatch))
         except Exception as error:
             log.exception("work.failed", program=program.hex(), microbatch=microbatch)
             internal = OpError(f"internal error ({type(error).__name__})")
-            self.apply(Broke(monotonic(), internal, program, microbatch))
+            self.apply(WorkFailed(monotonic(), internal, program, microbatch))
         else:
             for reply in replies:
                 self.apply(Answered(monotonic(), reply.message, reply.tensors))

@@ -21,7 +21,7 @@ from ollama_zmq.bus.sockets import bind, check_size, read_all, rebind, send, wor
 from ollama_zmq.bus.wakeup import Wakeup
 from ollama_zmq.bus.weights import FindBlob
 from ollama_zmq.cluster.worker import SILENCE_LIMIT_S
-from ollama_zmq.cluster.worker_events import Compute, Gone, Got, Rejected, Tick
+from ollama_zmq.cluster.worker_events import Compute, PeerDisconnected, Received, Rejected, TimePassed
 from ollama_zmq.devices.base import Device
 from ollama_zmq.errors import RemoteProtocolError
 from ollama_zmq.wire import frames
@@ -111,7 +111,7 @@ class WorkerLoop(Service):
         elif self.runner.busy:
             self.load_next()
         else:
-            self.apply(Tick(monotonic()))
+            self.apply(TimePassed(monotonic()))
             self._drop_silent_peer()
             self._wait()
 
@@ -119,7 +119,7 @@ class WorkerLoop(Service):
         self._inbox += [(monotonic(), parts) for parts in read_all(self._dealer)]
         if self._left:
             self._left = False
-            self.apply(Gone(monotonic()))
+            self.apply(PeerDisconnected(monotonic()))
 
     def _wait(self) -> None:
         timeout_s = min(self.worker.next_deadline() - monotonic(), IDLE_TURN_S)
@@ -141,7 +141,7 @@ class WorkerLoop(Service):
             log.warning("message.rejected", peer=self.worker.broker, error=str(error))
             self.apply(Rejected(monotonic(), error))
             return
-        self.apply(Got(arrived, envelope))
+        self.apply(Received(arrived, envelope))
 
     @staticmethod
     def _is_from_outside(door: Door, part: zmq.Frame) -> bool:

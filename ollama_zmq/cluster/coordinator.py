@@ -5,7 +5,7 @@
     load                                        Connect each worker of the order
     every worker of an order joined or given up Define its stages, and Replaced of the model it takes the place of
     ... and one was never ready                 LoadFailed
-    ... and it fits when others are gone        LoadFailed with MemoryInUse, which names them
+    ... and it fits when others are evicted     LoadFailed with MemoryInUse, which names them
     ... and it does not fit                     LoadFailed
     a message about a program                   what its pipeline makes of it
     Got(Failed), StageLost                      as when the worker is lost
@@ -27,8 +27,8 @@ from types import MappingProxyType
 
 from ollama_zmq.cluster.events import (
     Attached,
-    Broke,
-    Detached,
+    ConnectionFailed,
+    ConnectionLost,
     Effect,
     Event,
     Got,
@@ -86,7 +86,7 @@ class Coordinator:
         return effects + self._settle(now)
 
     def load(self, order: LoadOrder, now: float) -> list[Effect]:
-        """Load a model beside the others, once its workers have joined. Ends with ``Loaded`` or ``LoadFailed``."""
+        """Load a model beside the others, once its workers have joined. Ends with ``ModelLoaded`` or ``LoadFailed``."""
         self.pipelines[order.model] = Pipeline(order, self.links, self._numbers)
         return self.links.join(order.addresses, now) + self._settle(now)
 
@@ -131,10 +131,10 @@ class Coordinator:
                 return self._tick(now)
             case Attached(address):
                 return self._advance(address, Link.attached, now)
-            case Detached(address, reason, final):
-                return self._advance(address, lambda link: link.detached(reason, final=final, now=now), now)
-            case Broke(address, reason):
-                return self._advance(address, lambda link: link.broke(reason), now)
+            case ConnectionFailed(address, reason, final):
+                return self._advance(address, lambda link: link.connection_failed(reason, final=final, now=now), now)
+            case ConnectionLost(address, reason):
+                return self._advance(address, lambda link: link.connection_lost(reason), now)
         raise AssertionError(event)
 
     def next_deadline(self, now: float) -> float:

@@ -19,7 +19,7 @@ class Attached(msgspec.Struct, frozen=True):
     address: str
 
 
-class Detached(msgspec.Struct, frozen=True):
+class ConnectionFailed(msgspec.Struct, frozen=True):
     """No connection came about, or it must end; ``reason`` for a person, ``final`` when trying again is useless."""
 
     address: str
@@ -27,8 +27,8 @@ class Detached(msgspec.Struct, frozen=True):
     final: bool = True
 
 
-class Broke(msgspec.Struct, frozen=True):
-    """A TCP connection ended. One that never got through its handshake is told of by ``Detached`` as well."""
+class ConnectionLost(msgspec.Struct, frozen=True):
+    """A TCP connection ended. One that never got through its handshake is told of by ``ConnectionFailed`` as well."""
 
     address: str
     reason: str
@@ -45,7 +45,7 @@ class Tick(msgspec.Struct, frozen=True):
     """Time passed."""
 
 
-Event = Attached | Detached | Broke | Got | Tick
+Event = Attached | ConnectionFailed | ConnectionLost | Got | Tick
 
 
 class Connect(msgspec.Struct, frozen=True):
@@ -95,7 +95,7 @@ class Progressed(msgspec.Struct, frozen=True):
     total: int
 
 
-class Loaded(msgspec.Struct, frozen=True):
+class ModelLoaded(msgspec.Struct, frozen=True):
     """The model is ready: a real token has passed through every stage.
 
     Attributes:
@@ -158,7 +158,7 @@ Effect = (
     | SendChunk
     | Replaced
     | Progressed
-    | Loaded
+    | ModelLoaded
     | LoadFailed
     | Joined
     | Computed

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ollama_zmq.cluster.stages import Stage
-from ollama_zmq.cluster.state import Speeds
+from ollama_zmq.cluster.state import TokenSpeeds
 from ollama_zmq.cluster.work import PROMPT_TOKENS, Site
 from ollama_zmq.engine.costs import Line
 from ollama_zmq.engine.pacing import NOTHING, Pacing, StageCost
@@ -25,11 +25,11 @@ def stage_cost(stage: Stage, site: Site, hidden_size: int) -> StageCost:
     return StageCost(stage.address, work, way, stage.part == "head", site.share, TURN if site.is_remote else NOTHING)
 
 
-def forecast(costs: Sequence[StageCost], max_tokens: int) -> Speeds:
+def forecast(costs: Sequence[StageCost], max_tokens: int) -> TokenSpeeds:
     """Tokens per second of one stream through stages of *costs*."""
     pacing = Pacing(costs, max_tokens=max_tokens)
     chunk = pacing.plan(0, PROMPT_TOKENS).chunk
-    return Speeds(1 / pacing.loop_s(1, 1), max(PROMPT_TOKENS, chunk) / pacing.prefill_s(PROMPT_TOKENS, chunk))
+    return TokenSpeeds(1 / pacing.loop_s(1, 1), max(PROMPT_TOKENS, chunk) / pacing.prefill_s(PROMPT_TOKENS, chunk))
 
 
 def token_us(cost: StageCost) -> float:

@@ -1,19 +1,19 @@
 """One worker as the coordinator sees it: joining, measuring the link, liveness.
 
-    State        Event                        Effects                           Next state
-    ABSENT       join                         Connect                           CONNECTING
-    CONNECTING   Attached                     none                              WAITING
-    WAITING      no other greeting at its host  Send(Hello)                     GREETING
-    CONNECTING   Detached, not final          none, for REFUSED_GRACE_S         CONNECTING
-    GREETING     Got(Welcome)                 Send(Ping) to measure             MEASURING
-    GREETING     Got(Refused)                 Disconnect                        REFUSED
-    MEASURING    Got(Pong), more to measure   Send(Ping)                        MEASURING
-    MEASURING    Got(Pong), enough            none                              READY
-    READY        Tick, PING_S since the last  Send(Ping)                        READY
-    CONNECTING   Broke                        none (an attempt ended)           CONNECTING
-    any other    Broke                        Disconnect                        LOST
-    any          Detached, final              Disconnect                        LOST
-    joining      Tick past the deadline       Disconnect                        LOST
+    State       Event                          Effects                    Next state
+    ABSENT      join                           Connect                    CONNECTING
+    CONNECTING  Attached                       none                       WAITING
+    WAITING     no other greeting at its host  Send(Hello)                GREETING
+    CONNECTING  ConnectionFailed, not final    none, for REFUSED_GRACE_S  CONNECTING
+    GREETING    Got(Welcome)                   Send(Ping) to measure      MEASURING
+    GREETING    Got(Refused)                   Disconnect                 REFUSED
+    MEASURING   Got(Pong), more to measure     Send(Ping)                 MEASURING
+    MEASURING   Got(Pong), enough              none                       READY
+    READY       Tick, PING_S since the last    Send(Ping)                 READY
+    CONNECTING  ConnectionLost                 none (an attempt ended)    CONNECTING
+    any other   ConnectionLost                 Disconnect                 LOST
+    any         ConnectionFailed, final        Disconnect                 LOST
+    joining     Tick past the deadline         Disconnect                 LOST
 
 A worker measures its speed before it answers its first Hello. Workers on one host are greeted one after another:
 measured at the same time they would take the memory bandwidth from each other, and the layers be cut by chance.
@@ -165,7 +165,7 @@ class Link:
         self.status, self.joined_at = Status.GREETING, now
         return [self.send(Hello(VERSION, PROTOCOL, self.broker))]
 
-    def detached(self, reason: str, *, final: bool, now: float) -> list[Effect]:
+    def connection_failed(self, reason: str, *, final: bool, now: float) -> list[Effect]:
         """Take note that the connection is gone; while joining, a refused connection may still be made."""
         if self.status in (Status.ABSENT, Status.LOST, Status.REFUSED):
             return []
@@ -173,7 +173,7 @@ class Link:
             return []
         return self.drop(Status.LOST, reason)
 
-    def broke(self, reason: str) -> list[Effect]:
+    def connection_lost(self, reason: str) -> list[Effect]:
         """The connection ended; while connecting that is one attempt of several, and libzmq makes the next."""
         if self.status in (Status.ABSENT, Status.CONNECTING, Status.LOST, Status.REFUSED):
             return []

@@ -5,7 +5,7 @@ JOINING    define, once the workers joined    Send(Define) to every stage       
 DEFINING   Defined, weights missing           SendChunk within the credit            DEFINING
 DEFINING   Stored                             SendChunk, Progressed                  DEFINING
 DEFINING   Ready of the last stage            Send(Run) of one token                 WARMING
-WARMING    that token came out                Loaded                                 LOADED
+WARMING    that token came out                ModelLoaded                            LOADED
 LOADED     run                                Send(Run) to the first stage           LOADED
 LOADED     Ran                                Send(Run) to the next, or Computed     LOADED
 LOADED     Failed                             StepFailed                             LOADED
@@ -27,8 +27,8 @@ import numpy as np
 from ollama_zmq.cluster.events import (
     Computed,
     Effect,
-    Loaded,
     LoadFailed,
+    ModelLoaded,
     ModelLost,
     Progressed,
     SendChunk,
@@ -41,7 +41,7 @@ from ollama_zmq.cluster.links import Links
 from ollama_zmq.cluster.placement import Placement
 from ollama_zmq.cluster.speed import SpeedMeter
 from ollama_zmq.cluster.stages import LoadOrder, Stage
-from ollama_zmq.cluster.state import NO_USE, ModelState, Speeds, StageState, UploadState, UseState
+from ollama_zmq.cluster.state import NO_USE, ModelState, StageState, TokenSpeeds, UploadState, UseState
 from ollama_zmq.cluster.uploads import Upload
 from ollama_zmq.devices.base import Array
 from ollama_zmq.engine.pacing import StageCost, StageTime
@@ -236,7 +236,7 @@ class Pipeline:
 
     def _loaded(self) -> list[Effect]:
         self.phase = Phase.LOADED
-        return [Loaded(self.order.model, self._plain_stages(), self.held(), self.order.kv_pages, self._costs)]
+        return [ModelLoaded(self.order.model, self._plain_stages(), self.held(), self.order.kv_pages, self._costs)]
 
     def late(self, now: float) -> tuple[str, str] | None:
         """The worker that let a deadline pass, and what to say of it."""
@@ -325,7 +325,7 @@ class Pipeline:
             tuple(UploadState(address, upload.done, upload.total) for address, upload in uploads),
             stages,
             notes=self.placement.notes if self.placement else (),
-            predicted=forecast(self._costs, self.order.max_tokens) if self._costs else Speeds(),
+            predicted=forecast(self._costs, self.order.max_tokens) if self._costs else TokenSpeeds(),
             measured=self._speed.speeds(),
             kv_pages=self.order.kv_pages,
             use=use,

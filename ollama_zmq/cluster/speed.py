@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from statistics import median
 
-from ollama_zmq.cluster.state import Speeds
+from ollama_zmq.cluster.state import TokenSpeeds
 from ollama_zmq.engine.requests import Microbatch
 
 WINDOW = 128
@@ -58,8 +58,8 @@ class SpeedMeter:
         self.sent_at.pop(microbatch.id, None)
         self.prompts -= len(microbatch.token_ids) > len(microbatch.lengths)
 
-    def speeds(self) -> Speeds:
+    def speeds(self) -> TokenSpeeds:
         """What was measured lately."""
         step_s = median(self.steps_s) if self.steps_s else 0.0
         tokens, seconds = sum(tokens for tokens, _ in self.bursts), sum(seconds for _, seconds in self.bursts)
-        return Speeds(1 / step_s if step_s else 0.0, tokens / seconds if seconds else 0.0)
+        return TokenSpeeds(1 / step_s if step_s else 0.0, tokens / seconds if seconds else 0.0)

@@ -21,7 +21,7 @@ class StageLatency(msgspec.Struct, frozen=True):
     steps: int
 
 
-class Speeds(msgspec.Struct, frozen=True):
+class TokenSpeeds(msgspec.Struct, frozen=True):
     """Tokens per second of one stream; 0 when it is not known."""
 
     decode_tokens_per_s: float = 0.0
@@ -119,8 +119,8 @@ class ModelState(msgspec.Struct, frozen=True):
     uploads: tuple[UploadState, ...] = ()
     stages: tuple[StageState, ...] = ()
     notes: tuple[str, ...] = ()
-    predicted: Speeds = Speeds()
-    measured: Speeds = Speeds()
+    predicted: TokenSpeeds = TokenSpeeds()
+    measured: TokenSpeeds = TokenSpeeds()
     kv_pages: int = 0
     use: UseState = NO_USE
 
@@ -166,7 +166,7 @@ class PlanState(msgspec.Struct, frozen=True):
     chosen: bool
     error: str = ""
     stages: tuple[PlannedStage, ...] = ()
-    predicted: Speeds = Speeds()
+    predicted: TokenSpeeds = TokenSpeeds()
     unloads: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -1,30 +1,31 @@
 """What a worker decides. Events in, effects out; no sockets, no clocks, no threads.
 
-    State    Event                           Effects                          Next state
-    IDLE     Got(Hello)                      Introduce                        LEASED to that broker and epoch
-    IDLE     Got(Hello), other protocol      Send(Refused)                    IDLE
-    IDLE     Got, anything else              Send(Failed StageLost)           IDLE
-    LEASED   Got(Hello), same epoch          Introduce                        LEASED
-    LEASED   Got(Hello), newer epoch         ReleaseAll, Introduce            LEASED to the newer epoch
-    LEASED   Got(Hello), other broker        Send(Refused)                    LEASED
-    LEASED   Got(Ping)                       Send(Pong)                       LEASED
-    LEASED   Got(Define)                     Verify                           LEASED
-    LEASED   Got(Put)                        Keep                             LEASED
-    LEASED   Got(Run)                        Compute                          LEASED
-    LEASED   Got(Run), taken before          none                             LEASED
-    LEASED   Got(Release)                    Forget                           LEASED
-    LEASED   Got(Bye)                        ReleaseAll                       IDLE
-    LEASED   Got, older epoch or seq         none, it is stale                LEASED
-    LEASED   Got, newer epoch without Hello  Send(Failed)                     LEASED
-    LEASED   Got, a gap in seq               Send(Failed), ReleaseAll         IDLE
-    LEASED   Answered                        Send(its reply)                  LEASED
-    LEASED   Broke                           Send(Failed)                     LEASED
-    any      Rejected (no message)           Send(Failed)                     unchanged
-    LEASED   Gone (the connection)           ReleaseAll                       IDLE
-    LEASED   silence > 10 s                  DropPeer, ReleaseAll             IDLE
+    State   Event                                Effects                        Next state
+    IDLE    Received(Hello)                      SendWelcome                    LEASED to that broker and epoch
+    IDLE    Received(Hello), other protocol      SendReply(Refused)             IDLE
+    IDLE    Received, anything else              SendReply(Failed StageLost)    IDLE
+    LEASED  Received(Hello), same epoch          SendWelcome                    LEASED
+    LEASED  Received(Hello), newer epoch         ReleaseAll, SendWelcome        LEASED to the newer epoch
+    LEASED  Received(Hello), other broker        SendReply(Refused)             LEASED
+    LEASED  Received(Ping)                       SendReply(Pong)                LEASED
+    LEASED  Received(Define)                     Verify                         LEASED
+    LEASED  Received(Put)                        StoreChunk                     LEASED
+    LEASED  Received(Run)                        Compute                        LEASED
+    LEASED  Received(Run), taken before          none                           LEASED
+    LEASED  Received(Release)                    Unload                         LEASED
+    LEASED  Received(Bye)                        ReleaseAll                     IDLE
+    LEASED  Received, older epoch or seq         none, it is stale              LEASED
+    LEASED  Received, newer epoch without Hello  SendReply(Failed)              LEASED
+    LEASED  Received, a gap in seq               SendReply(Failed), ReleaseAll  IDLE
+    LEASED  Answered                             SendReply(its reply)           LEASED
+    LEASED  WorkFailed                           SendReply(Failed)              LEASED
+    any     Rejected (no message)                SendReply(Failed)              unchanged
+    LEASED  PeerDisconnected (the connection)    ReleaseAll                     IDLE
+    LEASED  silence > 10 s                       DropPeer, ReleaseAll           IDLE
 
 Silence is counted from the last message or the last finished work, whichever is later: a worker that was busy for a
-minute has not listened, so nobody was silent. The loop therefore hands over what has arrived before it says ``Tick``.
+minute has not listened, so nobody was silent. The loop therefore hands over what has arrived before it says
+``TimePassed``.
 """
 
 from __future__ import annotations
@@ -35,21 +36,21 @@ from enum import Enum, auto
 from ollama_zmq.cluster.worker_events import (
     NO_MICROBATCH,
     Answered,
-    Broke,
     Compute,
     DropPeer,
     Effect,
     Event,
-    Forget,
-    Gone,
-    Got,
-    Introduce,
-    Keep,
+    PeerDisconnected,
+    Received,
     Rejected,
     ReleaseAll,
-    Send,
-    Tick,
+    SendReply,
+    SendWelcome,
+    StoreChunk,
+    TimePassed,
+    Unload,
     Verify,
+    WorkFailed,
 )
 from ollama_zmq.devices.base import Array
 from ollama_zmq.errors import OllamaZmqError, RemoteProtocolError, StageLost
@@ -104,19 +105,19 @@ class Worker:
     def handle(self, event: Event) -> list[Effect]:
         """Advance by one event and return what the loop must do, in order."""
         match event:
-            case Got(now, envelope):
+            case Received(now, envelope):
                 return self._on_envelope(envelope, now)
             case Rejected(error=error):
                 return [self._fail(error)]
             case Answered(now, reply, tensors) if self.state is State.LEASED:
                 self.heard_at = now
                 return [self._send(reply, tensors)]
-            case Broke(now, error, program, microbatch) if self.state is State.LEASED:
+            case WorkFailed(now, error, program, microbatch) if self.state is State.LEASED:
                 self.heard_at = now
                 return [self._fail(error, program, microbatch)]
-            case Gone() if self.state is State.LEASED:
+            case PeerDisconnected() if self.state is State.LEASED:
                 return [self._end_lease("disconnected")]
-            case Tick(now) if self.state is State.LEASED and now - self.heard_at > self.silence_limit_s:
+            case TimePassed(now) if self.state is State.LEASED and now - self.heard_at > self.silence_limit_s:
                 return [DropPeer(), self._end_lease(f"silent for {self.silence_limit_s:g} s")]
         return []
 
@@ -155,7 +156,7 @@ class Worker:
             self._next_out = 0
             self._taken.clear()
         self.heard_at, self._next_in = now, envelope.seq + 1
-        return [*effects, Introduce()]
+        return [*effects, SendWelcome()]
 
     def _other_version(self, hello: Hello) -> str:
         return (
@@ -163,8 +164,8 @@ class Worker:
             f"(protocol {hello.protocol}): install the same version on both"
         )
 
-    def _refuse(self, envelope: Envelope, reason: str) -> Send:
-        return Send(Envelope(Refused(reason, VERSION, PROTOCOL), epoch=envelope.epoch))
+    def _refuse(self, envelope: Envelope, reason: str) -> SendReply:
+        return SendReply(Envelope(Refused(reason, VERSION, PROTOCOL), epoch=envelope.epoch))
 
     def _refuse_without_lease(self, envelope: Envelope) -> list[Effect]:
         """Tell a broker that believes it still holds the lease, or speaks to the process before this one."""
@@ -192,9 +193,9 @@ class Worker:
             case Define():
                 return [Verify(message)]
             case Put():
-                return [Keep(message, envelope.tensors["chunk"])]
+                return [StoreChunk(message, envelope.tensors["chunk"])]
             case Release(program):
-                return [Forget(program)]
+                return [Unload(program)]
             case Bye():
                 return [self._end_lease("said bye")]
         tag = message.__struct_config__.tag
@@ -214,10 +215,10 @@ class Worker:
         self._taken.clear()
         return ReleaseAll(self.broker, reason)
 
-    def _fail(self, error: OllamaZmqError, program: bytes = b"", microbatch: int = NO_MICROBATCH) -> Send:
+    def _fail(self, error: OllamaZmqError, program: bytes = b"", microbatch: int = NO_MICROBATCH) -> SendReply:
         return self._send(Failed(program, microbatch, type(error).__name__, str(error)))
 
-    def _send(self, message: AnyMessage, tensors: Mapping[str, Array] | None = None) -> Send:
+    def _send(self, message: AnyMessage, tensors: Mapping[str, Array] | None = None) -> SendReply:
         seq = self._next_out
         self._next_out += 1
-        return Send(Envelope(message, tensors or {}, self.epoch, seq))
+        return SendReply(Envelope(message, tensors or {}, self.epoch, seq))

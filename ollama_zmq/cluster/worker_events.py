@@ -17,7 +17,7 @@ from ollama_zmq.wire.messages import AnyMessage, Define, Put, Run
 NO_MICROBATCH = -1
 
 
-class Got(msgspec.Struct, frozen=True):
+class Received(msgspec.Struct, frozen=True):
     """A message arrived."""
 
     now: float
@@ -39,7 +39,7 @@ class Answered(msgspec.Struct, frozen=True):
     tensors: Mapping[str, Array] = msgspec.field(default_factory=dict)
 
 
-class Broke(msgspec.Struct, frozen=True):
+class WorkFailed(msgspec.Struct, frozen=True):
     """Work that an effect asked for cannot be done."""
 
     now: float
@@ -48,28 +48,28 @@ class Broke(msgspec.Struct, frozen=True):
     microbatch: int = NO_MICROBATCH
 
 
-class Gone(msgspec.Struct, frozen=True):
+class PeerDisconnected(msgspec.Struct, frozen=True):
     """The broker's connection is closed."""
 
     now: float
 
 
-class Tick(msgspec.Struct, frozen=True):
+class TimePassed(msgspec.Struct, frozen=True):
     """Time passed and nothing has arrived."""
 
     now: float
 
 
-Event = Got | Rejected | Answered | Broke | Gone | Tick
+Event = Received | Rejected | Answered | WorkFailed | PeerDisconnected | TimePassed
 
 
-class Send(msgspec.Struct, frozen=True):
+class SendReply(msgspec.Struct, frozen=True):
     """Send to the broker."""
 
     envelope: Envelope
 
 
-class Introduce(msgspec.Struct, frozen=True):
+class SendWelcome(msgspec.Struct, frozen=True):
     """Measure the device once, then answer with ``Welcome``."""
 
 
@@ -79,7 +79,7 @@ class Verify(msgspec.Struct, frozen=True):
     define: Define
 
 
-class Keep(msgspec.Struct, frozen=True):
+class StoreChunk(msgspec.Struct, frozen=True):
     """Add the chunk to its weight and answer ``Stored``."""
 
     put: Put
@@ -94,7 +94,7 @@ class Compute(msgspec.Struct, frozen=True):
     arrived: float
 
 
-class Forget(msgspec.Struct, frozen=True):
+class Unload(msgspec.Struct, frozen=True):
     """Forget one program."""
 
     program: bytes
@@ -111,4 +111,4 @@ class DropPeer(msgspec.Struct, frozen=True):
     """Close the connection of a peer that holds it without using it."""
 
 
-Effect = Send | Introduce | Verify | Keep | Compute | Forget | ReleaseAll | DropPeer
+Effect = SendReply | SendWelcome | Verify | StoreChunk | Compute | Unload | ReleaseAll | DropPeer

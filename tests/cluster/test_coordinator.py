@@ -11,16 +11,16 @@ import pytest
 
 from ollama_zmq.cluster.coordinator import Coordinator
 from ollama_zmq.cluster.events import (
-    Broke,
     Computed,
     Connect,
-    Detached,
+    ConnectionFailed,
+    ConnectionLost,
     Disconnect,
     Effect,
     Got,
     Joined,
-    Loaded,
     LoadFailed,
+    ModelLoaded,
     ModelLost,
     Progressed,
     Replaced,
@@ -93,7 +93,7 @@ def decode_step(number: int = 1) -> Microbatch:
 
 def test_two_workers_share_the_layers_and_the_ends_stay_here(workers, network):
     (loaded,) = load(workers, order(network, A, B))
-    assert isinstance(loaded, Loaded)
+    assert isinstance(loaded, ModelLoaded)
     assert [(s.worker, s.part, s.first_layer, s.last_layer) for s in loaded.stages] == [
         (A, "layers", 0, 1),
         (B, "layers", 2, 3),
@@ -181,9 +181,9 @@ def test_a_stranger_in_the_list_fails_the_load_and_is_named(workers, network):
 def test_a_refused_connection_may_still_be_made_for_a_moment(workers, network):
     workers.mute = {A}
     load(workers, order(network, A))
-    assert workers.happen(Detached(A, "nobody listens at a:50052", final=False)) == []
+    assert workers.happen(ConnectionFailed(A, "nobody listens at a:50052", final=False)) == []
     workers.now = 2.0
-    (failed,) = workers.happen(Detached(A, "nobody listens at a:50052", final=False))
+    (failed,) = workers.happen(ConnectionFailed(A, "nobody listens at a:50052", final=False))
     assert str(failed.error) == "nobody listens at a:50052"
 
 
@@ -191,9 +191,9 @@ def test_an_attempt_that_ends_is_not_the_end(workers, network):
     """Who refuses closes the connection, and the close may overtake the reason."""
     workers.mute = {A}
     load(workers, order(network, A))
-    workers.happen(Detached(A, "answers, but not as a worker", final=False))
-    workers.happen(Broke(A, "the connection broke"))
-    (failed,) = workers.happen(Detached(A, "worker a:50052 is leased"))
+    workers.happen(ConnectionFailed(A, "answers, but not as a worker", final=False))
+    workers.happen(ConnectionLost(A, "the connection broke"))
+    (failed,) = workers.happen(ConnectionFailed(A, "worker a:50052 is leased"))
     assert str(failed.error) == "worker a:50052 is leased"
 
 
@@ -214,30 +214,30 @@ def test_a_lost_stage_loses_the_model_and_the_next_load_runs_on_what_is_left(wor
     load(workers, order(network, A, B))
     workers.mute = {B}
     workers.carry_out(run(workers, decode_step()))
-    (lost,) = workers.happen(Broke(B, "worker b:50052 is gone: the connection broke"))
+    (lost,) = workers.happen(ConnectionLost(B, "worker b:50052 is gone: the connection broke"))
     assert isinstance(lost, ModelLost)
     assert isinstance(lost.error, StageLost)
     assert B in str(lost.error)
     assert [address for address, _ in workers.sent(Release)] == [A, LOCAL]
 
     assert load(workers, order(network, A, B)) == []  # B is tried again
-    (loaded,) = workers.happen(Detached(B, "nobody listens")) or workers.happen(Tick())
+    (loaded,) = workers.happen(ConnectionFailed(B, "nobody listens")) or workers.happen(Tick())
     assert [s.worker for s in loaded.stages] == [A, LOCAL]
 
 
 def test_with_every_worker_gone_the_model_runs_here(workers, network):
     load(workers, order(network, A))
-    workers.happen(Detached(A, "gone"))
+    workers.happen(ConnectionFailed(A, "gone"))
     workers.mute = {A}
     load(workers, order(network, A))
-    (loaded,) = workers.happen(Detached(A, "gone"))
+    (loaded,) = workers.happen(ConnectionFailed(A, "gone"))
     assert [s.part for s in loaded.stages] == ["whole"]
 
 
 def test_a_returned_worker_has_a_new_epoch_and_is_used(workers, network):
     load(workers, order(network, A))
     before = workers.coordinator.links[A].epoch
-    workers.happen(Detached(A, "gone"))
+    workers.happen(ConnectionFailed(A, "gone"))
     (loaded,) = load(workers, order(network, A))
     assert workers.coordinator.links[A].epoch > before
     assert [s.worker for s in loaded.stages] == [A, LOCAL]
@@ -266,7 +266,7 @@ def test_missing_weights_are_sent_in_order_and_progress_is_told(workers, network
     assert sum(c.nbytes for c in chunks) == sum(s.nbytes for s in sources)
     progress = [e for e in effects if isinstance(e, Progressed)]
     assert progress[-1].done == progress[-1].total == sum(s.nbytes for s in sources)
-    assert isinstance(effects[-1], Loaded)
+    assert isinstance(effects[-1], ModelLoaded)
 
 
 @pytest.mark.parametrize("addresses", [(), (A,)])
@@ -305,15 +305,15 @@ def test_a_load_begins_again_when_a_worker_dies_under_it(workers, network):
     workers.answers[(B, Define)] = lambda _: []
     load(workers, order(network, A, B))
     workers.mute = {B}
-    workers.happen(Broke(B, "worker b:50052 is gone"))
-    (loaded,) = workers.happen(Detached(B, "nobody listens"))
+    workers.happen(ConnectionLost(B, "worker b:50052 is gone"))
+    (loaded,) = workers.happen(ConnectionFailed(B, "nobody listens"))
     assert [s.worker for s in loaded.stages] == [A, LOCAL]
 
 
 def test_a_worker_that_dies_under_every_load_fails_it(workers, network):
     workers.answers[(A, Define)] = lambda _: []
     load(workers, order(network, A))
-    outcomes = [workers.happen(Broke(A, "worker a:50052 is gone")) for _ in range(3)]
+    outcomes = [workers.happen(ConnectionLost(A, "worker a:50052 is gone")) for _ in range(3)]
     assert outcomes[:2] == [[], []]
     assert isinstance(outcomes[2][0].error, StageLost)
 
@@ -342,7 +342,7 @@ def test_a_load_that_fails_before_it_begins_leaves_the_loaded_model(workers, net
     load(workers, order(network, A))
     workers.mute = {B}
     load(workers, order(network, A, B, model=2, replaces=1))
-    (failed,) = workers.happen(Detached(B, "nobody listens at b:50052"))
+    (failed,) = workers.happen(ConnectionFailed(B, "nobody listens at b:50052"))
     assert (type(failed), failed.model) == (LoadFailed, 2)
     (computed,) = workers.carry_out(run(workers, decode_step(3)))
     assert computed.microbatch == 3
@@ -350,7 +350,7 @@ def test_a_load_that_fails_before_it_begins_leaves_the_loaded_model(workers, net
 
 def test_what_is_replaced_is_dropped_when_the_new_plan_stands(workers, network):
     load(workers, order(network, A))
-    assert [type(effect) for effect in load(workers, order(network, B, model=2, replaces=1))] == [Replaced, Loaded]
+    assert [type(effect) for effect in load(workers, order(network, B, model=2, replaces=1))] == [Replaced, ModelLoaded]
     assert list(workers.coordinator.pipelines) == [2]
 
 
@@ -441,7 +441,7 @@ def test_latencies_of_decode_steps_are_kept_per_stage(workers, network):
 
 def test_every_connection_has_an_epoch_of_its_own(workers, network):
     load(workers, order(network, A, B))
-    workers.happen(Detached(A, "gone"))
+    workers.happen(ConnectionFailed(A, "gone"))
     load(workers, order(network, A, B))
     epochs = [e.epoch for e in workers.seen if isinstance(e, Connect)]
     assert len(epochs) == len(set(epochs))
@@ -501,7 +501,7 @@ def test_steps_that_failed_or_were_dropped_are_not_at_the_worker_any_more(worker
 def test_a_lost_worker_ends_only_the_models_that_used_it(workers, network):
     load(workers, order(network, A, model=1))
     load(workers, order(network, B, model=2))
-    (lost,) = workers.happen(Broke(A, "worker a:50052 is gone"))
+    (lost,) = workers.happen(ConnectionLost(A, "worker a:50052 is gone"))
     assert (type(lost), lost.model) == (ModelLost, 1)
     (computed,) = workers.carry_out(run(workers, decode_step(), 2))
     assert computed.model == 2
@@ -570,7 +570,7 @@ def test_a_load_that_needs_the_memory_of_others_names_them_and_they_stay(workers
     (failed,) = load(workers, order(network, A, model=2, idle=(1,)))
     assert (type(failed.error), failed.error.facts) == (MemoryInUse, {"models": {1}})
     workers.carry_out(workers.coordinator.unload(1))
-    assert isinstance(load(workers, order(network, A, model=3, idle=(1,)))[0], Loaded)
+    assert isinstance(load(workers, order(network, A, model=3, idle=(1,)))[0], ModelLoaded)
 
 
 def test_a_worker_that_finds_no_memory_though_the_plan_did_lets_others_go_first(workers, network):

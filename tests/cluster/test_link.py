@@ -59,22 +59,22 @@ def test_the_round_trip_is_the_median_of_small_pings_and_the_bandwidth_that_of_a
 
 
 def test_a_refused_connection_is_given_up_after_its_grace(connecting):
-    assert connecting.detached("nobody", final=False, now=REFUSED_GRACE_S - 0.01) == []
+    assert connecting.connection_failed("nobody", final=False, now=REFUSED_GRACE_S - 0.01) == []
     assert connecting.status is Status.CONNECTING
-    assert connecting.detached("nobody", final=False, now=REFUSED_GRACE_S) == [Disconnect(A, EPOCH)]
+    assert connecting.connection_failed("nobody", final=False, now=REFUSED_GRACE_S) == [Disconnect(A, EPOCH)]
     assert (connecting.status, connecting.detail) == (Status.LOST, "nobody")
 
 
 def test_a_final_refusal_needs_no_grace(connecting):
-    assert connecting.detached("leased", final=True, now=0.0) == [Disconnect(A, EPOCH)]
+    assert connecting.connection_failed("leased", final=True, now=0.0) == [Disconnect(A, EPOCH)]
 
 
 def test_a_connection_that_breaks_is_one_attempt_while_connecting_and_the_end_afterwards(connecting):
-    assert connecting.broke("gone") == []
+    assert connecting.connection_lost("gone") == []
     connecting.attached()
-    assert connecting.broke("gone") == [Disconnect(A, EPOCH)]
+    assert connecting.connection_lost("gone") == [Disconnect(A, EPOCH)]
     assert (connecting.status, connecting.detail) == (Status.LOST, "gone")
-    assert connecting.broke("gone again") == connecting.detached("too", final=True, now=1.0) == []
+    assert connecting.connection_lost("gone again") == connecting.connection_failed("too", final=True, now=1.0) == []
     assert connecting.detail == "gone"
 
 

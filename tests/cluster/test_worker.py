@@ -13,19 +13,19 @@ from ollama_zmq.cluster.worker import SILENCE_LIMIT_S, TAKEN_KEPT, State, Worker
 from ollama_zmq.cluster.worker_events import (
     NO_MICROBATCH,
     Answered,
-    Broke,
     Compute,
     DropPeer,
-    Forget,
-    Gone,
-    Got,
-    Introduce,
-    Keep,
+    PeerDisconnected,
+    Received,
     Rejected,
     ReleaseAll,
-    Send,
-    Tick,
+    SendReply,
+    SendWelcome,
+    StoreChunk,
+    TimePassed,
+    Unload,
     Verify,
+    WorkFailed,
 )
 from ollama_zmq.errors import OutOfDeviceMemory, RemoteProtocolError
 from ollama_zmq.version import PROTOCOL, VERSION
@@ -58,11 +58,11 @@ PAYLOAD = np.zeros(3, np.uint8)
 
 
 def got(message, seq, *, now=1.0, epoch=3, **tensors):
-    return Got(now, Envelope(message, tensors, epoch, seq))
+    return Received(now, Envelope(message, tensors, epoch, seq))
 
 
 def sent(message, seq, *, epoch=3, **tensors):
-    return Send(Envelope(message, tensors, epoch, seq))
+    return SendReply(Envelope(message, tensors, epoch, seq))
 
 
 def failed(kind, detail, *, program=b"", microbatch=NO_MICROBATCH):
@@ -77,19 +77,19 @@ def idle():
 @pytest.fixture
 def leased(idle):
     """Leased to broker A in epoch 3 at time 0; its next message has seq 1, ours seq 0."""
-    assert idle.handle(got(HELLO, 0, now=0.0)) == [Introduce()]
+    assert idle.handle(got(HELLO, 0, now=0.0)) == [SendWelcome()]
     return idle
 
 
 def test_hello_is_the_lease(idle):
-    assert idle.handle(got(HELLO, 0)) == [Introduce()]
+    assert idle.handle(got(HELLO, 0)) == [SendWelcome()]
     assert (idle.state, idle.broker, idle.epoch) == (State.LEASED, A, 3)
 
 
 def test_a_repeated_hello_is_answered_again_and_nothing_is_lost(leased):
     leased.handle(got(RUN, 1, input=INPUT))
     leased.handle(Answered(1.0, Stored(P, "w", 1)))
-    assert leased.handle(got(HELLO, 2)) == [Introduce()]
+    assert leased.handle(got(HELLO, 2)) == [SendWelcome()]
     assert leased.handle(got(RUN, 3, input=INPUT)) == []
     assert leased.handle(Answered(1.0, Stored(P, "w", 1))) == [sent(Stored(P, "w", 1), 1)]
 
@@ -113,7 +113,7 @@ def test_a_second_broker_is_refused_and_the_first_keeps_the_lease(leased):
 
 
 def test_a_newer_epoch_of_the_same_broker_releases_everything_of_the_older(leased):
-    assert leased.handle(got(HELLO, 0, epoch=4)) == [ReleaseAll(A, "connected again"), Introduce()]
+    assert leased.handle(got(HELLO, 0, epoch=4)) == [ReleaseAll(A, "connected again"), SendWelcome()]
     assert leased.handle(got(RUN, 1, epoch=3, input=INPUT)) == []
     assert leased.handle(got(RUN, 1, epoch=4, input=INPUT)) == [Compute(RUN, INPUT, 1.0)]
 
@@ -153,9 +153,9 @@ def test_ping_comes_back_with_its_payload(leased):
 
 def test_work_is_handed_to_the_loop(leased):
     assert leased.handle(got(DEFINE, 1)) == [Verify(DEFINE)]
-    assert leased.handle(got(PUT, 2, chunk=PAYLOAD)) == [Keep(PUT, PAYLOAD)]
+    assert leased.handle(got(PUT, 2, chunk=PAYLOAD)) == [StoreChunk(PUT, PAYLOAD)]
     assert leased.handle(got(RUN, 3, now=2.5, input=INPUT)) == [Compute(RUN, INPUT, 2.5)]
-    assert leased.handle(got(Release(P), 4)) == [Forget(P)]
+    assert leased.handle(got(Release(P), 4)) == [Unload(P)]
 
 
 def test_replies_are_numbered_within_the_epoch(leased):
@@ -191,7 +191,7 @@ def test_only_the_last_microbatches_are_remembered(leased):
 
 
 def test_errors_keep_their_class_and_microbatch(leased):
-    broke = Broke(1.0, OutOfDeviceMemory("program 'p' needs 2 GB"), P, 7)
+    broke = WorkFailed(1.0, OutOfDeviceMemory("program 'p' needs 2 GB"), P, 7)
     detail = failed("OutOfDeviceMemory", "program 'p' needs 2 GB", program=P, microbatch=7)
     assert leased.handle(broke) == [sent(detail, 0)]
 
@@ -214,13 +214,13 @@ def test_bye_ends_the_lease(leased):
 
 
 def test_a_lost_connection_ends_the_lease(leased):
-    assert leased.handle(Gone(1.0)) == [ReleaseAll(A, "disconnected")]
-    assert leased.handle(Gone(1.1)) == []
+    assert leased.handle(PeerDisconnected(1.0)) == [ReleaseAll(A, "disconnected")]
+    assert leased.handle(PeerDisconnected(1.1)) == []
 
 
 def test_after_the_lease_anybody_may_have_it(leased):
-    leased.handle(Gone(1.0))
-    assert leased.handle(got(Hello(VERSION, PROTOCOL, B), 0, epoch=1)) == [Introduce()]
+    leased.handle(PeerDisconnected(1.0))
+    assert leased.handle(got(Hello(VERSION, PROTOCOL, B), 0, epoch=1)) == [SendWelcome()]
     assert (leased.broker, leased.epoch) == (B, 1)
 
 
@@ -238,30 +238,30 @@ def test_a_message_that_was_handled_is_stale(leased):
 
 
 def test_silence_ends_the_lease_and_forgets(leased):
-    assert leased.handle(Tick(SILENCE_LIMIT_S)) == []
-    assert leased.handle(Tick(SILENCE_LIMIT_S + 0.1)) == [DropPeer(), ReleaseAll(A, "silent for 10 s")]
+    assert leased.handle(TimePassed(SILENCE_LIMIT_S)) == []
+    assert leased.handle(TimePassed(SILENCE_LIMIT_S + 0.1)) == [DropPeer(), ReleaseAll(A, "silent for 10 s")]
     assert leased.state is State.IDLE
 
 
 def test_any_message_breaks_the_silence(leased):
     leased.handle(got(Ping(1), 1, now=9.0, payload=PAYLOAD))
-    assert leased.handle(Tick(SILENCE_LIMIT_S + 8.9)) == []
+    assert leased.handle(TimePassed(SILENCE_LIMIT_S + 8.9)) == []
 
 
-@pytest.mark.parametrize("done", [Answered(60.0, Stored(P, "w", 1)), Broke(60.0, OutOfDeviceMemory("x"), P)])
+@pytest.mark.parametrize("done", [Answered(60.0, Stored(P, "w", 1)), WorkFailed(60.0, OutOfDeviceMemory("x"), P)])
 def test_long_work_is_not_the_brokers_silence(leased, done):
     leased.handle(done)
-    assert leased.handle(Tick(60.0 + SILENCE_LIMIT_S)) == []
+    assert leased.handle(TimePassed(60.0 + SILENCE_LIMIT_S)) == []
 
 
 def test_stale_messages_do_not_break_the_silence(leased):
     leased.handle(got(RUN, 1, now=9.0, epoch=2, input=INPUT))
-    assert leased.handle(Tick(SILENCE_LIMIT_S + 0.1)) == [DropPeer(), ReleaseAll(A, "silent for 10 s")]
+    assert leased.handle(TimePassed(SILENCE_LIMIT_S + 0.1)) == [DropPeer(), ReleaseAll(A, "silent for 10 s")]
 
 
 def test_an_idle_worker_waits_for_ever(idle):
     assert idle.next_deadline() == float("inf")
-    assert idle.handle(Tick(1e9)) == []
+    assert idle.handle(TimePassed(1e9)) == []
 
 
 def test_a_leased_worker_wakes_when_silence_is_too_long(leased):
@@ -271,9 +271,9 @@ def test_a_leased_worker_wakes_when_silence_is_too_long(leased):
 
 
 def test_results_of_an_ended_lease_are_not_sent(leased):
-    leased.handle(Gone(1.0))
+    leased.handle(PeerDisconnected(1.0))
     assert leased.handle(Answered(1.1, Stored(P, "w", 1))) == []
-    assert leased.handle(Broke(1.2, OutOfDeviceMemory("x"), P)) == []
+    assert leased.handle(WorkFailed(1.2, OutOfDeviceMemory("x"), P)) == []
 
 
 def test_the_decision_knows_no_sockets_and_no_clock():

@@ -15,8 +15,8 @@ from ollama_zmq.cluster.state import (
     ModelState,
     PlannedStage,
     PlanState,
-    Speeds,
     StageState,
+    TokenSpeeds,
     WorkerState,
 )
 from ollama_zmq.engine.requests import Finished, GenerationRequest, Output, RequestFailed, TextChunk, TokenLogprob
@@ -145,7 +145,7 @@ class FakeBroker:
     def cluster(self) -> ClusterState:
         local = WorkerState(address="local", status="ready", layers="0-3", held_bytes=1000)
         stages = (StageState("local", "whole", 0, 3),)
-        speeds = {"predicted": Speeds(60.0), "measured": Speeds(50.0)}
+        speeds = {"predicted": TokenSpeeds(60.0), "measured": TokenSpeeds(50.0)}
         models = tuple(ModelState(model.request.name, "loaded", stages=stages, **speeds) for model in self.models)
         return ClusterState(version="0", protocol=1, workers=(local,), models=models)
 
@@ -153,7 +153,7 @@ class FakeBroker:
         self.planned.append(wanted)
         stage = PlannedStage("local", "whole", 0, 3, 1000, 2000, 3000, 7000, 16667.0)
         plans = (
-            PlanState("this machine alone", True, "", (stage,), Speeds(60.0, 900.0), ("other",)),
+            PlanState("this machine alone", True, "", (stage,), TokenSpeeds(60.0, 900.0), ("other",)),
             PlanState("10.0.0.1:50052", False, "too small"),
         )
         future: Future[DryRun] = Future()
