@@ -14,7 +14,7 @@ from math import prod
 
 from ollama_zmq.devices.base import Array, Budget
 from ollama_zmq.errors import ModelFileError, OutOfDeviceMemory, ShapeError, UnsupportedOp
-from ollama_zmq.formats.mapped import let_go
+from ollama_zmq.formats.mapped import drop_resident_pages
 from ollama_zmq.formats.quants import QuantType, dequantize, tensor_nbytes, type_of_id
 from ollama_zmq.kernels.cpu import simd
 from ollama_zmq.kernels.cpu.memory import Memory
@@ -149,7 +149,7 @@ class CpuWeight:
         for first in range(0, N, step):
             rows = matrix[first * row_nbytes : (first + step) * row_nbytes]
             self._pack_rows(rows, min(step, N - first), K, address + first // GROUP_ROWS * packed_nbytes, pool)
-            let_go(rows)
+            drop_resident_pages(rows)
             yield
 
     def _pack_rows(self, rows: memoryview, N: int, K: int, address: int, pool: Pool) -> None:

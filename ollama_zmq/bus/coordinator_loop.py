@@ -47,7 +47,7 @@ from ollama_zmq.cluster.events import (
 from ollama_zmq.cluster.stages import LOCAL
 from ollama_zmq.engine.pacing import BrokerTime
 from ollama_zmq.errors import OllamaZmqError, OpError, RemoteProtocolError, Unreachable
-from ollama_zmq.formats.mapped import let_go
+from ollama_zmq.formats.mapped import drop_resident_pages
 from ollama_zmq.wire import frames
 from ollama_zmq.wire.messages import Run
 
@@ -298,7 +298,7 @@ class CoordinatorLoop:
         weight = self._models[effect.model].gguf.data(effect.source.name)
         put, chunk = self._chunks.put(effect, weight)
         self._send(effect.address, self.coordinator.links[effect.address].envelope(put, {"chunk": chunk}))
-        let_go(weight[: effect.offset + effect.nbytes])
+        drop_resident_pages(weight[: effect.offset + effect.nbytes])
 
     def _connect(self, address: str, epoch: int) -> None:
         if address == LOCAL:

@@ -1,4 +1,4 @@
-"""Mapped files that weights are read from: what has been packed is taken out of the process, page by page.
+"""Mapped files that weights are read from: resident pages of what has been packed are dropped (``madvise``).
 
 The pages stay in the system's page cache. Without this a model counts twice in the process until its file is closed.
 """
@@ -10,8 +10,8 @@ import mmap
 import numpy as np
 
 
-def let_go(data: memoryview) -> None:
-    """Unmap the pages of *data* if it is a part of a mapped file; they come back when they are read again."""
+def drop_resident_pages(data: memoryview) -> None:
+    """Drop the resident pages of *data* (madvise) if it is a part of a mapped file; they come back when they are read again."""
     file = data.obj
     if not isinstance(file, mmap.mmap) or not data.nbytes or not data.readonly:
         return

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ollama_zmq.devices.base import Budget
-from ollama_zmq.formats.mapped import let_go
+from ollama_zmq.formats.mapped import drop_resident_pages
 from ollama_zmq.formats.quants import QuantType
 from ollama_zmq.kernels.cpu import open_device
 from ollama_zmq.ops.program import WeightSpec
@@ -38,7 +38,7 @@ def test_the_pages_go_and_the_bytes_stay(mapped, begin, end):
     with memoryview(mapped) as whole, whole[begin:end] as part:
         held = pages_of_files()
         assert held - before > 20 * MEBIBYTE
-        let_go(part)
+        drop_resident_pages(part)
         assert held - pages_of_files() > (end - begin) - 3 * MEBIBYTE
         assert part == copy[begin:end]
 
@@ -46,7 +46,7 @@ def test_the_pages_go_and_the_bytes_stay(mapped, begin, end):
 @pytest.mark.parametrize("data", [bytes(5000), bytearray(b"x" * 5000), np.ones(5000, np.uint8), b""])
 def test_bytes_that_are_no_file_stay_as_they_are(data):
     before = bytes(data)
-    let_go(memoryview(data))
+    drop_resident_pages(memoryview(data))
     assert bytes(data) == before
 
 
