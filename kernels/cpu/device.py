@@ -20,7 +20,7 @@ from ollama_zmq.kernels.cpu.plan import plan
 from ollama_zmq.kernels.cpu.pool import Pool
 from ollama_zmq.kernels.cpu.processor import allowed_cpus, cpu_name, default_threads
 from ollama_zmq.kernels.cpu.speed import measure
-from ollama_zmq.kernels.cpu.weights import CpuWeight, Shelf, weight_in_parts, weight_nbytes
+from ollama_zmq.kernels.cpu.weights import CpuWeight, SlabAllocator, weight_in_parts, weight_nbytes
 from ollama_zmq.ops.program import Verified, WeightSpec
 
 MAX_THREADS = 1024
@@ -50,7 +50,7 @@ class CpuDevice:
         self._kernels = simd.kernels_named(self.isa)
         self.pool = Pool(self.threads, _pinned_to(self.threads))
         self._small_pools: WeakValueDictionary[int, Pool] = WeakValueDictionary()
-        self._shelf = Shelf(budget)
+        self._allocator = SlabAllocator(budget)
         self._open: list[CpuWeight | CpuExecutable] = []
         self._closed = False
 
@@ -79,14 +79,14 @@ class CpuDevice:
     def weight_in_parts(self, spec: WeightSpec, data: memoryview) -> Generator[None, None, CpuWeight]:
         """The same in parts of some MB."""
         self._check_open()
-        weight = yield from weight_in_parts(spec, memoryview(data), self._shelf, self.pool)
+        weight = yield from weight_in_parts(spec, memoryview(data), self._allocator, self.pool)
         self._keep(weight)
         return weight
 
     def blank_weight(self, spec: WeightSpec) -> CpuWeight:
         """Return a weight of no meaning, in memory that the system has given: to measure with."""
         nbytes = weight_nbytes(spec)
-        weight = CpuWeight(spec, nbytes, self._shelf.take(nbytes, spec.name))
+        weight = CpuWeight(spec, nbytes, self._allocator.take(nbytes, spec.name))
         weight.touch()
         self._keep(weight)
         return weight

@@ -2,7 +2,7 @@
 
 A matrix, or each of a stack of experts [X, N, K], is packed into groups of 16 rows (``formats.h``) in the type of the
 file, or the one that :mod:`recode` names; a vector (a norm's weight, a bias, RoPE's factors) becomes float32. Small
-weights share pieces of 64 MB, so that all of them stand on huge pages.
+weights share slabs of 64 MB, so that all of them stand on huge pages.
 """
 
 from __future__ import annotations
@@ -113,21 +113,21 @@ class CpuWeight:
         values: float32 of a vector; None for a matrix.
     """
 
-    def __init__(self, spec: WeightSpec, nbytes: int, piece: Piece) -> None:
+    def __init__(self, spec: WeightSpec, nbytes: int, allocation: Allocation) -> None:
         self.spec = spec
         self.nbytes = nbytes
         self.values: Array | None = None
-        self._piece: Piece | None = piece
+        self._allocation: Allocation | None = allocation
 
     @property
     def is_open(self) -> bool:
-        return self._piece is not None
+        return self._allocation is not None
 
     @property
     def address(self) -> int:
-        if self._piece is None:
+        if self._allocation is None:
             raise ShapeError(f"{self.spec.name}: closed")
-        return self._piece.address
+        return self._allocation.address
 
     def fill(self, data: memoryview, pool: Pool) -> Iterator[None]:
         """Bring the file's bytes into their place, a part each time."""
@@ -161,25 +161,25 @@ class CpuWeight:
 
     def seen_as(self, spec: WeightSpec) -> CpuWeight:
         """Return the first bytes of its memory as another weight, which is not to be closed: to measure with."""
-        assert self._piece is not None
-        return CpuWeight(spec, weight_nbytes(spec), self._piece)
+        assert self._allocation is not None
+        return CpuWeight(spec, weight_nbytes(spec), self._allocation)
 
     def touch(self) -> None:
         """Fill it, with no subnormal numbers, so that the system has given it memory: a weight to measure with."""
-        assert self._piece is not None
-        begin = self._piece.offset
-        self._piece.slab.memory.bytes()[begin : begin + self.nbytes] = 64
+        assert self._allocation is not None
+        begin = self._allocation.offset
+        self._allocation.slab.memory.bytes()[begin : begin + self.nbytes] = 64
 
     def _floats(self) -> Array:
-        assert self._piece is not None
-        floats: Array = self._piece.slab.memory.floats(self._piece.offset, self.spec.shape[0])
+        assert self._allocation is not None
+        floats: Array = self._allocation.slab.memory.floats(self._allocation.offset, self.spec.shape[0])
         return floats
 
     def close(self) -> None:
         """Free it. Executables that use it must be closed before."""
-        if self._piece is not None:
-            piece, self._piece, self.values = self._piece, None, None
-            piece.release()
+        if self._allocation is not None:
+            allocation, self._allocation, self.values = self._allocation, None, None
+            allocation.release()
 
 
 @dataclass(slots=True)
@@ -188,27 +188,27 @@ class Slab:
 
     memory: Memory
     used: int = 0
-    pieces: int = 0
+    allocations: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Allocation:
     """A weight's part of a slab."""
 
     slab: Slab
     offset: int
     nbytes: int
-    shelf: Shelf
+    allocator: SlabAllocator
 
     @property
     def address(self) -> int:
         return int(self.slab.memory.address) + self.offset
 
     def release(self) -> None:
-        self.shelf.release(self)
+        self.allocator.release(self)
 
 
-class Shelf:
+class SlabAllocator:
     """Hands out memory for weights and takes it back, every byte of it counted in the budget."""
 
     def __init__(self, budget: Budget) -> None:
@@ -216,7 +216,7 @@ class Shelf:
         self._lock = threading.Lock()
         self._slabs: list[Slab] = []
 
-    def take(self, nbytes: int, what: str) -> Piece:
+    def take(self, nbytes: int, what: str) -> Allocation:
         """Return *nbytes* of zeroed memory.
 
         Raises:
@@ -228,10 +228,10 @@ class Shelf:
             if slab is None:
                 slab = Slab(self._mapped(max(nbytes, SLAB_NBYTES), nbytes, what))
                 self._slabs.append(slab)
-            piece = Piece(slab, slab.used, nbytes, self)
+            allocation = Allocation(slab, slab.used, nbytes, self)
             slab.used += nbytes
-            slab.pieces += 1
-            return piece
+            slab.allocations += 1
+            return allocation
 
     def _mapped(self, mapped: int, nbytes: int, what: str) -> Memory:
         try:
@@ -242,18 +242,20 @@ class Shelf:
                 f"{what} needs {human_bytes(nbytes)}, which the system refused", what=what
             ) from None
 
-    def release(self, piece: Piece) -> None:
-        """Take a piece back: its pages go to the system at once, its addresses when the slab is empty."""
+    def release(self, allocation: Allocation) -> None:
+        """Take an allocation back: its pages go to the system at once, its addresses when the slab is empty."""
         with self._lock:
-            piece.slab.pieces -= 1
-            piece.slab.memory.forget(piece.offset, piece.nbytes)
-            if not piece.slab.pieces:
-                self._slabs.remove(piece.slab)
-                piece.slab.memory.close()
-            self._budget.give(piece.nbytes)
+            allocation.slab.allocations -= 1
+            allocation.slab.memory.forget(allocation.offset, allocation.nbytes)
+            if not allocation.slab.allocations:
+                self._slabs.remove(allocation.slab)
+                allocation.slab.memory.close()
+            self._budget.give(allocation.nbytes)
 
 
-def weight_in_parts(spec: WeightSpec, data: memoryview, shelf: Shelf, pool: Pool) -> Generator[None, None, CpuWeight]:
+def weight_in_parts(
+    spec: WeightSpec, data: memoryview, allocator: SlabAllocator, pool: Pool
+) -> Generator[None, None, CpuWeight]:
     """Bring the bytes of a weight in the file into memory, part by part, and return the weight.
 
     Raises:
@@ -268,7 +270,7 @@ def weight_in_parts(spec: WeightSpec, data: memoryview, shelf: Shelf, pool: Pool
             f"{spec.name}: {data.nbytes} bytes, but {_type_name(spec.type)} {list(spec.shape)} has {expected} "
             f"({prod(spec.shape)} values)"
         )
-    weight = CpuWeight(spec, nbytes, shelf.take(nbytes, spec.name))
+    weight = CpuWeight(spec, nbytes, allocator.take(nbytes, spec.name))
     try:
         yield from weight.fill(data.cast("B"), pool)
     except BaseException:

@@ -11,7 +11,7 @@ import numpy as np
 
 
 def drop_resident_pages(data: memoryview) -> None:
-    """Drop the resident pages of *data* (madvise) if it is a part of a mapped file; they come back when they are read again."""
+    """Unmap the pages of *data* if it is a part of a mapped file; they come back when they are read again."""
     file = data.obj
     if not isinstance(file, mmap.mmap) or not data.nbytes or not data.readonly:
         return

@@ -1,4 +1,4 @@
-"""Grouped-query attention of each token to its own sequence: itself and what came before, as far as ``window`` reaches.
+"""Paged grouped-query attention of each token to its own sequence: itself and what came before, up to ``window``.
 
     score[t, h, c] = scale * sum_e q[t, h, e] * cache.k[c, h // (H/G), e]    c = position - window + 1 .. position, >= 0
     score          = softcap * tanh(score / softcap)                         where softcap is not 0
@@ -8,11 +8,11 @@
 
     softmax_c(score) = exp(score[t, h, c]) / (exp(sinks[h]) + sum_c exp(score[t, h, c]))
 
-A sequence's keys and values are found through the step's page table. Partial sums are taken over runs of pages that
-begin at fixed positions and combined in their order, so a row does not depend on what else is in the pass. ``rtol`` is
-relative to the same sum over |cache.v|: where values cancel, an output may be small and its error is not. Keys and
-values are meant as the cache gives them back; over a q8_0 cache ``rtol`` is ``Q8_0_RTOL``, since a kernel may round
-queries too.
+Paged attention: a sequence's keys and values are found through the step's page table. Partial sums are taken over runs
+of pages that begin at fixed positions and combined in their order (flash-decoding, split-KV), so a row does not depend
+on what else is in the pass. ``rtol`` is relative to the same sum over |cache.v|: where values cancel, an output may be
+small and its error is not. Keys and values are meant as the cache gives them back; over a q8_0 cache ``rtol`` is
+``Q8_0_RTOL``, since a kernel may round queries too.
 
 Source: Ainslie et al. 2023, "GQA"; Milakov & Gimelshein 2018, "Online normalizer calculation for softmax"; Gemma Team
 2024, "Gemma 2" (soft-cap); Xiao et al. 2023, "Efficient Streaming Language Models with Attention Sinks".
