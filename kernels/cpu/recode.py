@@ -24,8 +24,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from ollama_zmq.formats.dequantize import dequantize
 from ollama_zmq.formats.grid_tables import grid
-from ollama_zmq.formats.quants import QuantType, dequantize
+from ollama_zmq.formats.quants import QuantType
 
 Bytes = NDArray[np.uint8]
 

@@ -14,8 +14,9 @@ from math import prod
 
 from ollama_zmq.devices.base import Array, Budget
 from ollama_zmq.errors import ModelFileError, OutOfDeviceMemory, ShapeError, UnsupportedOp
+from ollama_zmq.formats.dequantize import dequantize
 from ollama_zmq.formats.mapped import drop_resident_pages
-from ollama_zmq.formats.quants import QuantType, dequantize, tensor_nbytes, type_of_id
+from ollama_zmq.formats.quants import QuantType, tensor_nbytes, type_of_id
 from ollama_zmq.kernels.cpu import simd
 from ollama_zmq.kernels.cpu.memory import Memory
 from ollama_zmq.kernels.cpu.pool import Pool

@@ -17,8 +17,8 @@ import numpy as np
 from ollama_zmq.devices.base import Array, Budget, DeviceWeight, Speeds, Step
 from ollama_zmq.devices.reference_ops import FUNCTIONS, KvCache
 from ollama_zmq.errors import ModelFileError, OpError, ShapeError, UnsupportedOp
-from ollama_zmq.formats.dequantize import SUPPORTED
-from ollama_zmq.formats.quants import QuantType, dequantize, tensor_nbytes, type_of_id
+from ollama_zmq.formats.dequantize import SUPPORTED, dequantize
+from ollama_zmq.formats.quants import QuantType, tensor_nbytes, type_of_id
 from ollama_zmq.ops.program import POSITIONS, ROWS, Call, Verified, WeightSpec, check_inputs, row_floats
 from ollama_zmq.ops.registry import op_named
 

@@ -45,7 +45,12 @@ PIECE_NBYTES = 1 << 22
 
 
 def dequantize(kind: QuantType, data: bytes | memoryview, shape: Sequence[int]) -> Floats:
-    """See :func:`ollama_zmq.formats.quants.dequantize`. Works in pieces of 4 MB, so little memory is needed besides."""
+    """The numbers in *data* as float32 of *shape*, outermost first. Works in pieces of 4 MB: little memory besides.
+
+    Raises:
+        UnsupportedOp: no dequantiser for *kind*.
+        ShapeError: *data* has not the length that *kind* and *shape* ask for.
+    """
     unpack = _UNPACK.get(kind)
     if unpack is None:
         raise UnsupportedOp(f"tensor type {kind.name} cannot be dequantized by the reference device", type=kind.name)

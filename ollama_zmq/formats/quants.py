@@ -12,14 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 from math import prod
-from typing import TYPE_CHECKING
 
 from ollama_zmq.errors import ModelFileError, ShapeError
 from ollama_zmq.units import human_number
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 
 class QuantType(Enum):
@@ -117,18 +112,6 @@ def row_nbytes(kind: QuantType, n: int) -> int:
 def tensor_nbytes(kind: QuantType, shape: Sequence[int]) -> int:
     """Bytes of a tensor of *shape*, outermost first. Raises ShapeError as :func:`row_nbytes` does."""
     return prod(shape[:-1]) * row_nbytes(kind, shape[-1] if shape else 1)
-
-
-def dequantize(kind: QuantType, data: bytes | memoryview, shape: Sequence[int]) -> NDArray[np.float32]:
-    """The numbers in *data* as float32 of *shape*, outermost first.
-
-    Raises:
-        UnsupportedOp: no dequantiser for *kind*.
-        ShapeError: *data* has not the length that *kind* and *shape* ask for.
-    """
-    from ollama_zmq.formats.dequantize import dequantize as imported  # NumPy loads only when numbers are wanted
-
-    return imported(kind, data, shape)
 
 
 def file_type_name(file_type: int) -> str:

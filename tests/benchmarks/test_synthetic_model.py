@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ollama_zmq.formats.dequantize import dequantize
 from ollama_zmq.formats.gguf import open_gguf
-from ollama_zmq.formats.quants import QuantType, dequantize
+from ollama_zmq.formats.quants import QuantType
 from ollama_zmq.models.base import Network
 from ollama_zmq.text.tokenizer import load_tokenizer
 

@@ -9,7 +9,8 @@ from ollama_zmq.devices.base import Budget, Step
 from ollama_zmq.devices.registry import open_device
 from ollama_zmq.engine.embedding import Embedding
 from ollama_zmq.formats.gguf import open_gguf
-from ollama_zmq.formats.quants import dequantize, tensor_nbytes, type_of_id
+from ollama_zmq.formats.dequantize import dequantize
+from ollama_zmq.formats.quants import tensor_nbytes, type_of_id
 from ollama_zmq.kernels.cpu.weights import FORMATS
 from ollama_zmq.models.base import EMBED, Network
 from ollama_zmq.ops.builder import Builder

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_zmq.errors import ShapeError, UnsupportedOp
-from ollama_zmq.formats.dequantize import SUPPORTED
-from ollama_zmq.formats.quants import QuantType, dequantize, tensor_nbytes
+from ollama_zmq.formats.dequantize import SUPPORTED, dequantize
+from ollama_zmq.formats.quants import QuantType, tensor_nbytes
 
 KINDS = sorted(SUPPORTED, key=lambda kind: kind.id)
 HALVES = {  # where the float16 scales of a block lie

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from ollama_zmq.devices.base import Step
 from ollama_zmq.errors import UnsupportedOp
-from ollama_zmq.formats.quants import QuantType, dequantize
+from ollama_zmq.formats.dequantize import dequantize
+from ollama_zmq.formats.quants import QuantType
 from ollama_zmq.ops.builder import Builder, Value
 from ollama_zmq.ops.program import WeightSpec, verify
 from ollama_zmq.ops.registry import OPS
