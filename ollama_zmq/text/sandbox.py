@@ -156,7 +156,7 @@ class QuietNamespace(Namespace):
         return "<Namespace>"
 
 
-class Generation(Extension):
+class GenerationTag(Extension):
     """``{% generation %}`` marks the assistant's words for training; for a prompt it means nothing."""
 
     tags = {"generation"}  # noqa: RUF012 -- Jinja's own way
@@ -177,7 +177,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             trim_blocks=True,
             lstrip_blocks=True,
             finalize=_finalize,
-            extensions=["jinja2.ext.loopcontrols", "jinja2.ext.do", Generation],
+            extensions=["jinja2.ext.loopcontrols", "jinja2.ext.do", GenerationTag],
         )
         known = CHEAP_FILTERS | DEEP_FILTERS
         self.filters = {name: _guarded(name, f) for name, f in self.filters.items() if name in known}
