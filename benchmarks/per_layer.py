@@ -43,7 +43,7 @@ from ollama_zmq.cluster.state import StageState
 from ollama_zmq.devices.base import Budget, Device, DeviceWeight, Executable, Step
 from ollama_zmq.devices.registry import default_budget, open_device
 from ollama_zmq.formats.gguf import GgufFile, open_gguf
-from ollama_zmq.models.base import Network
+from ollama_zmq.models.network import Network
 from ollama_zmq.ops.program import PAGE_SLOTS, verify
 
 PARTS = ("compute", "wire", "queue")

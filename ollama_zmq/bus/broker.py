@@ -38,7 +38,7 @@ from ollama_zmq.engine.requests import Request, RequestFailed
 from ollama_zmq.errors import OllamaZmqError, RequestError
 from ollama_zmq.formats.gguf import open_gguf
 from ollama_zmq.kernels.cpu.processor import default_threads
-from ollama_zmq.models.base import Network
+from ollama_zmq.models.network import Network
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ollama_zmq.cluster.placement import Policy
 from ollama_zmq.cluster.stages import NO_MODEL, LoadOrder
-from ollama_zmq.models.base import Network
+from ollama_zmq.models.network import Network
 from ollama_zmq.text.tokenizer import Tokenizer
 
 

@@ -20,7 +20,7 @@ from ollama_zmq.engine.engine import Engine
 from ollama_zmq.engine.requests import Finished, Output, RequestFailed, Scored
 from ollama_zmq.errors import OllamaZmqError
 from ollama_zmq.formats.gguf import GgufFile, open_gguf
-from ollama_zmq.models.base import Network
+from ollama_zmq.models.network import Network
 from ollama_zmq.text.tokenizer import Tokenizer, load_tokenizer
 
 OnOutput = Callable[[Output], None]

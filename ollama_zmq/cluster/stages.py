@@ -19,7 +19,7 @@ import msgspec
 from ollama_zmq.cluster.placement import Demand, Placement, Policy
 from ollama_zmq.cluster.state import StageState
 from ollama_zmq.cluster.work import Work, matrices_of, work_of, works_of
-from ollama_zmq.models.base import Network
+from ollama_zmq.models.network import Network
 from ollama_zmq.ops.program import PAGE_SLOTS, Program, program_id, row_floats, streamed_shares, verify
 from ollama_zmq.wire.messages import Define, WeightSource
 

@@ -16,7 +16,7 @@ from ollama_zmq.formats.quants import row_nbytes
 from ollama_zmq.kernels.cpu import lookup
 from ollama_zmq.kernels.cpu.recode import RECODED
 from ollama_zmq.kernels.cpu.weights import format_of
-from ollama_zmq.models.base import EMBED
+from ollama_zmq.models.network import EMBED
 from ollama_zmq.ops.program import WeightSpec
 
 

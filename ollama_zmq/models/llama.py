@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ollama_zmq.errors import ModelFileError
-from ollama_zmq.models.base import LayerValues
+from ollama_zmq.models.architecture import LayerValues
 from ollama_zmq.models.keys import Keys, rope_scale
 from ollama_zmq.ops.builder import Ops, Value
 

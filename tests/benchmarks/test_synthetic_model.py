@@ -10,7 +10,7 @@ import pytest
 from ollama_zmq.formats.dequantize import dequantize
 from ollama_zmq.formats.gguf import open_gguf
 from ollama_zmq.formats.quants import QuantType
-from ollama_zmq.models.base import Network
+from ollama_zmq.models.network import Network
 from ollama_zmq.text.tokenizer import load_tokenizer
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "synthetic_model.py"

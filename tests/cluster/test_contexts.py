@@ -10,7 +10,7 @@ from ollama_zmq.cluster.placement import Placement, place
 from ollama_zmq.cluster.stages import LOCAL, LoadOrder, demand_of
 from ollama_zmq.cluster.work import Site
 from ollama_zmq.formats.gguf import open_gguf
-from ollama_zmq.models.base import Network
+from ollama_zmq.models.network import Network
 from ollama_zmq.ops.program import PAGE_SLOTS
 
 A = "a:50052"

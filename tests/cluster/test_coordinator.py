@@ -34,7 +34,7 @@ from ollama_zmq.cluster.uploads import BUSY_CREDIT_BYTES, IDLE_CREDIT_BYTES, Upl
 from ollama_zmq.engine.requests import Microbatch
 from ollama_zmq.errors import MemoryInUse, OutOfDeviceMemory, ShapeError, StageLost, Unreachable
 from ollama_zmq.formats.gguf import open_gguf
-from ollama_zmq.models.base import Network
+from ollama_zmq.models.network import Network
 from ollama_zmq.wire.frames import Envelope
 from ollama_zmq.wire.messages import (
     CHUNK_BYTES,

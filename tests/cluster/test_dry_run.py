@@ -16,7 +16,7 @@ from ollama_zmq.cluster.survey import Survey
 from ollama_zmq.cluster.work import CACHE_SHARE, STEP_S, Site
 from ollama_zmq.engine.pacing import AFTER
 from ollama_zmq.formats.gguf import open_gguf
-from ollama_zmq.models.base import Network
+from ollama_zmq.models.network import Network
 
 A, B = "a:50052", "b:50052"
 GB = 10**9

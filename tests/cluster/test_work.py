@@ -10,7 +10,7 @@ from ollama_zmq.cluster.stages import LoadOrder, demand_of
 from ollama_zmq.cluster.work import CACHE_SHARE, Site, Work, work_of
 from ollama_zmq.formats.gguf import open_gguf
 from ollama_zmq.formats.quants import QuantType
-from ollama_zmq.models.base import Network
+from ollama_zmq.models.network import Network
 from ollama_zmq.ops.builder import Builder
 from ollama_zmq.wire.messages import MatrixSpeed
 from tests.models_tiny import write_tiny_llama

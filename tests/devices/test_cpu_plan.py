@@ -8,7 +8,7 @@ from ollama_zmq.errors import UnsupportedOp
 from ollama_zmq.formats.gguf import open_gguf
 from ollama_zmq.formats.quants import QuantType
 from ollama_zmq.kernels.cpu.plan import plan
-from ollama_zmq.models.base import Network
+from ollama_zmq.models.network import Network
 from ollama_zmq.ops.builder import Builder
 from ollama_zmq.ops.program import WeightSpec, verify
 from tests.models_tiny import write_tiny_llama

@@ -30,7 +30,7 @@ from ollama_zmq.engine.requests import (
 )
 from ollama_zmq.formats.gguf import open_gguf
 from ollama_zmq.formats.options import Options
-from ollama_zmq.models.base import Network
+from ollama_zmq.models.network import Network
 from ollama_zmq.store.create import Recipe
 from ollama_zmq.store.models import Store
 

@@ -8,11 +8,11 @@ import pytest
 from ollama_zmq.devices.base import Budget, Step
 from ollama_zmq.devices.registry import open_device
 from ollama_zmq.engine.embedding import Embedding
-from ollama_zmq.formats.gguf import open_gguf
 from ollama_zmq.formats.dequantize import dequantize
+from ollama_zmq.formats.gguf import open_gguf
 from ollama_zmq.formats.quants import tensor_nbytes, type_of_id
 from ollama_zmq.kernels.cpu.weights import FORMATS
-from ollama_zmq.models.base import EMBED, Network
+from ollama_zmq.models.network import EMBED, Network
 from ollama_zmq.ops.builder import Builder
 from ollama_zmq.ops.program import WeightSpec, verify
 from tests.models_tiny import write_tiny_llama

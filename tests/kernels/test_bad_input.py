@@ -9,7 +9,7 @@ from ollama_zmq.errors import OutOfDeviceMemory
 from ollama_zmq.formats.gguf import open_gguf
 from ollama_zmq.kernels.cpu import executable, weights
 from ollama_zmq.kernels.cpu.device import CpuDevice
-from ollama_zmq.models.base import Network
+from ollama_zmq.models.network import Network
 from ollama_zmq.ops.builder import Builder
 from ollama_zmq.ops.program import WeightSpec, verify
 from tests.kernels.test_linear_bits import KINDS, SCALE_AT, product, width

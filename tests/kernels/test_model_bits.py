@@ -17,7 +17,7 @@ from ollama_zmq.kernels.cpu import isa_names
 from ollama_zmq.kernels.cpu.device import CpuDevice
 from ollama_zmq.kernels.cpu.executable import frequencies
 from ollama_zmq.kernels.cpu.weights import FORMATS
-from ollama_zmq.models.base import Network
+from ollama_zmq.models.network import Network
 from tests.kernels.compiled import QEMU, compiled, compiled_for_arm
 from tests.models.running import running
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ollama_zmq.devices.base import Step
 from ollama_zmq.formats.gguf import open_gguf
-from ollama_zmq.models.base import Network
+from ollama_zmq.models.network import Network
 from ollama_zmq.ops.program import PAGE_SLOTS, verify
 
 KV_PAGES = 4

@@ -9,8 +9,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from ollama_zmq.devices.base import Step
 from ollama_zmq.errors import ModelFileError
 from ollama_zmq.formats.gguf import open_gguf
-from ollama_zmq.models import architecture, known
-from ollama_zmq.models.base import Network
+from ollama_zmq.models.network import Network
+from ollama_zmq.models.registry import architecture, known
 from ollama_zmq.ops.program import PAGE_SLOTS, verify
 from tests.models.running import cut, running
 from tests.models_tiny import write_tiny_llama

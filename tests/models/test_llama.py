@@ -7,8 +7,8 @@ from numpy.testing import assert_allclose
 
 from ollama_zmq.errors import ModelFileError
 from ollama_zmq.formats.gguf import open_gguf
-from ollama_zmq.models.base import Network
 from ollama_zmq.models.llama import ARCHITECTURE
+from ollama_zmq.models.network import Network
 from tests.models.reference_llama import ReferenceLlama
 from tests.models.running import running
 from tests.models_tiny import write_tiny_llama

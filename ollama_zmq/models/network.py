@@ -1,4 +1,4 @@
-"""What every architecture has in common: a network cut into an embedding, layers and an output head.
+"""A model file as programs: what every architecture has in common, an embedding, layers and an output head.
 
 A :class:`Network` is read from a GGUF header. It touches no device and no weight bytes: it says which programs there
 are, which tensors they need, and what they cost in memory.
@@ -6,63 +6,12 @@ are, which tensors they need, and what they cost in memory.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
-
 from ollama_zmq.errors import ModelFileError, OpError
 from ollama_zmq.formats.gguf import GgufFile
-from ollama_zmq.ops.builder import Builder, Ops, Value
+from ollama_zmq.models.architecture import LayerValues
+from ollama_zmq.models.registry import architecture
+from ollama_zmq.ops.builder import Builder, Value
 from ollama_zmq.ops.program import PAGE_SLOTS, CacheSpec, Program, WeightSpec
-
-
-@dataclass(frozen=True, slots=True)
-class LayerValues:
-    """What one layer of a model is given besides the hidden state.
-
-    Attributes:
-        weights: the layer's tensors by their name without ``blk.<i>.`` and ``.weight``; absent ones are not there.
-        cache: its keys and values.
-        positions: int32 [T].
-        rope_factors: frequency factors, where the file has them.
-    """
-
-    weights: Mapping[str, Value]
-    cache: Value
-    positions: Value
-    rope_factors: Value | None
-
-
-class Model(Protocol):
-    """The ops of an architecture. Made from a file's header; writes one layer at a time."""
-
-    n_layers: int
-    hidden_size: int
-    n_kv_heads: int
-    head_dim: int
-    context_length: int
-    norm_eps: float
-
-    @property
-    def layer_weights(self) -> Mapping[str, bool]:
-        """Name within a layer -> whether every file must have it."""
-
-    def layer(self, ops: Ops, i: int, hidden_state: Value, given: LayerValues) -> Value:
-        """Hidden state [T, D] -> hidden state [T, D] after layer *i*."""
-
-    def embed(self, ops: Ops, token_ids: Value, weight: Value) -> Value:
-        """Token ids [T] -> hidden state [T, D]."""
-
-    def head(self, ops: Ops, hidden_state: Value, norm: Value, output: Value) -> Value:
-        """Hidden state [R, D] -> logits [R, V]."""
-
-
-class Architecture(Protocol):
-    """One supported value of ``general.architecture``."""
-
-    def from_metadata(self, metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Model:
-        """Read the header's keys. Raises ModelFileError naming a missing or impossible one."""
-
 
 EMBED, HEAD_NORM, HEAD, ROPE_FACTORS = "token_embd.weight", "output_norm.weight", "output.weight", "rope_freqs.weight"
 DERIVED = (".attn_rot_embd.weight", ".rope_freqs.weight")  # per-layer copies of what the header says, in old files
@@ -76,8 +25,6 @@ class Network:
     """
 
     def __init__(self, gguf: GgufFile, kv_type: str = "f16") -> None:
-        from ollama_zmq.models import architecture
-
         self.gguf = gguf
         self.kv_type = kv_type
         self.architecture = architecture(gguf.architecture)
