@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -19,10 +18,8 @@ from ollama_zmq.formats.gguf import GgufFile, open_gguf
 from ollama_zmq.formats.manifest import Layer, Manifest, ModelConfig, RootFs, encode_json
 from ollama_zmq.formats.modelfile import ChatMessage
 from ollama_zmq.formats.quants import file_type_name, parameter_size
-from ollama_zmq.store.blobs import parse_digest
-
-if TYPE_CHECKING:
-    from ollama_zmq.store.models import Store
+from ollama_zmq.store.blobs import Blobs, parse_digest
+from ollama_zmq.store.stored_model import StoredModel
 
 Status = Callable[[str], None]
 
@@ -51,29 +48,29 @@ class Recipe:
     requires: str | None = None
 
 
-def build(store: Store, recipe: Recipe, on_status: Status) -> Manifest:
+def build(blobs: Blobs, recipe: Recipe, base: StoredModel | None, on_status: Status) -> Manifest:
     """Put the layers of *recipe* into the blobs and return the manifest that names them, not yet written.
+
+    *base* is the model called ``recipe.from_``, if there is such a name.
 
     Raises:
         RequestError: neither source is given, a file name is not relative, a digest is none, or there are two adapters.
-        ModelNotFound: ``from_`` is not here.
         ModelFileError: a blob is missing, or is no GGUF file that we can read.
     """
-    if recipe.from_:
-        base = store.get(recipe.from_)
+    if base is not None:
         layers, config, parameters = list(base.manifest.layers), base.config, dict(base.parameters)
     elif recipe.files:
-        layers, config = _layers_of_files(store, recipe.files, on_status)
+        layers, config = _layers_of_files(blobs, recipe.files, on_status)
         parameters = {}
     else:
         raise RequestError("neither 'from' or 'files' was specified")
     if len(recipe.adapters) > 1:
         raise RequestError("only one adapter is currently supported")
-    adapters, _ = _layers_of_files(store, recipe.adapters, on_status)
+    adapters, _ = _layers_of_files(blobs, recipe.adapters, on_status)
     if any(adapter.media_type != records.ADAPTER_TYPE for adapter in adapters):
         raise RequestError(f"not an adapter: {', '.join(recipe.adapters)}")
     layers += adapters
-    layers = _overlay(store, layers, recipe, {**parameters, **recipe.parameters}, on_status)
+    layers = _overlay(blobs, layers, recipe, {**parameters, **recipe.parameters}, on_status)
     config = msgspec.structs.replace(
         config,
         renderer=recipe.renderer or config.renderer,
@@ -82,18 +79,18 @@ def build(store: Store, recipe: Recipe, on_status: Status) -> Manifest:
         rootfs=RootFs(diff_ids=tuple(layer.digest for layer in layers)),
     )
     return Manifest(
-        config=_layer(store, records.CONFIG_TYPE, records.encode_config(config), on_status), layers=tuple(layers)
+        config=_layer(blobs, records.CONFIG_TYPE, records.encode_config(config), on_status), layers=tuple(layers)
     )
 
 
 def _overlay(
-    store: Store, layers: list[Layer], recipe: Recipe, parameters: Mapping[str, object], on_status: Status
+    blobs: Blobs, layers: list[Layer], recipe: Recipe, parameters: Mapping[str, object], on_status: Status
 ) -> list[Layer]:
     """*layers* with the texts of *recipe* in place of the old ones."""
 
     def put(media_type: str, *contents: bytes, instead_of: tuple[str, ...] = ()) -> None:
         layers[:] = [layer for layer in layers if layer.media_type not in (media_type, *instead_of)]
-        layers.extend(_layer(store, media_type, content, on_status) for content in dict.fromkeys(contents))
+        layers.extend(_layer(blobs, media_type, content, on_status) for content in dict.fromkeys(contents))
 
     if recipe.template:
         put(records.TEMPLATE_TYPE, recipe.template.encode(), instead_of=(records.PROMPT_TYPE,))
@@ -109,14 +106,14 @@ def _overlay(
     return layers
 
 
-def _layer(store: Store, media_type: str, content: bytes, on_status: Status) -> Layer:
+def _layer(blobs: Blobs, media_type: str, content: bytes, on_status: Status) -> Layer:
     """A small layer, written into the blobs unless it is there."""
-    blob = store.blobs.add([content])
+    blob = blobs.add([content])
     on_status(f"{'creating new' if blob.created else 'using existing'} layer {blob.digest}")
     return Layer(media_type, blob.digest, blob.nbytes)
 
 
-def _layers_of_files(store: Store, files: Mapping[str, str], on_status: Status) -> tuple[list[Layer], ModelConfig]:
+def _layers_of_files(blobs: Blobs, files: Mapping[str, str], on_status: Status) -> tuple[list[Layer], ModelConfig]:
     """One layer for each file and the config of the model among them."""
     layers, config = [], ModelConfig()
     for file_name, digest in files.items():
@@ -124,22 +121,22 @@ def _layers_of_files(store: Store, files: Mapping[str, str], on_status: Status) 
         if path.is_absolute() or ".." in path.parts or "\\" in file_name:
             raise RequestError(f"file path must be relative: {file_name}", file=file_name)
         digest = parse_digest(digest)
-        if not store.blobs.has(digest):
+        if not blobs.has(digest):
             raise RequestError(f"blob {digest} of {file_name} is not here: upload it first", digest=digest)
         on_status("parsing GGUF")
-        with _open(store, file_name, digest) as file:
+        with _open(blobs, file_name, digest) as file:
             media_type = _media_type(file)
             if media_type == records.MODEL_TYPE:
                 config = config_of(file)
-        layers.append(Layer(media_type, digest, store.blobs.nbytes(digest)))
+        layers.append(Layer(media_type, digest, blobs.nbytes(digest)))
         on_status(f"using existing layer {digest}")
     if [layer.media_type for layer in layers].count(records.MODEL_TYPE) > 1:
         raise RequestError(f"several models at once: {', '.join(files)}")
     return layers, config
 
 
-def _open(store: Store, file_name: str, digest: str) -> GgufFile:
-    path = store.blobs.path(digest)
+def _open(blobs: Blobs, file_name: str, digest: str) -> GgufFile:
+    path = blobs.path(digest)
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise RequestError(f"supplied file was not in GGUF format: {file_name}", file=file_name)

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import RLock
-from typing import TYPE_CHECKING
 
 import structlog
 
@@ -25,11 +24,9 @@ from ollama_zmq.errors import ModelNotFound, OllamaZmqError, RequestError
 from ollama_zmq.formats import manifest as records
 from ollama_zmq.formats.manifest import ModelConfig
 from ollama_zmq.store.blobs import Blobs, parse_digest
+from ollama_zmq.store.create import Recipe, build
 from ollama_zmq.store.names import ModelName, name_of_path, parse_name
 from ollama_zmq.store.stored_model import StoredModel
-
-if TYPE_CHECKING:
-    from ollama_zmq.store.create import Recipe
 
 log = structlog.get_logger()
 
@@ -82,11 +79,10 @@ class Store:
             ModelNotFound: the model it is made from is not here.
             ModelFileError: a file it is made from is no GGUF that we can read.
         """
-        from ollama_zmq.store.create import build
-
         target = self.resolve(name)
         with self._lock:
-            manifest = build(self, recipe, on_status)
+            base = self.get(recipe.from_) if recipe.from_ else None
+            manifest = build(self.blobs, recipe, base, on_status)
             on_status("writing manifest")
             self._replace(target, records.encode_manifest(manifest))
             on_status("success")
