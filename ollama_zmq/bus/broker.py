@@ -137,9 +137,11 @@ class Broker:
         def work() -> None:
             with open_gguf(wanted.path) as gguf:
                 order = order_of(wanted, Network(gguf), Numbers.of(NO_MODEL, replaces))
-                survey = self._once_joined(wanted.rpc_servers, lambda: self._loop.coordinator.survey(order)).result()
+                snapshot = self._once_joined(
+                    wanted.rpc_servers, lambda: self._loop.coordinator.snapshot(order)
+                ).result()
                 self._loop.call(lambda: self._loop.apply(self._loop.coordinator.leave_unused()))
-                future.set_result(dry_run(order, survey))
+                future.set_result(dry_run(order, snapshot))
 
         self._in_thread("planner", future, work)
         return future

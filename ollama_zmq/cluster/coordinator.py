@@ -39,11 +39,10 @@ from ollama_zmq.cluster.events import (
 )
 from ollama_zmq.cluster.link import Link, Status
 from ollama_zmq.cluster.links import ENDED, Links
-from ollama_zmq.cluster.load_plan import LoadPlan, plan_load
+from ollama_zmq.cluster.load_plan import ClusterSnapshot, LoadPlan, plan_load
 from ollama_zmq.cluster.pipeline import Phase, Pipeline
 from ollama_zmq.cluster.stages import LOCAL, LoadOrder
 from ollama_zmq.cluster.state import NO_USE, ClusterState, UseState, WorkerState
-from ollama_zmq.cluster.survey import Survey
 from ollama_zmq.devices.base import Array
 from ollama_zmq.engine.requests import Microbatch
 from ollama_zmq.errors import (
@@ -259,13 +258,13 @@ class Coordinator:
         strangers = [self.links[address] for address in order.addresses if not self.links[address].is_usable]
         if strangers:
             raise Unreachable("; ".join(link.detail for link in strangers))
-        survey = self.survey(order)
-        idle = [model for model in order.idle if model in survey.held]
-        busy = [model for model in order.busy if model in survey.held]
-        plan = plan_load(order, survey, order.policy, idle, busy)
-        if plan.gone:
-            names = ", ".join(survey.names[model] for model in sorted(plan.gone))
-            raise MemoryInUse(f"{order.name} needs memory that other models have: {names}", models=plan.gone)
+        snapshot = self.snapshot(order)
+        idle = [model for model in order.idle if model in snapshot.held]
+        busy = [model for model in order.busy if model in snapshot.held]
+        plan = plan_load(order, snapshot, order.policy, idle, busy)
+        if plan.evicted:
+            names = ", ".join(snapshot.names[model] for model in sorted(plan.evicted))
+            raise MemoryInUse(f"{order.name} needs memory that other models have: {names}", models=plan.evicted)
         return plan
 
     def _memory_error(self, order: LoadOrder, address: str, error: OutOfDeviceMemory) -> OutOfDeviceMemory:
@@ -274,7 +273,7 @@ class Coordinator:
         there = frozenset(model for model in others if self.pipelines[model].held_on(address))
         return MemoryInUse(str(error), models=there) if there else error
 
-    def survey(self, order: LoadOrder) -> Survey:
+    def snapshot(self, order: LoadOrder) -> ClusterSnapshot:
         """What the workers of *order* have, once they have joined or been given up.
 
         Raises:
@@ -284,10 +283,10 @@ class Coordinator:
         if local.status is not Status.READY:
             raise OutOfDeviceMemory(f"this machine's own device is not ready: {local.detail or local.status.value}")
         others = {model: pipeline for model, pipeline in self.pipelines.items() if model != order.model}
-        sites = [link.site for link in links if link.status is Status.READY]
-        return Survey(
-            tuple(site.as_fast_as_twins(sites) for site in sites),
-            local.site,
+        profiles = [link.profile for link in links if link.status is Status.READY]
+        return ClusterSnapshot(
+            tuple(profile.as_fast_as_identical(profiles) for profile in profiles),
+            local.profile,
             {model: pipeline.held() for model, pipeline in others.items()},
             {model: pipeline.order.name for model, pipeline in others.items()},
             tuple(link.detail for link in links if link.status is not Status.READY),

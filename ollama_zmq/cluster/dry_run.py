@@ -9,58 +9,57 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ollama_zmq.cluster.forecast import forecast, stage_cost, token_us
-from ollama_zmq.cluster.load_plan import LoadPlan, plan_load
+from ollama_zmq.cluster.load_plan import ClusterSnapshot, LoadPlan, plan_load
 from ollama_zmq.cluster.placement import Placement, Policy
+from ollama_zmq.cluster.speeds import forecast, stage_cost, token_us
 from ollama_zmq.cluster.stages import LoadOrder, Stage
 from ollama_zmq.cluster.state import DryRun, PlannedStage, PlanState
-from ollama_zmq.cluster.survey import Survey
 from ollama_zmq.errors import OutOfDeviceMemory
 
 ALONE = "this machine alone"
 FASTEST = "fastest"
 
 
-def dry_run(order: LoadOrder, survey: Survey) -> DryRun:
+def dry_run(order: LoadOrder, snapshot: ClusterSnapshot) -> DryRun:
     """Every sensible plan of *order*."""
-    chosen = _chosen(order, survey)
-    plans = tuple(_plan(order, some, policy, name, chosen=name == chosen) for name, some, policy in _choices(survey))
-    return DryRun(order.name, order.num_ctx, order.num_parallel, order.policy.value, plans, survey.absent)
+    chosen = _chosen(order, snapshot)
+    plans = tuple(_plan(order, some, policy, name, chosen=name == chosen) for name, some, policy in _choices(snapshot))
+    return DryRun(order.name, order.num_ctx, order.num_parallel, order.policy.value, plans, snapshot.missing)
 
 
-def _choices(survey: Survey) -> Iterator[tuple[str, Survey, Policy]]:
-    yield ALONE, survey.of(), Policy.THROUGHPUT
-    for site in survey.workers:
-        yield site.address, survey.of(site.address), Policy.THROUGHPUT
-    if len(survey.workers) > 1:
-        yield _all(survey), survey, Policy.THROUGHPUT
-    if survey.workers:
-        yield FASTEST, survey, Policy.FASTEST
+def _choices(snapshot: ClusterSnapshot) -> Iterator[tuple[str, ClusterSnapshot, Policy]]:
+    yield ALONE, snapshot.of(), Policy.THROUGHPUT
+    for profile in snapshot.workers:
+        yield profile.address, snapshot.of(profile.address), Policy.THROUGHPUT
+    if len(snapshot.workers) > 1:
+        yield _all(snapshot), snapshot, Policy.THROUGHPUT
+    if snapshot.workers:
+        yield FASTEST, snapshot, Policy.FASTEST
 
 
-def _chosen(order: LoadOrder, survey: Survey) -> str:
-    if order.policy is Policy.FASTEST and survey.workers:
+def _chosen(order: LoadOrder, snapshot: ClusterSnapshot) -> str:
+    if order.policy is Policy.FASTEST and snapshot.workers:
         return FASTEST
-    return _all(survey) if len(survey.workers) > 1 else survey.workers[0].address if survey.workers else ALONE
+    return _all(snapshot) if len(snapshot.workers) > 1 else snapshot.workers[0].address if snapshot.workers else ALONE
 
 
-def _all(survey: Survey) -> str:
-    return f"all {len(survey.workers)} workers"
+def _all(snapshot: ClusterSnapshot) -> str:
+    return f"all {len(snapshot.workers)} workers"
 
 
-def _plan(order: LoadOrder, survey: Survey, policy: Policy, name: str, *, chosen: bool) -> PlanState:
-    others = [model for model in survey.held if model != order.replaces]
+def _plan(order: LoadOrder, snapshot: ClusterSnapshot, policy: Policy, name: str, *, chosen: bool) -> PlanState:
+    others = [model for model in snapshot.held if model != order.replaces]
     try:
-        plan = plan_load(order, survey, policy, others, ())
+        plan = plan_load(order, snapshot, policy, others, ())
     except OutOfDeviceMemory as error:
         return PlanState(name, chosen, str(error))
-    costs = [stage_cost(stage, survey.site(stage.address), order.network.hidden_size) for stage in plan.stages]
+    costs = [stage_cost(stage, snapshot.profile(stage.address), order.network.hidden_size) for stage in plan.stages]
     return PlanState(
         name,
         chosen,
         stages=tuple(_stage(plan, stage, token_us(cost)) for stage, cost in zip(plan.stages, costs, strict=True)),
         predicted=forecast(costs, order.max_tokens),
-        unloads=tuple(survey.names[model] for model in sorted(plan.gone)),
+        unloads=tuple(snapshot.names[model] for model in sorted(plan.evicted)),
         notes=_notes(plan.placement),
     )
 

@@ -31,9 +31,9 @@ from enum import Enum
 import msgspec
 import numpy as np
 
+from ollama_zmq.cluster.cost_model import WorkerProfile
 from ollama_zmq.cluster.events import Connect, Disconnect, Effect, Send
 from ollama_zmq.cluster.state import WorkerState
-from ollama_zmq.cluster.work import Site
 from ollama_zmq.errors import RemoteProtocolError
 from ollama_zmq.ops.registry import ops_hash
 from ollama_zmq.version import PROTOCOL, VERSION
@@ -110,10 +110,10 @@ class Link:
         return self.status is Status.READY or (self.status is Status.LOST and self.was_ready)
 
     @property
-    def site(self) -> Site:
+    def profile(self) -> WorkerProfile:
         """What the planner knows of it, once it is ready."""
         assert self.welcome is not None
-        return Site(
+        return WorkerProfile(
             self.address,
             self.welcome.memory_budget,
             self.welcome.decode_bytes_per_s,

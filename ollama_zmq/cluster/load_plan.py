@@ -1,15 +1,67 @@
-"""A load as it would be now: which models go, where its layers go, how many contexts fit, and the stages of it."""
+"""Planning one load from a snapshot of the cluster: what is evicted, where the layers go, how many contexts fit.
+
+A :class:`ClusterSnapshot` is what the workers of an order have at one moment: memory, speeds, and which models hold how
+much of it. Plans can be made from it in any thread; nothing is loaded and nobody is asked.
+
+**Contexts.** A model gets KV pages for ``num_parallel`` contexts when that was asked for. Otherwise for ``CONTEXTS``,
+or as many as leave the plan what it is with one: no layer moves to a slower worker, and no model fails to load or is
+evicted, for the sake of requests that may never come. How many sequences run at once is then up to their lengths:
+admission goes by pages.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ollama_zmq.cluster.contexts import with_contexts
-from ollama_zmq.cluster.placement import Demand, Placement, Policy
-from ollama_zmq.cluster.room import room_for
+from ollama_zmq.cluster.cost_model import WorkerProfile
+from ollama_zmq.cluster.evictions import plan_evictions
+from ollama_zmq.cluster.placement import Demand, Placement, Policy, place
 from ollama_zmq.cluster.stages import LoadOrder, Stage, demand_of, stages_of
-from ollama_zmq.cluster.survey import Survey
+from ollama_zmq.errors import OutOfDeviceMemory
+
+CONTEXTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSnapshot:
+    """What the workers of an order have.
+
+    Attributes:
+        workers: those that are ready, in the order they were named; local: this machine's own device. Their budgets
+            are what they may use for all models together.
+        held: model number -> worker address -> bytes, of the models that are loaded or being loaded.
+        names: model number -> name.
+        missing: why each of the other workers that were named is not there.
+    """
+
+    workers: tuple[WorkerProfile, ...]
+    local: WorkerProfile
+    held: Mapping[int, Mapping[str, int]]
+    names: Mapping[int, str]
+    missing: tuple[str, ...] = ()
+
+    def plan(self, demand: Demand, policy: Policy, evicted: Collection[int] = ()) -> Placement:
+        """The best plan beside the models that are there, when some of them are *evicted*.
+
+        Raises:
+            OutOfDeviceMemory: there is none.
+        """
+        return place(
+            demand, [self._free(profile, evicted) for profile in self.workers], self._free(self.local, evicted), policy
+        )
+
+    def of(self, *addresses: str) -> ClusterSnapshot:
+        """The same with no other workers than *addresses*."""
+        return replace(self, workers=tuple(profile for profile in self.workers if profile.address in addresses))
+
+    def profile(self, address: str) -> WorkerProfile:
+        """The worker at *address*."""
+        return next(profile for profile in (*self.workers, self.local) if profile.address == address)
+
+    def _free(self, profile: WorkerProfile, evicted: Collection[int]) -> WorkerProfile:
+        taken = sum(held.get(profile.address, 0) for model, held in self.held.items() if model not in evicted)
+        return replace(profile, budget=profile.budget - taken)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,26 +70,40 @@ class LoadPlan:
 
     Attributes:
         order: with the contexts that fit; demand: of the model with so many.
-        gone: the models that must be unloaded before.
+        evicted: the models that must be unloaded before.
     """
 
     order: LoadOrder
     demand: Demand
     placement: Placement
     stages: tuple[Stage, ...]
-    gone: frozenset[int]
+    evicted: frozenset[int]
 
 
-def plan_load(order: LoadOrder, survey: Survey, policy: Policy, idle: Sequence[int], busy: Sequence[int]) -> LoadPlan:
-    """The plan of *order* beside the other models of *survey*, of which *idle* and *busy* may go.
+def plan_load(
+    order: LoadOrder, snapshot: ClusterSnapshot, policy: Policy, idle: Sequence[int], busy: Sequence[int]
+) -> LoadPlan:
+    """The plan of *order* beside the other models of *snapshot*, of which *idle* and *busy* may go.
 
     Raises:
         OutOfDeviceMemory: it does not fit.
     """
     order = replace(order, contexts=1)
     demand, replaced = demand_of(order), {order.replaces}
-    placement, gone = room_for(lambda gone: survey.plan(demand, policy, gone | replaced), idle, busy)
-    free = gone | replaced
-    order = with_contexts(order, placement, lambda roomy: survey.plan(demand_of(roomy), policy, free))
+    placement, evicted = plan_evictions(lambda evicted: snapshot.plan(demand, policy, evicted | replaced), idle, busy)
+    free = evicted | replaced
+    order = with_contexts(order, placement, lambda roomy: snapshot.plan(demand_of(roomy), policy, free))
     demand = demand_of(order)
-    return LoadPlan(order, demand, placement, stages_of(order, demand, placement), gone)
+    return LoadPlan(order, demand, placement, stages_of(order, demand, placement), evicted)
+
+
+def with_contexts(order: LoadOrder, placement: Placement, plan: Callable[[LoadOrder], Placement]) -> LoadOrder:
+    """Return *order*, which is planned as *placement* with one context, with as many as fit into that *plan*."""
+    for contexts in range(CONTEXTS, 1, -1) if not order.num_parallel else ():
+        roomy = replace(order, contexts=contexts)
+        try:
+            if plan(roomy).stages == placement.stages:
+                return roomy
+        except OutOfDeviceMemory:
+            continue
+    return order

@@ -34,12 +34,10 @@ from ollama_zmq.cluster.events import (
     SendChunk,
     StepFailed,
 )
-from ollama_zmq.cluster.forecast import forecast, stage_cost, token_us
-from ollama_zmq.cluster.latency import LatencyWindow
 from ollama_zmq.cluster.link import Status
 from ollama_zmq.cluster.links import Links
 from ollama_zmq.cluster.placement import Placement
-from ollama_zmq.cluster.speed import SpeedMeter
+from ollama_zmq.cluster.speeds import LatencyWindow, SpeedMeter, forecast, stage_cost, token_us
 from ollama_zmq.cluster.stages import LoadOrder, Stage
 from ollama_zmq.cluster.state import NO_USE, ModelState, StageState, TokenSpeeds, UploadState, UseState
 from ollama_zmq.cluster.uploads import Upload
@@ -136,9 +134,11 @@ class Pipeline:
         self._held = {stage.program: stage.need for stage in stages}
         self._unready = {stage.program for stage in stages}
         self._latency, self._speed = [LatencyWindow() for _ in stages], SpeedMeter()
-        sites = (self._links[stage.address].site for stage in stages)
+        profiles = (self._links[stage.address].profile for stage in stages)
         hidden_size = self.order.network.hidden_size
-        self._costs = tuple(stage_cost(stage, site, hidden_size) for stage, site in zip(stages, sites, strict=True))
+        self._costs = tuple(
+            stage_cost(stage, profile, hidden_size) for stage, profile in zip(stages, profiles, strict=True)
+        )
         self._uploads = {stage.address: Upload() for stage in stages}
         return [self._links[stage.address].send(stage.define) for stage in stages]
 

@@ -1,11 +1,13 @@
-"""Which worker gets which layers: an exact plan from measured speeds, links and memory budgets.
+"""Placement (partitioning): which worker gets which layers, an exact plan from measured speeds, links and memory.
+
+Pipeline parallelism only: no matrix is cut over workers (tensor parallelism), nor are experts.
 
 Stages are contiguous runs of layers, in the order the workers were named. A stage's time for one decoded token is what
-the engine's cost model expects of one row: its work on that worker, and the way there and back
-(:mod:`ollama_zmq.cluster.work`). The output head is a stage of the local device, behind all others.
+the engine's cost model expects of one row: its work on that worker, and the transfer there and back
+(:mod:`ollama_zmq.cluster.cost_model`). The output head is a stage of the local device, behind all others.
 
-``THROUGHPUT`` (workers that were named are used) minimises the slowest place, which the way does not keep busy, then
-the sum; each worker gets at least one layer while there are as many layers as workers. ``FASTEST`` minimises the sum,
+``THROUGHPUT`` (workers that were named are used) minimises the slowest worker, which a transfer does not keep busy,
+then the sum; each worker gets at least one layer while there are as many layers as workers. ``FASTEST`` minimises the sum,
 which is what one stream waits for, and may leave workers out. A stage must fit its worker's budget: weights and 10 %
 besides, KV cache at the requested context, scratch memory. What no worker can hold goes to the local device, as the
 last stage of layers; its budget is what embedding and head leave.
@@ -22,7 +24,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import accumulate
 
-from ollama_zmq.cluster.work import Site, Work
+from ollama_zmq.cluster.cost_model import CostEstimate, WorkerProfile
 from ollama_zmq.engine.costs import Line
 from ollama_zmq.engine.pacing import AFTER
 from ollama_zmq.errors import OutOfDeviceMemory
@@ -32,7 +34,7 @@ from ollama_zmq.units import human_bytes
 WEIGHT_HEADROOM = 1.1
 _INFINITE = float("inf")
 ANY_TYPE = -1
-NO_WORK = Work()
+NO_COST = CostEstimate()
 
 
 class Policy(Enum):
@@ -51,7 +53,7 @@ class Demand:
         kv_nbytes: of one layer at the requested context, all sequences.
         scratch_nbytes: activations of one pass, once per stage.
         head_nbytes: embedding and output head, which stay on the local device.
-        layer_work: what one token asks of each layer; none is to read its bytes. head_work: of the head.
+        layer_costs: what one token asks of each layer; none is to read its bytes. head_cost: of the head.
         hidden_size: numbers of one token's hidden state.
         num_ctx: slots of one sequence that ``kv_nbytes`` is for; num_parallel: sequences that were asked for.
     """
@@ -60,8 +62,8 @@ class Demand:
     kv_nbytes: int
     scratch_nbytes: int
     head_nbytes: int
-    layer_work: tuple[Work, ...] = ()
-    head_work: Work = NO_WORK
+    layer_costs: tuple[CostEstimate, ...] = ()
+    head_cost: CostEstimate = NO_COST
     hidden_size: int = 0
     num_ctx: int = 0
     num_parallel: int = 0
@@ -72,9 +74,9 @@ class Demand:
         return int(weights * WEIGHT_HEADROOM) + self.kv_nbytes * len(layers) + self.scratch_nbytes
 
     @property
-    def works(self) -> tuple[Work, ...]:
+    def costs(self) -> tuple[CostEstimate, ...]:
         """What one token asks of each layer."""
-        return self.layer_work or tuple(Work({ANY_TYPE: (nbytes, 0.0)}) for nbytes in self.layer_nbytes)
+        return self.layer_costs or tuple(CostEstimate({ANY_TYPE: (nbytes, 0.0)}) for nbytes in self.layer_nbytes)
 
     @property
     def head_need(self) -> int:
@@ -99,65 +101,71 @@ class Placement:
     notes: tuple[str, ...] = ()
 
 
-def place(demand: Demand, workers: Sequence[Site], local: Site, policy: Policy = Policy.THROUGHPUT) -> Placement:
+def place(
+    demand: Demand, workers: Sequence[WorkerProfile], local: WorkerProfile, policy: Policy = Policy.THROUGHPUT
+) -> Placement:
     """Return the best plan for *demand* over *workers*, and *local* where they do not suffice.
 
     Raises:
         OutOfDeviceMemory: it does not fit even with the local device; the message names every budget, the need, and
             the context that would fit.
     """
-    board, n = Board(demand, [*workers, local]), len(demand.layer_nbytes)
-    alone = [(len(workers), range(n))] if board.stage_s(len(workers), 0, n) < _INFINITE else None
+    table, n = CostTable(demand, [*workers, local]), len(demand.layer_nbytes)
+    alone = [(len(workers), range(n))] if table.stage_s(len(workers), 0, n) < _INFINITE else None
     if not workers:
         stages = alone
     elif policy is Policy.FASTEST:
-        stages = _search(board, least=[0] * len(board.sites), slowest=False)
+        stages = _search(table, least=[0] * len(table.profiles), slowest=False)
     else:
         each = [1] * min(len(workers), n)
-        spare = [0] * (len(board.sites) - len(each) - 1)
+        spare = [0] * (len(table.profiles) - len(each) - 1)
         stages = (
-            _balanced(board, least=[*each, *spare, None])
-            or _balanced(board, least=[*each, *spare, 0])
-            or _balanced(board, least=[0] * len(board.sites))
+            _balanced(table, least=[*each, *spare, None])
+            or _balanced(table, least=[*each, *spare, 0])
+            or _balanced(table, least=[0] * len(table.profiles))
         )
     if stages is None or demand.head_need > local.budget:
-        raise _too_large(demand, board.sites)
-    return _with_notes(board, stages, alone, policy)
+        raise _too_large(demand, table.profiles)
+    return _with_notes(table, stages, alone, policy)
 
 
-class Board:
-    """What every run of layers costs on every site; sums over layers are differences of sums from the first one."""
+class CostTable:
+    """Cost table: what every run of layers costs on every worker; sums over layers are differences of sums from the first one."""
 
-    def __init__(self, demand: Demand, sites: Sequence[Site]) -> None:
+    def __init__(self, demand: Demand, profiles: Sequence[WorkerProfile]) -> None:
         self.demand = demand
-        self.sites = sites
+        self.profiles = profiles
         self._held = _sums(demand.layer_nbytes)
-        self._work_s = [_sums([_alone_s(site.work(work)) for work in demand.works]) for site in sites]
-        self._way_s = [_alone_s(site.way(demand.hidden_size)) for site in sites]
-        self.head_s = _alone_s(sites[-1].work(demand.head_work))
-        self._rooms = [site.budget - demand.scratch_nbytes for site in sites]
-        self._rooms[-1] -= demand.head_need  # embedding and head come first
+        self._compute_s = [_sums([_alone_s(profile.compute(cost)) for cost in demand.costs]) for profile in profiles]
+        self._transfer_s = [_alone_s(profile.transfer(demand.hidden_size)) for profile in profiles]
+        self.head_s = _alone_s(profiles[-1].compute(demand.head_cost))
+        self._free = [profile.budget - demand.scratch_nbytes for profile in profiles]
+        self._free[-1] -= demand.head_need  # embedding and head come first
 
     def stage_s(self, j: int, start: int, stop: int) -> float:
-        """Time of layers start..stop-1 on site j; infinite when they do not fit its budget."""
-        return self._layers_s(j, start, stop) + self._way_s[j] if start < stop else 0.0
+        """Time of layers start..stop-1 on worker j; infinite when they do not fit its budget."""
+        return self._layers_s(j, start, stop) + self._transfer_s[j] if start < stop else 0.0
 
-    def place_s(self, j: int, start: int, stop: int) -> float:
-        """Time that they keep site j busy for one token; the local device, which is the last one, has the head too."""
+    def busy_s(self, j: int, start: int, stop: int) -> float:
+        """Time that they keep worker j busy for one token; the local device, which is the last one, has the head too."""
         layers_s = self._layers_s(j, start, stop)
-        return layers_s + self.head_s if j == len(self.sites) - 1 else layers_s
+        return layers_s + self.head_s if j == len(self.profiles) - 1 else layers_s
 
     def _layers_s(self, j: int, start: int, stop: int) -> float:
         need = int((self._held[stop] - self._held[start]) * WEIGHT_HEADROOM) + self.demand.kv_nbytes * (stop - start)
-        return self._work_s[j][stop] - self._work_s[j][start] if start == stop or need <= self._rooms[j] else _INFINITE
+        return (
+            self._compute_s[j][stop] - self._compute_s[j][start]
+            if start == stop or need <= self._free[j]
+            else _INFINITE
+        )
 
     def token_s(self, stages: list[tuple[int, range]] | None) -> float:
         """Time of one token through *stages* and the head."""
         if stages is None:
             return _INFINITE
-        local = len(self.sites) - 1
+        local = len(self.profiles) - 1
         stages_s = sum(self.stage_s(j, layers.start, layers.stop) for j, layers in stages)
-        head_s = self.head_s if all(j == local for j, _ in stages) else self.head_s + self._way_s[local]
+        head_s = self.head_s if all(j == local for j, _ in stages) else self.head_s + self._transfer_s[local]
         return stages_s + head_s + AFTER.seconds(1)
 
 
@@ -170,24 +178,24 @@ def _alone_s(line: Line) -> float:
     return line.fixed_s + line.row_s
 
 
-def _balanced(board: Board, least: Sequence[int | None]) -> list[tuple[int, range]] | None:
+def _balanced(table: CostTable, least: Sequence[int | None]) -> list[tuple[int, range]] | None:
     """Minimise the slowest place; among such plans, the sum."""
-    first = _search(board, least, slowest=True)
+    first = _search(table, least, slowest=True)
     if first is None:
         return None
-    limit = max(board.head_s, *(board.place_s(j, r.start, r.stop) for j, r in first))
-    return _search(board, least, slowest=False, limit=limit)
+    limit = max(table.head_s, *(table.busy_s(j, r.start, r.stop) for j, r in first))
+    return _search(table, least, slowest=False, limit=limit)
 
 
 def _search(
-    board: Board, least: Sequence[int | None], *, slowest: bool, limit: float = _INFINITE
+    table: CostTable, least: Sequence[int | None], *, slowest: bool, limit: float = _INFINITE
 ) -> list[tuple[int, range]] | None:
-    """Cut the layers over the sites, at least *least[j]* to site j and none where that is None.
+    """Cut the layers over the workers, at least *least[j]* to worker j and none where that is None.
 
     What is smallest is the time of the slowest place, or the sum of the stages' times while no place takes longer than
-    *limit*. ``best[i]`` is that of layers 0..i-1 on the sites seen so far; earlier sites win ties with more layers.
+    *limit*. ``best[i]`` is that of layers 0..i-1 on the workers seen so far; earlier ones win ties with more layers.
     """
-    n = len(board.demand.layer_nbytes)
+    n = len(table.demand.layer_nbytes)
     best: list[float] = [0.0] + [_INFINITE] * n
     choices: list[list[int]] = []
     for j, at_least in enumerate(least):
@@ -195,10 +203,10 @@ def _search(
         choice = [-1] * (n + 1)
         for stop in range(n + 1):
             for start in [stop] if at_least is None else range(stop - at_least + 1):
-                stage_s = board.stage_s(j, start, stop)
-                place_s = board.place_s(j, start, stop)
-                cost = max(best[start], place_s) if slowest else best[start] + stage_s
-                if cost < reached[stop] and place_s <= limit:
+                stage_s = table.stage_s(j, start, stop)
+                busy_s = table.busy_s(j, start, stop)
+                cost = max(best[start], busy_s) if slowest else best[start] + stage_s
+                if cost < reached[stop] and busy_s <= limit:
                     reached[stop], choice[stop] = cost, start
         best = reached
         choices.append(choice)
@@ -217,33 +225,35 @@ def _path(choices: list[list[int]], n: int) -> list[tuple[int, range]]:
 
 
 def _with_notes(
-    board: Board, stages: list[tuple[int, range]], alone: list[tuple[int, range]] | None, policy: Policy
+    table: CostTable, stages: list[tuple[int, range]], alone: list[tuple[int, range]] | None, policy: Policy
 ) -> Placement:
-    token_s, alone_s = board.token_s(stages), board.token_s(alone)
-    sites, notes = board.sites, []
+    token_s, alone_s = table.token_s(stages), table.token_s(alone)
+    profiles, notes = table.profiles, []
     if alone_s < token_s and policy is Policy.THROUGHPUT:
         notes.append(
             f"this machine alone is predicted to decode at {1 / alone_s:.1f} tokens/s, this plan at {1 / token_s:.1f}; "
             "OLLAMA_RPC_POLICY=fastest lets the planner leave workers out"
         )
-    if len(sites) > 1 and policy is Policy.THROUGHPUT and any(sites[j] is sites[-1] for j, _ in stages):
+    if len(profiles) > 1 and policy is Policy.THROUGHPUT and any(profiles[j] is profiles[-1] for j, _ in stages):
         notes.append("the workers' memory does not hold every layer: the rest runs on this machine")
-    placed = tuple((sites[j].address, layers) for j, layers in stages)
-    left_out = [site.address for site in sites[:-1] if site.address not in {address for address, _ in placed}]
+    placed = tuple((profiles[j].address, layers) for j, layers in stages)
+    left_out = [
+        profile.address for profile in profiles[:-1] if profile.address not in {address for address, _ in placed}
+    ]
     if left_out:
         notes.append(f"not used: {', '.join(left_out)}")
     return Placement(placed, token_s, alone_s, tuple(notes))
 
 
-def _too_large(demand: Demand, sites: Sequence[Site]) -> OutOfDeviceMemory:
+def _too_large(demand: Demand, profiles: Sequence[WorkerProfile]) -> OutOfDeviceMemory:
     n = len(demand.layer_nbytes)
     need = demand.need(range(n)) + demand.head_need
-    budgets = ", ".join(f"{site.address} {human_bytes(max(site.budget, 0))}" for site in sites)
-    num_ctx = largest_context(demand, sites)
+    budgets = ", ".join(f"{profile.address} {human_bytes(max(profile.budget, 0))}" for profile in profiles)
+    num_ctx = largest_context(demand, profiles)
     times = f" times {demand.num_parallel}" if demand.num_parallel > 1 else ""
     return OutOfDeviceMemory(
         f"the model needs {human_bytes(need)} with the KV cache of num_ctx {demand.num_ctx}{times}, and there is "
-        f"{budgets}: {_remedies(demand, num_ctx, has_workers=len(sites) > 1)}",
+        f"{budgets}: {_remedies(demand, num_ctx, has_workers=len(profiles) > 1)}",
         need=need,
         num_ctx=num_ctx,
     )
@@ -259,10 +269,10 @@ def _remedies(demand: Demand, num_ctx: int, *, has_workers: bool) -> str:
     return ", or ".join(remedy for helps, remedy in remedies if helps)
 
 
-def largest_context(demand: Demand, sites: Sequence[Site]) -> int:
+def largest_context(demand: Demand, profiles: Sequence[WorkerProfile]) -> int:
     """The largest context below that of *demand* that fits, in whole pages; 0 when none does."""
     most = demand.num_ctx // PAGE_SLOTS
-    pages = bisect_left(range(1, most + 1), True, key=lambda n: not _fits(_with_pages(demand, n), sites))
+    pages = bisect_left(range(1, most + 1), True, key=lambda n: not _fits(_with_pages(demand, n), profiles))
     return pages * PAGE_SLOTS
 
 
@@ -271,12 +281,12 @@ def _with_pages(demand: Demand, n: int) -> Demand:
     return replace(demand, kv_nbytes=demand.kv_nbytes * n // pages, num_ctx=n * PAGE_SLOTS)
 
 
-def _fits(demand: Demand, sites: Sequence[Site]) -> bool:
-    """Whether the layers fit when each site in turn takes as many as it can hold."""
+def _fits(demand: Demand, profiles: Sequence[WorkerProfile]) -> bool:
+    """Whether the layers fit when each worker in turn takes as many as it can hold."""
     placed, n = 0, len(demand.layer_nbytes)
-    if demand.head_need > sites[-1].budget:
+    if demand.head_need > profiles[-1].budget:
         return False
-    for j in range(len(sites)):
-        room = sites[j].budget - (demand.head_need if j == len(sites) - 1 else 0)
-        placed += bisect_left(range(placed + 1, n + 1), True, key=lambda stop: demand.need(range(placed, stop)) > room)
+    for j in range(len(profiles)):
+        free = profiles[j].budget - (demand.head_need if j == len(profiles) - 1 else 0)
+        placed += bisect_left(range(placed + 1, n + 1), True, key=lambda stop: demand.need(range(placed, stop)) > free)
     return placed == n

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import msgspec
 
+from ollama_zmq.cluster.cost_model import CostEstimate, cost_of, costs_of, matrices_of
 from ollama_zmq.cluster.placement import Demand, Placement, Policy
 from ollama_zmq.cluster.state import StageState
-from ollama_zmq.cluster.work import Work, matrices_of, work_of, works_of
 from ollama_zmq.models.network import Network
 from ollama_zmq.ops.program import PAGE_SLOTS, Program, program_id, row_floats, streamed_shares, verify
 from ollama_zmq.wire.messages import Define, WeightSource
@@ -89,7 +89,7 @@ class Stage:
         part: "layers", "head" or "whole".
         is_last: it has the model's last layer.
         need: memory it takes on its worker, by the plan.
-        work: what one token asks of it.
+        cost: what one token asks of it.
     """
 
     address: str
@@ -98,7 +98,7 @@ class Stage:
     is_last: bool
     define: Define
     need: int
-    work: Work
+    cost: CostEstimate
 
     @property
     def program(self) -> bytes:
@@ -128,8 +128,8 @@ def demand_of(order: LoadOrder) -> Demand:
         kv_nbytes=network.kv_nbytes(order.kv_pages * PAGE_SLOTS),
         scratch_nbytes=4 * order.max_tokens * row_floats(one_layer),
         head_nbytes=network.head_nbytes(),
-        layer_work=works_of(layers, [matrices_of(w.values(), shares, nbytes) for w in network.layers], order.context),
-        head_work=work_of(head, matrices_of(head.weights, streamed_shares(head), nbytes), order.context),
+        layer_costs=costs_of(layers, [matrices_of(w.values(), shares, nbytes) for w in network.layers], order.context),
+        head_cost=cost_of(head, matrices_of(head.weights, streamed_shares(head), nbytes), order.context),
         hidden_size=network.hidden_size,
         num_ctx=order.num_ctx,
         num_parallel=order.num_parallel,
@@ -168,7 +168,7 @@ def _stage(order: LoadOrder, address: str, part: str, layers: range, program: Pr
         layers.stop == order.network.n_layers,
         define,
         need,
-        work_of(program, matrices, order.context),
+        cost_of(program, matrices, order.context),
     )
 
 

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import structlog
 
-from ollama_zmq.cluster.contexts import CONTEXTS
+from ollama_zmq.cluster.load_plan import CONTEXTS
 from ollama_zmq.errors import MemoryInUse, OllamaZmqError, ServerBusy
 from ollama_zmq.server.resident import Resident, Timer
 from ollama_zmq.store.stored_model import StoredModel

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from ollama_zmq.cluster.cost_model import CACHE_SHARE, STEP_S, WorkerProfile
 from ollama_zmq.cluster.dry_run import ALONE, FASTEST, dry_run
+from ollama_zmq.cluster.load_plan import ClusterSnapshot
 from ollama_zmq.cluster.placement import Policy
 from ollama_zmq.cluster.stages import LOCAL, LoadOrder, demand_of
 from ollama_zmq.cluster.state import PlanState
-from ollama_zmq.cluster.survey import Survey
-from ollama_zmq.cluster.work import CACHE_SHARE, STEP_S, Site
 from ollama_zmq.engine.pacing import AFTER
 from ollama_zmq.formats.gguf import open_gguf
 from ollama_zmq.models.network import Network
@@ -28,21 +28,23 @@ def order(tiny_gguf: Path) -> Iterator[LoadOrder]:
         yield LoadOrder(0, "tiny", Network(gguf), "", (A, B), num_ctx=128, num_parallel=1, max_tokens=64)
 
 
-def site(address: str, budget: int = GB, decode: float = 1e9, prefill: float = 1e10, rtt_s: float = 1e-4) -> Site:
+def profile(
+    address: str, budget: int = GB, decode: float = 1e9, prefill: float = 1e10, rtt_s: float = 1e-4
+) -> WorkerProfile:
     remote = address != LOCAL
-    return Site(address, budget, decode, prefill, rtt_s if remote else 0.0, 1e8 if remote else 0.0)
+    return WorkerProfile(address, budget, decode, prefill, rtt_s if remote else 0.0, 1e8 if remote else 0.0)
 
 
-def survey(*workers: Site, local: Site | None = None, **fields: object) -> Survey:
-    return Survey(workers, local or site(LOCAL), **{"held": {}, "names": {}} | fields)  # type: ignore[arg-type]
+def snapshot(*workers: WorkerProfile, local: WorkerProfile | None = None, **fields: object) -> ClusterSnapshot:
+    return ClusterSnapshot(workers, local or profile(LOCAL), **{"held": {}, "names": {}} | fields)  # type: ignore[arg-type]
 
 
-def plans(order: LoadOrder, found: Survey) -> dict[str, PlanState]:
+def plans(order: LoadOrder, found: ClusterSnapshot) -> dict[str, PlanState]:
     return {plan.name: plan for plan in dry_run(order, found).plans}
 
 
 def test_every_sensible_choice_is_planned_and_the_one_of_a_load_is_marked(order):
-    found = plans(order, survey(site(A), site(B)))
+    found = plans(order, snapshot(profile(A), profile(B)))
     assert list(found) == [ALONE, A, B, "all 2 workers", FASTEST]
     assert [name for name, plan in found.items() if plan.chosen] == ["all 2 workers"]
     assert [[s.worker for s in plan.stages] for plan in found.values()][:4] == [
@@ -54,12 +56,12 @@ def test_every_sensible_choice_is_planned_and_the_one_of_a_load_is_marked(order)
 
 
 def test_without_workers_there_is_one_plan(order):
-    assert [(plan.name, plan.chosen) for plan in dry_run(order, survey()).plans] == [(ALONE, True)]
+    assert [(plan.name, plan.chosen) for plan in dry_run(order, snapshot()).plans] == [(ALONE, True)]
 
 
 def test_bytes_are_those_of_the_file_and_of_the_cache(order):
     network = order.network
-    layers, head = plans(order, survey(site(A)))[A].stages
+    layers, head = plans(order, snapshot(profile(A)))[A].stages
     assert layers.weight_bytes == sum(network.layer_nbytes(i) for i in range(network.n_layers))
     assert layers.kv_bytes == network.kv_nbytes(128) * network.n_layers
     assert head.weight_bytes == network.gguf.tensors[network.output.name].nbytes + 4 * network.hidden_size
@@ -68,11 +70,11 @@ def test_bytes_are_those_of_the_file_and_of_the_cache(order):
 
 def test_decode_waits_for_every_byte_and_every_way(order):
     """One token reads all weights once, and half a context of keys and values, and goes there and back."""
-    stage, head = plans(order, survey(site(A, decode=2e9)))[A].stages
+    stage, head = plans(order, snapshot(profile(A, decode=2e9)))[A].stages
     way_s = STEP_S + 1e-4 + 8 * order.network.hidden_size / 1e8
     token_s = (stage.weight_bytes + stage.kv_bytes / 2 / CACHE_SHARE) / 2e9 + way_s
     assert stage.predicted_us == pytest.approx(token_s * 1e6, rel=0.02)
-    predicted = plans(order, survey(site(A, decode=2e9)))[A].predicted
+    predicted = plans(order, snapshot(profile(A, decode=2e9)))[A].predicted
     assert 1 / predicted.decode_tokens_per_s == pytest.approx(
         (stage.predicted_us + head.predicted_us) / 1e6 + AFTER.seconds(1)
     )
@@ -80,39 +82,41 @@ def test_decode_waits_for_every_byte_and_every_way(order):
 
 def test_two_equal_workers_are_predicted_to_prefill_up_to_twice_as_fast(order):
     slow = {"prefill": 1e7, "rtt_s": 1e-6}
-    found = plans(order, survey(site(A, **slow), site(B, **slow)))
+    found = plans(order, snapshot(profile(A, **slow), profile(B, **slow)))
     gain = found["all 2 workers"].predicted.prefill_tokens_per_s / found[A].predicted.prefill_tokens_per_s
     assert 1.6 < gain < 2.0
 
 
 def test_fastest_leaves_a_far_worker_out(order):
-    found = plans(order, survey(site(A, rtt_s=0.5)))
+    found = plans(order, snapshot(profile(A, rtt_s=0.5)))
     assert [stage.worker for stage in found[FASTEST].stages] == [LOCAL]
     assert found[FASTEST].predicted == found[ALONE].predicted
     assert found[A].predicted.decode_tokens_per_s < 2
 
 
 def test_a_plan_that_does_not_fit_says_why_and_the_others_stand(order):
-    found = plans(order, survey(site(A, budget=1000), local=site(LOCAL, budget=1000)))
+    found = plans(order, snapshot(profile(A, budget=1000), local=profile(LOCAL, budget=1000)))
     assert found[ALONE].error.endswith("add a worker")
     assert found[ALONE].stages == ()
 
 
 def test_a_plan_that_needs_the_memory_of_others_names_them(order):
-    need = sum(stage.need_bytes for stage in plans(order, survey())[ALONE].stages)
-    full = survey(local=site(LOCAL, budget=need), held={3: {LOCAL: need // 2}, 4: {A: 1}}, names={3: "big", 4: "far"})
+    need = sum(stage.need_bytes for stage in plans(order, snapshot())[ALONE].stages)
+    full = snapshot(
+        local=profile(LOCAL, budget=need), held={3: {LOCAL: need // 2}, 4: {A: 1}}, names={3: "big", 4: "far"}
+    )
     assert plans(order, full)[ALONE].unloads == ("big",)
 
 
 def test_the_policy_of_the_server_decides_which_plan_is_marked(order):
 
     fastest = replace(order, policy=Policy.FASTEST)
-    assert [name for name, plan in plans(fastest, survey(site(A))).items() if plan.chosen] == [FASTEST]
+    assert [name for name, plan in plans(fastest, snapshot(profile(A))).items() if plan.chosen] == [FASTEST]
 
 
 def test_the_planner_and_the_cost_model_predict_the_same(order):
     """Placement chooses by the seconds that the engine's model then expects of one row."""
-    found = survey(site(A, decode=3e9), site(B, prefill=2e9), local=site(LOCAL, decode=2e9))
+    found = snapshot(profile(A, decode=3e9), profile(B, prefill=2e9), local=profile(LOCAL, decode=2e9))
     placement = found.plan(demand_of(order), Policy.THROUGHPUT)
     predicted = plans(order, found)["all 2 workers"].predicted
     assert 1 / predicted.decode_tokens_per_s == pytest.approx(placement.token_s, rel=0.01)

@@ -7,24 +7,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ollama_zmq.cluster.cost_model import CostEstimate, WorkerProfile
 from ollama_zmq.cluster.placement import Demand, Policy, largest_context, place
-from ollama_zmq.cluster.work import Site, Work
 from ollama_zmq.errors import OutOfDeviceMemory
 from ollama_zmq.ops.program import PAGE_SLOTS
 
-LOCAL = Site("local", 10**12, 1e10)
+LOCAL = WorkerProfile("local", 10**12, 1e10)
 
 
 def demand(n_layers: int, nbytes: int = 100, kv: int = 0) -> Demand:
     return Demand((nbytes,) * n_layers, kv, 0, 0)
 
 
-def reading(nbytes: float) -> Work:
-    return Work({0: (nbytes, 0.0)})
+def reading(nbytes: float) -> CostEstimate:
+    return CostEstimate({0: (nbytes, 0.0)})
 
 
-def worker(address: str, speed: float = 1e10, budget: int = 10**12, rtt_s: float = 1e-4) -> Site:
-    return Site(address, budget, speed, rtt_s=rtt_s)
+def worker(address: str, speed: float = 1e10, budget: int = 10**12, rtt_s: float = 1e-4) -> WorkerProfile:
+    return WorkerProfile(address, budget, speed, rtt_s=rtt_s)
 
 
 def cut(placement) -> list[tuple[str, int]]:
@@ -76,17 +76,17 @@ def test_fastest_leaves_out_a_worker_that_slows_down():
     speeds=st.lists(st.integers(1, 9), min_size=2, max_size=3),
 )
 def test_no_cut_has_a_faster_slowest_stage(sizes, speeds):
-    sites = [worker(f"w{i}", 1e9 * speed, rtt_s=0.0) for i, speed in enumerate(speeds)]
-    used = sites[: len(sizes)]
-    placement = place(Demand(tuple(sizes), 0, 0, 0), sites, LOCAL)
-    by_address = {site.address: site for site in sites}
+    profiles = [worker(f"w{i}", 1e9 * speed, rtt_s=0.0) for i, speed in enumerate(speeds)]
+    used = profiles[: len(sizes)]
+    placement = place(Demand(tuple(sizes), 0, 0, 0), profiles, LOCAL)
+    by_address = {profile.address: profile for profile in profiles}
     found = max(
         sum(sizes[r.start : r.stop]) / by_address[address].decode_bytes_per_s for address, r in placement.stages
     )
     best = min(
         max(
-            sum(sizes[a:b]) / site.decode_bytes_per_s
-            for site, a, b in zip(used, (0, *cuts), (*cuts, len(sizes)), strict=True)
+            sum(sizes[a:b]) / profile.decode_bytes_per_s
+            for profile, a, b in zip(used, (0, *cuts), (*cuts, len(sizes)), strict=True)
         )
         for cuts in combinations(range(1, len(sizes)), len(used) - 1)
     )
@@ -105,7 +105,7 @@ def test_every_layer_is_placed_once_and_in_order(sizes, n):
 
 
 def test_experts_that_a_token_does_not_use_take_memory_and_no_time():
-    model = Demand((100,) * 4, 0, 0, 0, layer_work=tuple(reading(n) for n in (100, 25, 25, 25)))
+    model = Demand((100,) * 4, 0, 0, 0, layer_costs=tuple(reading(n) for n in (100, 25, 25, 25)))
     fast = place(model, [worker("a"), worker("b")], LOCAL)
     assert [len(layers) for _, layers in fast.stages] == [1, 3]
     small = place(model, [worker("a"), worker("b", budget=220)], LOCAL)
@@ -114,14 +114,14 @@ def test_experts_that_a_token_does_not_use_take_memory_and_no_time():
 
 def test_the_output_head_is_counted_where_it_runs():
     """The local device is slow and has the head: it gets the fewest layers, and both predictions count the head."""
-    model = Demand((10**9,) * 9, 0, 0, 0, head_work=reading(3 * 10**9))
+    model = Demand((10**9,) * 9, 0, 0, 0, head_cost=reading(3 * 10**9))
     placement = place(model, [worker("a", budget=4 * 12 * 10**8, rtt_s=0.0)], LOCAL)
     assert cut(placement) == [("a", 4), ("local", 5)]
     assert (placement.token_s, placement.local_token_s) == pytest.approx((1.2, 1.2), rel=1e-3)
 
 
 def test_layers_on_this_machine_take_turns_with_its_head():
-    model = Demand((10**9,) * 6, 0, 0, 0, head_work=reading(3 * 10**9))
+    model = Demand((10**9,) * 6, 0, 0, 0, head_cost=reading(3 * 10**9))
     assert cut(place(model, [worker("a", budget=5 * 10**9, rtt_s=0.0)], LOCAL)) == [("a", 4), ("local", 2)]
 
 
@@ -136,14 +136,14 @@ def test_layers_on_this_machine_take_turns_with_its_head():
 def test_what_fits_nowhere_names_what_would_help(workers, num_parallel, error):
     asked = replace(demand(4, 100), num_parallel=num_parallel)
     with pytest.raises(OutOfDeviceMemory) as caught:
-        place(asked, [worker(address, budget=budget) for address, budget in workers], Site("local", 100, 1e10))
+        place(asked, [worker(address, budget=budget) for address, budget in workers], WorkerProfile("local", 100, 1e10))
     assert str(caught.value).endswith(error)
 
 
 def test_what_fits_nowhere_names_the_context_that_would():
     model = Demand((100,) * 4, kv_nbytes=6400, scratch_nbytes=0, head_nbytes=0, num_ctx=6400)
     with pytest.raises(OutOfDeviceMemory, match=r"num_ctx 6400, .*: num_ctx 1856 would fit") as caught:
-        place(model, [worker("a", budget=2 * 110 + 2 * 1900)], Site("local", 2 * 110 + 2 * 1900, 1e10))
+        place(model, [worker("a", budget=2 * 110 + 2 * 1900)], WorkerProfile("local", 2 * 110 + 2 * 1900, 1e10))
     assert caught.value.facts["num_ctx"] == 1856
 
 
@@ -152,16 +152,16 @@ def test_what_fits_nowhere_names_the_context_that_would():
     sizes=st.lists(st.integers(1, 90), min_size=1, max_size=6),
 )
 def test_the_context_that_would_fit_is_the_largest_that_does(budgets, sizes):
-    sites = [Site(f"w{i}", budget, 1e9) for i, budget in enumerate(budgets)]
+    profiles = [WorkerProfile(f"w{i}", budget, 1e9) for i, budget in enumerate(budgets)]
 
     def of_pages(pages):
         return Demand(tuple(sizes), kv_nbytes=pages * 7, scratch_nbytes=5, head_nbytes=11, num_ctx=pages * PAGE_SLOTS)
 
     def fits(pages):
         try:
-            return bool(place(of_pages(pages), sites[:-1], sites[-1]))
+            return bool(place(of_pages(pages), profiles[:-1], profiles[-1]))
         except OutOfDeviceMemory:
             return False
 
-    found = largest_context(of_pages(30), sites) // PAGE_SLOTS
+    found = largest_context(of_pages(30), profiles) // PAGE_SLOTS
     assert found == max((pages for pages in range(1, 31) if fits(pages)), default=0)

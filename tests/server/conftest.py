@@ -25,7 +25,7 @@ SERVERS = "10.0.0.1:50052,10.0.0.2:50053"
 
 
 @dataclass(slots=True)
-class Site:
+class WorkerProfile:
     """A server under test."""
 
     broker: FakeBroker
@@ -80,7 +80,7 @@ def broker() -> FakeBroker:
 
 
 @asynccontextmanager
-async def site(broker: FakeBroker, store: Store, **settings: Any) -> AsyncIterator[Site]:
+async def site(broker: FakeBroker, store: Store, **settings: Any) -> AsyncIterator[WorkerProfile]:
     """A running application and a client of it."""
     config = replace(Config(), models=store.root, **settings)
     services = Services.of(config, store, broker)  # type: ignore[arg-type]
@@ -90,10 +90,10 @@ async def site(broker: FakeBroker, store: Store, **settings: Any) -> AsyncIterat
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://localhost") as http,
     ):
-        yield Site(broker, store, services, http)
+        yield WorkerProfile(broker, store, services, http)
 
 
-Scenario = Callable[[Site], Awaitable[None]]
+Scenario = Callable[[WorkerProfile], Awaitable[None]]
 
 
 @pytest.fixture

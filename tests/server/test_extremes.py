@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import structlog
 
-from ollama_zmq.cluster.placement import Demand, Site, place
+from ollama_zmq.cluster.placement import Demand, WorkerProfile, place
 from ollama_zmq.errors import OutOfDeviceMemory
 from tests.server.engine_broker import settle, with_engine
 
@@ -79,7 +79,7 @@ def test_a_context_beyond_the_trained_one_is_reduced_with_a_warning_unless_nobod
 def test_a_context_beyond_memory_is_refused_with_the_one_that_would_fit(on_site, broker):
     model = Demand((100,) * 4, kv_nbytes=6400, scratch_nbytes=0, head_nbytes=0, num_ctx=6400)
     with pytest.raises(OutOfDeviceMemory) as caught:
-        place(model, [], Site("local", 4 * 110 + 4 * 1900, 1e10))
+        place(model, [], WorkerProfile("local", 4 * 110 + 4 * 1900, 1e10))
     broker.load_error = caught.value
 
     async def scenario(site):

@@ -6,7 +6,7 @@ from itertools import count
 
 import pytest
 
-from ollama_zmq.cluster.contexts import CONTEXTS
+from ollama_zmq.cluster.load_plan import CONTEXTS
 from tests.server.caller import Caller
 from tests.server.conftest import site
 from tests.server.fake_broker import hello

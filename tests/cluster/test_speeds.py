@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ollama_zmq.cluster.speed import SpeedMeter
+from ollama_zmq.cluster.speeds import SpeedMeter
 from ollama_zmq.engine.requests import Microbatch
 
 

@@ -1,4 +1,4 @@
-"""Which models must go so that another one fits, and fits well. No state, no memory is touched here.
+"""Eviction: which models must be unloaded so that another one fits, and fits well. Nothing is unloaded here.
 
 A plan is as good as any when it is at most a twentieth slower than with every worker's memory to itself. In order:
 
@@ -19,46 +19,46 @@ from ollama_zmq.errors import OutOfDeviceMemory
 
 WORSE = 1.05
 
-Plan = Callable[[frozenset[int]], Placement]
+Planner = Callable[[frozenset[int]], Placement]
 
 
-def room_for(plan: Plan, idle: Sequence[int], busy: Sequence[int]) -> tuple[Placement, frozenset[int]]:
-    """Return the plan to take, and the models that must be gone for it.
+def plan_evictions(plan: Planner, idle: Sequence[int], busy: Sequence[int]) -> tuple[Placement, frozenset[int]]:
+    """Return the plan to take, and the models that must be evicted for it.
 
     Args:
-        plan: the plan when some models are gone; raises OutOfDeviceMemory.
+        plan: the plan when some models are evicted; raises OutOfDeviceMemory.
         idle: models that nobody uses, busy: those in use; both least recently used first.
 
     Raises:
-        OutOfDeviceMemory: it would not fit if all of them were gone.
+        OutOfDeviceMemory: it would not fit if all of them were evicted.
     """
     enough_s = plan(frozenset((*idle, *busy))).token_s * WORSE
     found: tuple[Placement, frozenset[int]] | None = None
     for n in range(len(idle) + len(busy) + 1):
         if n > len(idle) and found is not None:
             break
-        gone = frozenset((*idle, *busy)[:n])
-        placement = _try(plan, gone)
+        evicted = frozenset((*idle, *busy)[:n])
+        placement = _try(plan, evicted)
         if placement is not None and (found is None or placement.token_s < found[0].token_s):
-            found = placement, gone
+            found = placement, evicted
             if placement.token_s <= enough_s:
                 break
-    assert found is not None  # with all of them gone it fits
-    return _without_bystanders(plan, (*busy[::-1], *idle[::-1]), *found)
+    assert found is not None  # with all of them evicted it fits
+    return _keep_unneeded(plan, (*busy[::-1], *idle[::-1]), *found)
 
 
-def _without_bystanders(
-    plan: Plan, newest_first: Sequence[int], placement: Placement, gone: frozenset[int]
+def _keep_unneeded(
+    plan: Planner, newest_first: Sequence[int], placement: Placement, evicted: frozenset[int]
 ) -> tuple[Placement, frozenset[int]]:
     for model in newest_first:
-        other = _try(plan, gone - {model}) if model in gone else None
+        other = _try(plan, evicted - {model}) if model in evicted else None
         if other is not None and other.token_s <= placement.token_s:
-            placement, gone = other, gone - {model}
-    return placement, gone
+            placement, evicted = other, evicted - {model}
+    return placement, evicted
 
 
-def _try(plan: Plan, gone: frozenset[int]) -> Placement | None:
+def _try(plan: Planner, evicted: frozenset[int]) -> Placement | None:
     try:
-        return plan(gone)
+        return plan(evicted)
     except OutOfDeviceMemory:
         return None

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from ollama_zmq.cluster.contexts import CONTEXTS, with_contexts
+from ollama_zmq.cluster.cost_model import WorkerProfile
+from ollama_zmq.cluster.load_plan import CONTEXTS, with_contexts
 from ollama_zmq.cluster.placement import Placement, place
 from ollama_zmq.cluster.stages import LOCAL, LoadOrder, demand_of
-from ollama_zmq.cluster.work import Site
 from ollama_zmq.formats.gguf import open_gguf
 from ollama_zmq.models.network import Network
 from ollama_zmq.ops.program import PAGE_SLOTS
@@ -29,7 +29,9 @@ def chosen(order: LoadOrder, room_for: int) -> LoadOrder:
     budget = demand.need(range(n_layers)) + (room_for - 1) * n_layers * demand.kv_nbytes
 
     def plan(order: LoadOrder) -> Placement:
-        return place(demand_of(order), [Site(A, budget, 1e10, 1e11)], Site(LOCAL, 1 << 40, 1e10, 1e11))
+        return place(
+            demand_of(order), [WorkerProfile(A, budget, 1e10, 1e11)], WorkerProfile(LOCAL, 1 << 40, 1e10, 1e11)
+        )
 
     return with_contexts(order, plan(order), plan)
 

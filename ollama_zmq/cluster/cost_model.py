@@ -11,7 +11,7 @@ multiplies, at 0.7 to 0.9 of the speed of matrices.
 
 Half a second of measuring sees what else a machine does at the moment: of two equal cores one was measured 1.3 times as
 fast as the other, and got 9 of 16 layers. So equal devices count as equally fast, as fast as the fastest of them was
-measured, unless they are more than ``TWINS`` times apart: then something lasting is likely.
+measured, unless they are more than ``IDENTICAL_WITHIN`` times apart: then something lasting is likely.
 
 On the way to a worker and back is a round trip and the bytes of a hidden state, and ``STEP_S``: a step finds a worker
 asleep and its caches cold, which the pings that measure a link, one behind the other, do not.
@@ -32,13 +32,13 @@ CACHE_SHARE = 0.8
 PROMPT_TOKENS = 512
 STEP_S, LOCAL_STEP_S = 8e-4, 3e-4
 LEAST_PER_S = 1e6
-TWINS = 1.5
+IDENTICAL_WITHIN = 1.5
 
 Matrices = Mapping[int, tuple[float, float]]
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class CostEstimate:
     """What one token asks for.
 
     Attributes:
@@ -56,7 +56,7 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class WorkerProfile:
     """A place that can hold layers.
 
     Attributes:
@@ -86,23 +86,23 @@ class Site:
         """Whether it is reached over a link."""
         return max(self.rtt_s, self.bandwidth_bytes_per_s) > 0
 
-    def work(self, work: Work) -> Line:
+    def compute(self, cost: CostEstimate) -> Line:
         """Seconds by rows of a pass."""
-        row_s = self._row_s(work)
-        return Line(max(self._token_s(work) - row_s, 0.0), row_s)
+        row_s = self._row_s(cost)
+        return Line(max(self._token_s(cost) - row_s, 0.0), row_s)
 
-    def way(self, hidden_size: int) -> Line:
-        """Seconds by rows of the way there and back."""
+    def transfer(self, hidden_size: int) -> Line:
+        """Seconds by rows of the transfer, there and back."""
         if not self.is_remote:
             return Line(LOCAL_STEP_S, 0.0)
         moved_s = 8.0 * hidden_size / self.bandwidth_bytes_per_s if self.bandwidth_bytes_per_s else 0.0
         return Line(self.rtt_s + STEP_S, moved_s)
 
-    def as_fast_as_twins(self, sites: Iterable[Site]) -> Site:
-        """The same at the speeds of the fastest of *sites* with equal devices, up to ``TWINS`` times its own."""
-        twins = [site for site in sites if site.devices == self.devices and self.devices]
-        near = [twin for twin in twins if twin.decode_bytes_per_s <= TWINS * self.decode_bytes_per_s]
-        fastest = max(near, key=lambda twin: twin.decode_bytes_per_s, default=self)
+    def as_fast_as_identical(self, profiles: Iterable[WorkerProfile]) -> WorkerProfile:
+        """Return this profile with the speeds of the fastest of *profiles* with identical devices, if near enough."""
+        identical = [profile for profile in profiles if profile.devices == self.devices and self.devices]
+        near = [other for other in identical if other.decode_bytes_per_s <= IDENTICAL_WITHIN * self.decode_bytes_per_s]
+        fastest = max(near, key=lambda other: other.decode_bytes_per_s, default=self)
         return replace(
             self,
             decode_bytes_per_s=fastest.decode_bytes_per_s,
@@ -112,14 +112,14 @@ class Site:
             call_s=fastest.call_s,
         )
 
-    def _token_s(self, work: Work) -> float:
-        reading_s = sum(nbytes / self._reads(kind) for kind, (nbytes, _) in work.matrices.items())
-        return reading_s + work.cache_nbytes / (CACHE_SHARE * self._reads()) + work.calls * self.call_s
+    def _token_s(self, cost: CostEstimate) -> float:
+        reading_s = sum(nbytes / self._reads(kind) for kind, (nbytes, _) in cost.matrices.items())
+        return reading_s + cost.cache_nbytes / (CACHE_SHARE * self._reads()) + cost.calls * self.call_s
 
-    def _row_s(self, work: Work) -> float:
-        multiplying_s = sum(macs / self._multiplies(kind) for kind, (_, macs) in work.matrices.items())
-        attending_s = work.attention_macs / (CACHE_SHARE * self._multiplies(QuantType.F16.id))
-        return multiplying_s + attending_s + (work.values / self.values_per_s if self.values_per_s else 0.0)
+    def _row_s(self, cost: CostEstimate) -> float:
+        multiplying_s = sum(macs / self._multiplies(kind) for kind, (_, macs) in cost.matrices.items())
+        attending_s = cost.attention_macs / (CACHE_SHARE * self._multiplies(QuantType.F16.id))
+        return multiplying_s + attending_s + (cost.values / self.values_per_s if self.values_per_s else 0.0)
 
     def _reads(self, kind: int = -1) -> float:
         """Bytes per second; a peer says them, so they are never nothing."""
@@ -144,12 +144,12 @@ def matrices_of(specs: Iterable[WeightSpec], shares: Mapping[str, float], nbytes
     return found
 
 
-def work_of(program: Program, matrices: Matrices, context: int) -> Work:
+def cost_of(program: Program, matrices: Matrices, context: int) -> CostEstimate:
     """What one token asks of *program* in a *context* of so many slots, its *matrices* being those that it reads."""
-    return works_of(program, [matrices], context)[0]
+    return costs_of(program, [matrices], context)[0]
 
 
-def works_of(program: Program, matrices: Sequence[Matrices], context: int) -> tuple[Work, ...]:
+def costs_of(program: Program, matrices: Sequence[Matrices], context: int) -> tuple[CostEstimate, ...]:
     """The same of each of its layers: their own matrices, and equal parts of what else there is."""
     caches, parts = {cache.name: cache for cache in program.caches}, len(matrices)
     cache_nbytes = attention_macs = 0.0
@@ -160,4 +160,4 @@ def works_of(program: Program, matrices: Sequence[Matrices], context: int) -> tu
             per_slot = int(call.attrs["n_heads"]) * (cache.head_dim + cache.value_dim)
             attention_macs += per_slot * min(window, PROMPT_TOKENS // 2)
     calls, values = len(program.calls) / parts, row_floats(verify(program)) / parts
-    return tuple(Work(own, cache_nbytes / parts, attention_macs / parts, calls, values) for own in matrices)
+    return tuple(CostEstimate(own, cache_nbytes / parts, attention_macs / parts, calls, values) for own in matrices)
