@@ -86,7 +86,7 @@ class CoordinatorLoop:
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._wakeup = Wakeup()
         self._local = local
-        self._local.on_reply = lambda envelope: self.call(lambda: self._hear_local(envelope))
+        self._local.on_reply = lambda envelope: self.call(lambda: self._on_local_reply(envelope))
         self._local_step: frames.Envelope | None = None  # the only one in flight; it runs when this turn is over
         self._running = True
         self._ticked_at = 0.0
@@ -277,8 +277,8 @@ class CoordinatorLoop:
         else:
             self._local.post(envelope)
 
-    def _hear_local(self, envelope: frames.Envelope) -> None:
-        self._local.hear()
+    def _on_local_reply(self, envelope: frames.Envelope) -> None:
+        self._local.acknowledge()
         self.handle(Got(LOCAL, envelope))
 
     def _run_local_step(self) -> None:

@@ -31,7 +31,7 @@ class LocalWorker(Service):
         self.on_reply: Callable[[Envelope], None] = lambda envelope: None
         self._inbox: queue.SimpleQueue[Envelope | None] = queue.SimpleQueue()
         self._posted = self._served = 0
-        self._replied = self._heard = 0
+        self._replied = self._acknowledged = 0
         self._working = threading.Lock()
         self._replies: list[Envelope] = []
 
@@ -40,9 +40,9 @@ class LocalWorker(Service):
         self._posted += 1
         self._inbox.put(envelope)
 
-    def hear(self) -> None:
+    def acknowledge(self) -> None:
         """Note that the broker's thread has taken one reply."""
-        self._heard += 1
+        self._acknowledged += 1
 
     def serve_here(self, envelope: Envelope) -> list[Envelope] | None:
         """Serve *envelope* at once and return the replies.
@@ -55,7 +55,7 @@ class LocalWorker(Service):
         if not self._working.acquire(blocking=False):
             return None
         try:
-            if self._posted != self._served or self._replied != self._heard or self.runner.busy:
+            if self._posted != self._served or self._replied != self._acknowledged or self.runner.busy:
                 return None
             return self._serve(envelope)
         finally:

@@ -1,1 +1,1 @@
-"""What is decided about workers: placement, the coordinator, the worker. Pure: events in, effects out."""
+"""What is decided about workers: placement, the coordinator, the worker. Sans-IO: events in, effects out."""

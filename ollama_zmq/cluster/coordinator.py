@@ -1,4 +1,4 @@
-"""What the broker decides about its workers and models. Events in, effects out; no sockets, no clocks, no threads.
+"""What the broker decides about its workers and models. Sans-IO: events in, effects out.
 
     What happens                                Effects
     join                                        Connect each worker; Joined when all have joined or been given up
@@ -105,7 +105,7 @@ class Coordinator:
     @property
     def n_in_flight(self) -> int:
         """Microbatches on their way, of all models."""
-        return sum(len(pipeline.flights) for pipeline in self.pipelines.values())
+        return sum(len(pipeline.in_flight) for pipeline in self.pipelines.values())
 
     def leave_unused(self, addresses: tuple[str, ...] = ()) -> list[Effect]:
         """End the lease of every worker that is not in *addresses* and that no model needs."""
@@ -138,7 +138,7 @@ class Coordinator:
 
     def next_deadline(self, now: float) -> float:
         """When the loop must wake up even if nothing arrives."""
-        deadlines = [flight.deadline for pipeline in self.pipelines.values() for flight in pipeline.flights.values()]
+        deadlines = [flight.deadline for pipeline in self.pipelines.values() for flight in pipeline.in_flight.values()]
         return min([now + (0.1 if self.links.some_join else 1.0), *deadlines])
 
     def _on_message(self, event: Got, now: float) -> list[Effect]:
@@ -205,7 +205,7 @@ class Coordinator:
             return effects
         if link.status in ENDED:
             effects += self._lost(address, link.detail, now)
-        return effects + self.links.greet(now) + self._settle(now)
+        return effects + self.links.start_handshakes(now) + self._settle(now)
 
     def _drop(self, address: str, why: str, now: float) -> list[Effect]:
         return self._advance(address, lambda link: link.drop(Status.LOST, why), now)

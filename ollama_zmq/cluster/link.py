@@ -3,10 +3,10 @@
     State       Event                          Effects                    Next state
     ABSENT      join                           Connect                    CONNECTING
     CONNECTING  Attached                       none                       WAITING
-    WAITING     no other greeting at its host  Send(Hello)                GREETING
+    WAITING     no other greeting at its host  Send(Hello)                HANDSHAKE
     CONNECTING  ConnectionFailed, not final    none, for REFUSED_GRACE_S  CONNECTING
-    GREETING    Got(Welcome)                   Send(Ping) to measure      MEASURING
-    GREETING    Got(Refused)                   Disconnect                 REFUSED
+    HANDSHAKE   Got(Welcome)                   Send(Ping) to measure      MEASURING
+    HANDSHAKE   Got(Refused)                   Disconnect                 REFUSED
     MEASURING   Got(Pong), more to measure     Send(Ping)                 MEASURING
     MEASURING   Got(Pong), enough              none                       READY
     READY       Tick, PING_S since the last    Send(Ping)                 READY
@@ -18,8 +18,9 @@
 A worker measures its speed before it answers its first Hello. Workers on one host are greeted one after another:
 measured at the same time they would take the memory bandwidth from each other, and the layers be cut by chance.
 
-Every message carries the link's epoch. A new connection is a new epoch and a new routing id, because libzmq delivers
-what was queued for a dead worker to the process that took its place.
+Every message carries the link's epoch, which fences off (a fencing token) what an older one still sends. A new
+connection is a new epoch and a new routing id, because libzmq delivers what was queued for a dead worker to the process
+that took its place.
 """
 
 from __future__ import annotations
@@ -54,14 +55,14 @@ class Status(Enum):
     ABSENT = "absent"
     CONNECTING = "connecting"
     WAITING = "waiting"
-    GREETING = "greeting"
+    HANDSHAKE = "handshake"
     MEASURING = "measuring"
     READY = "ready"
     LOST = "lost"
     REFUSED = "refused"
 
 
-JOINING = frozenset({Status.CONNECTING, Status.WAITING, Status.GREETING, Status.MEASURING})
+JOINING = frozenset({Status.CONNECTING, Status.WAITING, Status.HANDSHAKE, Status.MEASURING})
 
 
 @dataclass(slots=True)
@@ -160,9 +161,9 @@ class Link:
             self.status = Status.WAITING
         return []
 
-    def greet(self, now: float) -> list[Effect]:
+    def start_handshake(self, now: float) -> list[Effect]:
         """Say Hello."""
-        self.status, self.joined_at = Status.GREETING, now
+        self.status, self.joined_at = Status.HANDSHAKE, now
         return [self.send(Hello(VERSION, PROTOCOL, self.broker))]
 
     def connection_failed(self, reason: str, *, final: bool, now: float) -> list[Effect]:
@@ -197,7 +198,7 @@ class Link:
     def receive(self, message: AnyMessage, now: float) -> list[Effect]:
         """Advance by a message about the link itself; others are none of its business."""
         match message:
-            case Welcome() if self.status is Status.GREETING:
+            case Welcome() if self.status is Status.HANDSHAKE:
                 return self._welcomed(message, now)
             case Refused():
                 return self.drop(Status.REFUSED, f"{self.address}: {message.reason}")

@@ -52,13 +52,13 @@ class Links(Mapping[str, Link]):
         """Whether any worker has neither joined nor been given up."""
         return any(link.status in JOINING for link in self._links.values())
 
-    def greet(self, now: float) -> list[Effect]:
+    def start_handshakes(self, now: float) -> list[Effect]:
         """Greet who waits, one at a time on each host."""
         effects: list[Effect] = []
         for link in self._links.values():
-            busy = {other.host for other in self._links.values() if other.status is Status.GREETING}
+            busy = {other.host for other in self._links.values() if other.status is Status.HANDSHAKE}
             if link.status is Status.WAITING and link.host not in busy:
-                effects += link.greet(now)
+                effects += link.start_handshake(now)
         return effects
 
     def leave_all_but(self, kept: Collection[str]) -> list[Effect]:

@@ -1,4 +1,7 @@
-"""One model over its stages: defined, warmed up, run. It knows nothing of other models.
+"""Pipeline parallelism of one model: its stages are defined, warmed up, run. It knows nothing of other models.
+
+A state machine (sans-IO): events in, effects out.
+
 
 Phase      What happens                       Effects                                Next phase
 JOINING    define, once the workers joined    Send(Define) to every stage            DEFINING
@@ -67,18 +70,18 @@ LOADING = frozenset({Phase.DEFINING, Phase.WARMING})
 
 
 @dataclass(slots=True)
-class Flight:
+class InFlight:
     """A microbatch on its way: at which stage, since when, until when, and what the stages before took.
 
     Attributes:
-        alone: no other microbatch, of any model, was at that worker when it was sent there.
+        only_in_flight: no other microbatch, of any model, was at that worker when it was sent there.
     """
 
     microbatch: Microbatch
     stage: int
     sent_at: float
     deadline: float
-    alone: bool = True
+    only_in_flight: bool = True
     times: list[StageTime] = field(default_factory=list)
 
 
@@ -90,7 +93,7 @@ class Pipeline:
 
     Attributes:
         stages: in pipeline order; none while its workers join.
-        flights: microbatch number -> where it is.
+        in_flight: microbatch number -> where it is.
     """
 
     def __init__(self, order: LoadOrder, links: Links, numbers: Iterator[int]) -> None:
@@ -98,7 +101,7 @@ class Pipeline:
         self.phase = Phase.JOINING
         self.stages: tuple[Stage, ...] = ()
         self.placement: Placement | None = None
-        self.flights: dict[int, Flight] = {}
+        self.in_flight: dict[int, InFlight] = {}
         self._links = links
         self._numbers = numbers
         self._held: dict[bytes, int] = {}  # program -> bytes, by the plan until its worker has counted them
@@ -193,21 +196,21 @@ class Pipeline:
         """Send *microbatch* through the stages."""
         if microbatch is not WARM_UP:
             self._speed.begin(microbatch, now)
-        return self._fly(next(self._numbers), Flight(microbatch, 0, now, 0.0), tensor, now)
+        return self._dispatch(next(self._numbers), InFlight(microbatch, 0, now, 0.0), tensor, now)
 
     def ran(self, message: Ran, output: Array, now: float) -> list[Effect]:
         """A stage is done with a microbatch: on to the next, or out. What nobody waits for is dropped."""
-        flight = self.flights.get(message.microbatch)
+        flight = self.in_flight.get(message.microbatch)
         if flight is None or self.stages[flight.stage].program != message.program:
             return []
         microbatch = flight.microbatch
         if len(microbatch.lengths) == len(microbatch.token_ids) and microbatch is not WARM_UP:
             self._latency[flight.stage].add((now - flight.sent_at) * 1e6, message.compute_us, message.queue_us)
         flight.times.append(self._time(flight, message, now))
-        self._landed(message.microbatch)
+        self._complete(message.microbatch)
         flight.stage += 1
         if flight.stage < len(self.stages) and (microbatch.rows or self.stages[flight.stage].part != "head"):
-            return self._fly(message.microbatch, flight, output, now)
+            return self._dispatch(message.microbatch, flight, output, now)
         if microbatch is WARM_UP:
             return self._loaded()
         self._speed.end(microbatch, now)
@@ -216,17 +219,17 @@ class Pipeline:
             output = np.zeros((0, self.order.network.vocab_size), np.float32)
         return [Computed(self.order.model, microbatch.id, output, tuple(flight.times))]
 
-    def _landed(self, number: int) -> Flight:
+    def _complete(self, number: int) -> InFlight:
         """Take a microbatch from the stage where it is."""
-        flight = self.flights.pop(number)
+        flight = self.in_flight.pop(number)
         if (link := self._links.get(self.stages[flight.stage].address)) is not None:
             link.steps.discard(number)
         return flight
 
-    def _time(self, flight: Flight, ran: Ran, now: float) -> StageTime:
+    def _time(self, flight: InFlight, ran: Ran, now: float) -> StageTime:
         work_s, microbatch = ran.compute_us / 1e6, flight.microbatch
         rows = len(microbatch.rows if self.stages[flight.stage].part == "head" else microbatch.token_ids)
-        way_s = max(now - flight.sent_at - work_s, 0.0) if flight.alone else None
+        way_s = max(now - flight.sent_at - work_s, 0.0) if flight.only_in_flight else None
         # It was waiting at the worker when that answered the one before: what passed since is its turn.
         link, cost = self._links[self.stages[flight.stage].address], self._costs[flight.stage]
         waited = flight.sent_at + cost.way.seconds(rows) < link.answered_at
@@ -240,14 +243,14 @@ class Pipeline:
 
     def late(self, now: float) -> tuple[str, str] | None:
         """The worker that let a deadline pass, and what to say of it."""
-        for flight in self.flights.values():
+        for flight in self.in_flight.values():
             if now > flight.deadline:
                 address = self.stages[flight.stage].address
                 waited_s = flight.deadline - flight.sent_at
                 return address, f"worker {address} did not answer a step within {waited_s:.0f} s"
         return None
 
-    def _fly(self, number: int, flight: Flight, tensor: Array, now: float) -> list[Effect]:
+    def _dispatch(self, number: int, flight: InFlight, tensor: Array, now: float) -> list[Effect]:
         """Send a microbatch to its current stage."""
         stage, microbatch = self.stages[flight.stage], flight.microbatch
         link = self._links[stage.address]
@@ -255,8 +258,8 @@ class Pipeline:
         expected_s = cost.work.seconds(T) + cost.way.seconds(T)
         limit_s = DEADLINE_S + DEADLINE_FACTOR * expected_s if link.remote else float("inf")
         flight.sent_at, flight.deadline = now, now + limit_s
-        flight.alone = not link.steps
-        self.flights[number] = flight
+        flight.only_in_flight = not link.steps
+        self.in_flight[number] = flight
         link.steps.add(number)
         R = len(microbatch.rows)
         head = stage.part == "head"  # it is given the rows that are wanted, and nothing else
@@ -277,9 +280,9 @@ class Pipeline:
         """A worker cannot do what it was asked: that ends a load, and one step of a loaded model."""
         if self.phase in LOADING:
             return [*self.release(), LoadFailed(self.order.model, error)]
-        if microbatch not in self.flights:
+        if microbatch not in self.in_flight:
             return []
-        flight = self._landed(microbatch)
+        flight = self._complete(microbatch)
         self._speed.drop(flight.microbatch)
         return [StepFailed(self.order.model, flight.microbatch.id, error)]
 
@@ -299,8 +302,8 @@ class Pipeline:
     def release(self) -> list[Effect]:
         """Forget the model on every worker; what is in flight is dropped."""
         effects: list[Effect] = []
-        for number in list(self.flights):
-            self._landed(number)
+        for number in list(self.in_flight):
+            self._complete(number)
         for stage in self.stages:
             link = self._links.get(stage.address)
             if link is not None and link.status is Status.READY:

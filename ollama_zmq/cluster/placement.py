@@ -7,9 +7,9 @@ the engine's cost model expects of one row: its work on that worker, and the tra
 (:mod:`ollama_zmq.cluster.cost_model`). The output head is a stage of the local device, behind all others.
 
 ``THROUGHPUT`` (workers that were named are used) minimises the slowest worker, which a transfer does not keep busy,
-then the sum; each worker gets at least one layer while there are as many layers as workers. ``FASTEST`` minimises the sum,
-which is what one stream waits for, and may leave workers out. A stage must fit its worker's budget: weights and 10 %
-besides, KV cache at the requested context, scratch memory. What no worker can hold goes to the local device, as the
+then the sum; each worker gets at least one layer while there are as many layers as workers. ``FASTEST`` minimises the
+sum, which is what one stream waits for, and may leave workers out. A stage must fit its worker's budget: weights and 10
+% besides, KV cache at the requested context, scratch memory. What no worker can hold goes to the local device, as the
 last stage of layers; its budget is what embedding and head leave.
 
 The search is dynamic programming over (workers used, layers placed), O(workers · layers²): 80 layers over 8 workers
@@ -130,7 +130,7 @@ def place(
 
 
 class CostTable:
-    """Cost table: what every run of layers costs on every worker; sums over layers are differences of sums from the first one."""
+    """What every run of layers costs on every worker; sums over layers are differences of sums from the first one."""
 
     def __init__(self, demand: Demand, profiles: Sequence[WorkerProfile]) -> None:
         self.demand = demand
@@ -147,7 +147,7 @@ class CostTable:
         return self._layers_s(j, start, stop) + self._transfer_s[j] if start < stop else 0.0
 
     def busy_s(self, j: int, start: int, stop: int) -> float:
-        """Time that they keep worker j busy for one token; the local device, which is the last one, has the head too."""
+        """Time that they keep worker j busy for one token; the local device, the last one, has the head too."""
         layers_s = self._layers_s(j, start, stop)
         return layers_s + self.head_s if j == len(self.profiles) - 1 else layers_s
 

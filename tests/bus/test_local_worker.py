@@ -42,7 +42,7 @@ class Local:
 
     def reply(self) -> Envelope:
         reply = self.replies.get(timeout=DEADLINE_S)
-        self.worker.hear()
+        self.worker.acknowledge()
         return reply
 
     def serve_here(self, envelope: Envelope) -> Envelope:
@@ -79,7 +79,7 @@ def test_nothing_overtakes_a_reply_that_has_not_been_taken(local):
     there = local.replies.get(timeout=DEADLINE_S)
     after = local.envelope(run_of(PROGRAM, 1, microbatch=2), input=X)
     assert local.worker.serve_here(after) is None
-    local.worker.hear()
+    local.worker.acknowledge()
     assert local.serve_here(after).seq == there.seq + 1
 
 

@@ -26,7 +26,7 @@ def connecting() -> Link:
 def greeting(connecting: Link) -> Link:
     assert connecting.attached() == []
     assert connecting.status is Status.WAITING
-    [hello] = connecting.greet(10.0)
+    [hello] = connecting.start_handshake(10.0)
     assert hello.envelope.message == Hello(VERSION, PROTOCOL, "broker")
     return connecting
 
