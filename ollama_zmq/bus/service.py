@@ -12,9 +12,9 @@ from time import monotonic
 
 import structlog
 
-from ollama_zmq.bus.introduction import Introduction
 from ollama_zmq.bus.runner import Reply, Runner
 from ollama_zmq.bus.weights import FindBlob
+from ollama_zmq.bus.welcome import WelcomeBuilder
 from ollama_zmq.cluster.worker import State, Worker
 from ollama_zmq.cluster.worker_events import (
     NO_MICROBATCH,
@@ -51,7 +51,7 @@ class Service:
     def __init__(self, device: Device, *, name: str, find_blob: FindBlob, silence_limit_s: float) -> None:
         self.worker = Worker(name, silence_limit_s=silence_limit_s)
         self.runner = Runner(device, find_blob)
-        self._introduction = Introduction(device)
+        self._welcome = WelcomeBuilder(device)
 
     def send(self, envelope: Envelope) -> None:
         """Send to the broker. Tensors may be views of the device's memory, valid until its next run."""
@@ -87,7 +87,7 @@ class Service:
                 case Compute(run=run):
                     self._carry_out(partial(self.compute, effect), run.program, run.microbatch)
                 case SendWelcome():
-                    self._carry_out(self._introduce)
+                    self._carry_out(self._send_welcome)
                 case Verify(define):
                     self._carry_out(partial(self.runner.define, define), define.program)
                 case StoreChunk(put, chunk):
@@ -114,5 +114,5 @@ class Service:
             for reply in replies:
                 self.apply(Answered(monotonic(), reply.message, reply.tensors))
 
-    def _introduce(self) -> list[Reply]:
-        return [Reply(self._introduction.welcome())]
+    def _send_welcome(self) -> list[Reply]:
+        return [Reply(self._welcome.build())]

@@ -13,7 +13,7 @@ A worker binds a DEALER; the broker has one ROUTER that connects to every worker
     RECONNECT_IVL, _MAX          100..2000 ms
     IMMEDIATE                    never        with CONNECT_ROUTING_ID every send would be EHOSTUNREACH for ever
     IPV6                         only for an address in brackets
-    ZAP_DOMAIN                   worker       asks :mod:`ollama_zmq.bus.security` who may come in
+    ZAP_DOMAIN                   worker       asks the ZAP authenticator, :mod:`ollama_zmq.bus.security`
 
 Weights travel in chunks of at most ``CHUNK_BYTES``: a 64 MB frame over 100 Mbit/s does not arrive within a heartbeat
 timeout, 1 MB frames do.

@@ -15,7 +15,7 @@ import structlog
 import zmq
 
 from ollama_zmq.bus.runner import Reply
-from ollama_zmq.bus.security import Door
+from ollama_zmq.bus.security import ZapAuthenticator
 from ollama_zmq.bus.service import Service
 from ollama_zmq.bus.sockets import bind, check_size, read_all, rebind, send, worker_socket
 from ollama_zmq.bus.wakeup import Wakeup
@@ -27,7 +27,7 @@ from ollama_zmq.errors import RemoteProtocolError
 from ollama_zmq.wire import frames
 from ollama_zmq.wire.frames import Envelope
 
-IDLE_TURN_S = 1.0
+MAX_IDLE_S = 1.0
 
 log = structlog.get_logger()
 
@@ -64,13 +64,13 @@ class WorkerLoop(Service):
         self._context: zmq.Context[Any] = context or zmq.Context()
         self._inbox: deque[tuple[float, list[zmq.Frame]]] = deque()
         self._wakeup = Wakeup()
-        self._stopping = self._left = False
+        self._stopping = self._disconnected = False
         self._dealer = worker_socket(self._context, endpoint, zap=zap)
-        self._door: Door | None = None
+        self._authenticator: ZapAuthenticator | None = None
         try:
             if zap:
-                self._door = Door(self._context, self._on_left)
-                self._door.watch(self._dealer)
+                self._authenticator = ZapAuthenticator(self._context, self._on_disconnect)
+                self._authenticator.watch(self._dealer)
             self.bound_endpoint = bind(self._dealer, endpoint)
         except BaseException:
             self.close()
@@ -83,7 +83,7 @@ class WorkerLoop(Service):
         """Serve until :meth:`stop`, then close everything. The calling thread owns the socket from here on."""
         try:
             while not self._stopping:
-                self._turn()
+                self._run_once()
         finally:
             self.close()
 
@@ -95,14 +95,14 @@ class WorkerLoop(Service):
     def close(self) -> None:
         """Forget every program and close the sockets; for a loop that is never run."""
         self.runner.release_all()
-        if self._door is not None:
-            self._door.close()
+        if self._authenticator is not None:
+            self._authenticator.close()
         self._dealer.close(0)
         self._wakeup.close()
         if self._owns_context:
             self._context.term()
 
-    def _turn(self) -> None:
+    def _run_once(self) -> None:
         """Handle one message, or else load one weight, or else let time pass."""
         self._read_all()
         if self._inbox:
@@ -117,23 +117,23 @@ class WorkerLoop(Service):
 
     def _read_all(self) -> None:
         self._inbox += [(monotonic(), parts) for parts in read_all(self._dealer)]
-        if self._left:
-            self._left = False
+        if self._disconnected:
+            self._disconnected = False
             self.apply(PeerDisconnected(monotonic()))
 
     def _wait(self) -> None:
-        timeout_s = min(self.worker.next_deadline() - monotonic(), IDLE_TURN_S)
+        timeout_s = min(self.worker.next_deadline() - monotonic(), MAX_IDLE_S)
         ready = self._poller.poll(max(0, int(timeout_s * 1000) + 1))
         if any(source == self._wakeup.fileno() for source, _ in ready):
             self._wakeup.clear()
 
-    def _on_left(self) -> None:
-        """Called by the door's thread."""
-        self._left = True
+    def _on_disconnect(self) -> None:
+        """Called by the authenticator's thread."""
+        self._disconnected = True
         self._wakeup.wake()
 
     def _on_frames(self, parts: list[zmq.Frame], arrived: float) -> None:
-        if self._door is not None and self._is_from_outside(self._door, parts[-1]):
+        if self._authenticator is not None and self._is_from_another(self._authenticator, parts[-1]):
             return
         try:
             envelope = frames.decode([part.buffer for part in parts])
@@ -144,9 +144,9 @@ class WorkerLoop(Service):
         self.apply(Received(arrived, envelope))
 
     @staticmethod
-    def _is_from_outside(door: Door, part: zmq.Frame) -> bool:
-        """Whether a message was sent by somebody who has left by now."""
-        return not door.recognise(int(part.get("User-Id")), int(part.get(zmq.SRCFD)))
+    def _is_from_another(authenticator: ZapAuthenticator, part: zmq.Frame) -> bool:
+        """Whether a message was sent by a peer that has disconnected by now."""
+        return not authenticator.recognise(int(part.get("User-Id")), int(part.get(zmq.SRCFD)))
 
     def send(self, envelope: Envelope) -> None:
         """Send without waiting: when nobody is there or nobody reads, the message is dropped and ``seq`` shows it."""
@@ -160,8 +160,8 @@ class WorkerLoop(Service):
 
     def on_lease(self, held: bool) -> None:
         super().on_lease(held)
-        if self._door is not None:
-            self._door.lease(held, monotonic())
+        if self._authenticator is not None:
+            self._authenticator.lease(held, monotonic())
 
     def compute(self, effect: Compute) -> list[Reply]:
         replies = super().compute(effect)
@@ -170,6 +170,6 @@ class WorkerLoop(Service):
         return replies
 
     def _drop_silent_peer(self) -> None:
-        if self._door is not None and self._door.overstays(monotonic()):
+        if self._authenticator is not None and self._authenticator.handshake_expired(monotonic()):
             log.info("peer.dropped", reason="it did not say hello")
             rebind(self._dealer, self.bound_endpoint)

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from ollama_zmq.bus import security, sockets, worker_loop
+from ollama_zmq.bus import admission, sockets, worker_loop
 from ollama_zmq.bus.monitor import Connected, Disconnected, HandshakeFailed
 from ollama_zmq.bus.worker_loop import WorkerLoop
 from ollama_zmq.devices.base import Budget
@@ -215,14 +215,14 @@ def test_answers_to_a_broker_that_vanished_reach_nobody_else(serve, connect):
 
 
 def test_a_peer_that_says_nothing_is_dropped(serve, connect, device, monkeypatch):
-    monkeypatch.setattr(security, "GREETING_LIMIT_S", 0.05)
-    monkeypatch.setattr(worker_loop, "IDLE_TURN_S", 0.02)
+    monkeypatch.setattr(admission, "HANDSHAKE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(worker_loop, "MAX_IDLE_S", 0.02)
     loop = serve(device)
     silent = connect(loop)
     silent.wait_for(Connected)
     assert silent.wait_for(Disconnected).endpoint == loop.bound_endpoint
     silent.close()
-    monkeypatch.setattr(security, "GREETING_LIMIT_S", DEADLINE_S)
+    monkeypatch.setattr(admission, "HANDSHAKE_TIMEOUT_S", DEADLINE_S)
     speaking = connect(loop, broker="b" * 16)
     speaking.wait_for(Connected)
     assert isinstance(speaking.greet(), Welcome)

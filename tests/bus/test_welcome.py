@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ollama_zmq.bus import measured
+from ollama_zmq.bus import welcome
 from ollama_zmq.devices.base import Speeds
 from ollama_zmq.wire.messages import MatrixSpeed
 
@@ -25,23 +25,23 @@ def path(tmp_path):
 
 def test_a_device_measures_itself_once_a_day(path, monkeypatch):
     device = Measuring()
-    assert [measured.speeds_of(device, path) for _ in range(2)] == [SPEEDS, SPEEDS]
+    assert [welcome.measured_speeds(device, path) for _ in range(2)] == [SPEEDS, SPEEDS]
     assert device.measurements == 1
-    now = measured.time.time()
-    monkeypatch.setattr(measured.time, "time", lambda: now + measured.KEPT_S)
-    measured.speeds_of(device, path)
+    now = welcome.time.time()
+    monkeypatch.setattr(welcome.time, "time", lambda: now + welcome.KEPT_S)
+    welcome.measured_speeds(device, path)
     assert device.measurements == 2
 
 
 def test_another_device_measures_itself(path):
     one, other = Measuring(), Measuring()
     other.name = "another CPU"
-    assert measured.speeds_of(one, path) == measured.speeds_of(other, path)
+    assert welcome.measured_speeds(one, path) == welcome.measured_speeds(other, path)
     assert (one.measurements, other.measurements) == (1, 1)
 
 
 def test_rubbish_in_the_file_and_a_folder_that_cannot_be_written_do_no_harm(path):
     path.parent.mkdir()
     path.write_text("rubbish")
-    assert measured.speeds_of(Measuring(), path) == SPEEDS
-    assert measured.speeds_of(Measuring(), path / "no folder" / "file") == SPEEDS
+    assert welcome.measured_speeds(Measuring(), path) == SPEEDS
+    assert welcome.measured_speeds(Measuring(), path / "no folder" / "file") == SPEEDS
