@@ -247,7 +247,7 @@ class CoordinatorLoop:
         engine.complete(done.microbatch, done.logits, now)
         after_s = time.monotonic() - now
         self.pump(done.model)
-        self._models.deliver(engine.tell())
+        self._models.deliver(engine.drain_outputs())
         engine.pacing.observe(done.times)
         engine.pacing.observe_broker(BrokerTime(done.times[0].rows, len(done.logits), self._watch.lap(), after_s))
 

@@ -3,7 +3,7 @@
     submit, cancel, read      at any time; they answer what can be said at once
     next_microbatch           until it gives None; what it gives is sent through the stages
     complete                  for each microbatch, with the logits of the rows its step names
-    tell                      what has come of it, as text; the next step needs none of that, so it may be sent before
+    drain_outputs             what has come of it, as text; the next step needs none of that, so it may be sent before
     fail, restart             the pages' contents are lost; what was in flight will not be completed
 
 A request is answered with any number of ``TextChunk`` and then one ``Finished``, or one ``Scored``, or one
@@ -87,7 +87,7 @@ class Engine:
         )
         self._scheduler.drafter = drafter or (PromptLookup(self.pacing) if speculate else None)
         self._sequences: dict[str, Sequence] = {}
-        self._untold: list[Sequence] = []
+        self._undrained: list[Sequence] = []
         self._microbatches = 0
 
     @property
@@ -175,13 +175,13 @@ class Engine:
                 self._receive(slice_, wanted, now)
         self._scheduler.settle(slice_.sequence for slice_ in slices)
 
-    def tell(self) -> list[Output]:
+    def drain_outputs(self) -> list[Output]:
         """What has come of the microbatches that are complete."""
         outputs: list[Output] = []
-        for sequence in self._untold:
+        for sequence in self._undrained:
             if self._sequences.get(sequence.request_id) is sequence:  # not canceled meanwhile
-                outputs += self._told(sequence)
-        self._untold.clear()
+                outputs += self._drained(sequence)
+        self._undrained.clear()
         return outputs
 
     def fail(self, error: OllamaZmqError, now: float, *, keep_waiting: bool = False) -> list[Output]:
@@ -219,18 +219,18 @@ class Engine:
             sequence.receive(logits, now, slice_.draft)
         except OpError as error:
             position = sequence.table.cached - 1
-            told = f"request {sequence.request_id!r}, position {position}: {error.message}"
-            sequence.ended, sequence.error = True, OpError(told, **error.facts)
-        self._untold.append(sequence)
+            message = f"request {sequence.request_id!r}, position {position}: {error.message}"
+            sequence.ended, sequence.error = True, OpError(message, **error.facts)
+        self._undrained.append(sequence)
         if slice_.draft:
             self._scheduler.accept(sequence)
         if not sequence.ended and isinstance(sequence, Generation) and sequence.overflows:
             self._scheduler.refit(sequence, sequence.after_shift())
 
-    def _told(self, sequence: Sequence) -> list[Output]:
+    def _drained(self, sequence: Sequence) -> list[Output]:
         was_over = sequence.ended
         outputs: list[Output] = (
-            [RequestFailed(sequence.request_id, sequence.error)] if sequence.error else sequence.tell()
+            [RequestFailed(sequence.request_id, sequence.error)] if sequence.error else sequence.drain_outputs()
         )
         sequence.unread += sum(isinstance(output, TextChunk) for output in outputs)
         if sequence.ended:

@@ -1,14 +1,15 @@
-"""Who holds which KV page, and which pages already hold what a new sequence would compute.
+"""The paged KV cache and its automatic prefix caching: who holds which page, and what is in it already.
 
 A page is in one of three states:
 
     blank     nothing of use in it                        -> taken first
     held      by one or more sequences (``holders``)      -> never given to another to write
-    idle      by none, its content still known            -> reused, or taken when no blank one is left, oldest first
+    idle      by none, its content still known            -> reused; where no blank one is left, the oldest is evicted (LRU)
 
-Content is known by the tokens it was computed from. A full page is named by its digest, a hash over its own tokens and
-the digest of the page before it, so equal digests mean equal prefixes from position 0 on. A sequence that starts with
-the same tokens holds the same full pages; nobody writes to them, for positions only grow.
+Pages are content-addressed: known by the tokens they were computed from. A full page is named by its digest, a hash
+over its own tokens and the digest of the page before it, so equal digests mean equal prefixes from position 0 on. A
+sequence that starts with the same tokens holds the same full pages; nobody writes to them, for positions only grow, and
+so nothing need be copied on write.
 
 A page that is not full belongs to one sequence. When that ends the page stays as an idle *tail*; a sequence that goes
 on with the same tokens takes it over and writes behind what they have in common. So does a sequence that has only the
@@ -156,13 +157,15 @@ class PagePool:
         self._idle.pop(page, None)
 
     def _take(self) -> int:
-        """A page for writing: blank, or the one that has been idle longest."""
-        if self._blank:
-            page = self._blank.pop()
-        else:
-            page, _ = self._idle.popitem(last=False)
-            self._unknow(page)
+        """A page for writing: a blank one, or one that is evicted."""
+        page = self._blank.pop() if self._blank else self._evict()
         self.holders[page] = 1
+        return page
+
+    def _evict(self) -> int:
+        """The page that has been idle longest, of which nothing is known any more."""
+        page, _ = self._idle.popitem(last=False)
+        self._unknow(page)
         return page
 
     def _take_over_tail(self, table: PageTable, parent: bytes, wanted: tuple[int, ...]) -> None:

@@ -1,18 +1,19 @@
-"""Which tokens go into the next microbatch. First come, first admitted; nobody starves.
+"""Continuous batching with chunked prefill: which tokens go into the next microbatch. First come, first admitted.
 
     waiting --admit--> running --plan--> in flight --landed--> running
        ^                  |
-       +----preempt-------+   its pages are needed by one that was admitted earlier
-       +----pause---------+   its reader is too far behind; it is not admitted before that has caught up
+       +----preempt-------+   preemption by recompute: its pages are needed by one that was admitted earlier
+       +----pause---------+   backpressure: its reader is too far behind; it is not admitted before that has caught up
 
-* How many microbatches follow each other through the stages, and how much of a prompt goes into one, is decided by
-  :class:`~ollama_zmq.engine.pacing.Pacing`.
+* How many microbatches follow each other through the stages, and the token budget of one (how much of a prompt goes
+  into it), is decided by :class:`~ollama_zmq.engine.pacing.Pacing`.
 * Sequences that decode take one token each, and a group of them travels together: their number over the number of
   groups, those that waited longest first. What they leave of the chunk goes to prompts, at least one token.
-* Prompts take turns of ``TURN`` tokens in order of arrival: many short ones that came together end one after another
-  instead of all at the end, and none waits for the whole of a long one. Chunks of one prompt may follow each other
-  through the stages, because every stage takes microbatches in the order in which they were sent. A prompt that begins
-  like an older one that is being prefilled waits for it and shares its pages.
+* Prompts get a quantum of ``QUANTUM`` tokens each, round robin in order of arrival: many short ones that came together
+  end one after another instead of all at the end, and none waits for the whole of a long one. Chunks of one prompt may
+  follow each other through the stages, because every stage takes microbatches in the order in which they were sent. A
+  prompt that begins like an older one that is being prefilled waits for it and shares its pages (in-flight prefix
+  sharing).
 * Pages are taken as tokens need them. When there are none, the youngest sequence that is not in flight goes back to
   wait at its old place; its tokens are prefilled again later, which changes nothing about the text. The oldest always
   gets its pages, because the pool holds at least one whole context.
@@ -33,7 +34,7 @@ from ollama_zmq.engine.pages import PagePool, common_prefix, pages_for
 from ollama_zmq.engine.sequence import Generation, Scoring, Sequence
 from ollama_zmq.ops.program import PAGE_SLOTS
 
-TURN = 256
+QUANTUM = 256  # tokens of a prompt before the next prompt has some
 
 
 class Slice(msgspec.Struct, frozen=True):
@@ -41,7 +42,7 @@ class Slice(msgspec.Struct, frozen=True):
 
     Attributes:
         rows: those whose logits are wanted.
-        draft: the last of the tokens, which are only guessed.
+        draft: the last of the tokens, which are a draft.
     """
 
     sequence: Sequence
@@ -56,9 +57,9 @@ class Slice(msgspec.Struct, frozen=True):
         return self.start + self.length - len(self.draft)
 
     @property
-    def is_within_turn(self) -> bool:
+    def is_within_quantum(self) -> bool:
         """Whether its sequence is prefilled, and has the next chunk, too, before others."""
-        return not self.sequence.decodes and self.start // TURN == self.stop // TURN
+        return not self.sequence.decodes and self.start // QUANTUM == self.stop // QUANTUM
 
 
 class Scheduler:
@@ -67,7 +68,7 @@ class Scheduler:
     Attributes:
         waiting: in order of arrival, those that are paused among them.
         running: in order of arrival; these hold pages.
-        drafter: guesses what sequences that decode will say, or None.
+        drafter: drafts what sequences that decode will say, or None.
     """
 
     def __init__(self, pool: PagePool, pacing: Pacing, *, max_tokens: int, max_rows: int, max_sequences: int) -> None:
@@ -81,7 +82,7 @@ class Scheduler:
         self.running: list[Sequence] = []
         self.in_flight: dict[int, list[Slice]] = {}
         self._arrivals = 0
-        self._turns_given = 0
+        self._schedulings = 0
         self._opened = 0  # microbatches in flight that landings since the last prompt came have made room for
 
     def add(self, sequence: Sequence) -> None:
@@ -95,15 +96,15 @@ class Scheduler:
         sequence.ended = True
         if sequence in self.waiting:
             self.waiting.remove(sequence)
-        elif not sequence.in_flight and sequence in self.running:  # else it is done, and nobody has told so
+        elif not sequence.in_flight and sequence in self.running:  # else it is done, and that was not drained yet
             self._retire(sequence)
 
     def plan(self, microbatch: int, now: float) -> list[Slice]:
         """The slices of the next microbatch, which is in flight from here on; none when nothing can be done."""
         self._admit(now)
-        turns = self._next_turns()
-        decodes = [sequence for sequence in turns if sequence.decodes]
-        prompts = [sequence for sequence in turns if not sequence.decodes and not self._follows(sequence)]
+        ready = self._in_order()
+        decodes = [sequence for sequence in ready if sequence.decodes]
+        prompts = [sequence for sequence in ready if not sequence.decodes and not self._waits_for_leader(sequence)]
         decoding = sum(sequence.decodes for sequence in self.running)
         pace = self.pacing.plan(decoding, sum(sequence.pending for sequence in prompts), len(prompts))
         if len(self.in_flight) >= self._limit(pace, prompts=bool(prompts), decoding=bool(decoding)):
@@ -116,7 +117,7 @@ class Scheduler:
         for slice_ in slices:
             slice_.sequence.sent = slice_.stop
             slice_.sequence.in_flight += 1
-            if not slice_.is_within_turn:
+            if not slice_.is_within_quantum:
                 self._queue_up(slice_.sequence)
         if slices:
             self.in_flight[microbatch] = slices
@@ -192,7 +193,7 @@ class Scheduler:
             sequence.sent = 0
             if not isinstance(sequence, Scoring):  # it needs the logits of every token, cached or not
                 self._reuse(sequence)
-                self._find_leader(sequence)
+                sequence.leader, sequence.shared = self._prefix_leader(sequence)
             if sequence.admitted_at is None:
                 sequence.admitted_at = now
             insort(self.running, sequence, key=lambda other: other.order)
@@ -203,17 +204,18 @@ class Scheduler:
         sequence.table = self.pool.reuse(sequence.tokens)
         sequence.sent = sequence.table.cached
 
-    def _find_leader(self, sequence: Sequence) -> None:
-        """Let *sequence* wait for the older prompt that will bring most of its beginning, by whole pages."""
-        sequence.leader, sequence.shared = None, sequence.table.cached
+    def _prefix_leader(self, sequence: Sequence) -> tuple[Sequence | None, int]:
+        """The older prompt that will bring most of the beginning of *sequence*, and how many tokens, by whole pages."""
+        leader, shared = None, sequence.table.cached
         for other in self.running:
             if other.order < sequence.order and not other.decodes and not other.ended:
                 common = min(common_prefix(other.tokens, sequence.tokens), len(sequence.tokens) - 1)
                 whole = common // PAGE_SLOTS * PAGE_SLOTS
-                if whole > sequence.shared:
-                    sequence.leader, sequence.shared = other, whole
+                if whole > shared:
+                    leader, shared = other, whole
+        return leader, shared
 
-    def _follows(self, sequence: Sequence) -> bool:
+    def _waits_for_leader(self, sequence: Sequence) -> bool:
         """Whether *sequence* still waits for its leader; when it does not, it takes what pages there are."""
         leader = sequence.leader
         if leader is None:
@@ -226,14 +228,14 @@ class Scheduler:
         return False
 
     def _queue_up(self, sequence: Sequence) -> None:
-        """Let all others that run have their turn before *sequence*."""
-        sequence.turn = self._turns_given
-        self._turns_given += 1
+        """Schedule *sequence* after all others that run."""
+        sequence.last_scheduled = self._schedulings
+        self._schedulings += 1
 
-    def _next_turns(self) -> list[Sequence]:
-        """Who may go now, those that waited longest first."""
+    def _in_order(self) -> list[Sequence]:
+        """Those that may be scheduled now, the least recently scheduled first."""
         ready = [sequence for sequence in self.running if sequence.pending and not sequence.ended]
-        return sorted(ready, key=lambda sequence: sequence.turn)
+        return sorted(ready, key=lambda sequence: sequence.last_scheduled)
 
     def _fill(self, decodes: list[Sequence], prompts: list[Sequence], chunk: int) -> list[Slice]:
         room, rows, slices = self.max_tokens, self.max_rows, list[Slice]()

@@ -9,7 +9,7 @@ Generation   wants the last row of its tokens, samples one more, and ends by the
 Scoring      wants every row, and ends when it has them
 
 The next step needs the token only. Its text is made when that step has been sent, so a stop string is found one step
-late; that step's token is never told.
+late; that step's token is never emitted.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ class Sequence:
         tokens: those the model is to see, at positions 0, 1, ...
         table: its pages; ``table.cached`` of the tokens are in them.
         order: counts admissions; the lower one came first.
-        turn: counts turns given; who has the lowest goes first.
+        last_scheduled: counts schedulings of all sequences; who has the lowest goes first.
         sent: tokens that are in the pages or on their way there.
         in_flight: microbatches on their way that it is in; more than one only while its prompt is prefilled.
         leader: a sequence whose prefill will bring the first ``shared`` tokens of this one, too.
         ended: nothing may come of it any more.
-        unread: chunks of it that its reader has not taken; ``read_ahead``: how many may be, 0 for any number.
-        untold: tokens that were sampled and not put into words.
+        unread: chunks of text that its reader has not taken; ``read_ahead``: how many may be, 0 for any number.
+        pending_tokens: tokens that were sampled and whose text was not made yet.
         error: what it ended with instead of an answer.
     """
 
@@ -59,7 +59,7 @@ class Sequence:
     tokens: list[int]
     table: PageTable = field(default_factory=PageTable)
     order: int = 0
-    turn: int = -1
+    last_scheduled: int = -1
     sent: int = 0
     in_flight: int = 0
     leader: Sequence | None = None
@@ -68,7 +68,7 @@ class Sequence:
     unread: int = 0
     read_ahead: int = 0
     admitted_at: float | None = None
-    untold: list[tuple[int, TokenLogprob | None]] = field(default_factory=list)
+    pending_tokens: list[tuple[int, TokenLogprob | None]] = field(default_factory=list)
     error: OllamaZmqError | None = None
 
     @property
@@ -84,7 +84,7 @@ class Sequence:
     @property
     def paused(self) -> bool:
         """Whether its reader has to catch up before it goes on."""
-        return 0 < self.read_ahead <= self.unread + len(self.untold)
+        return 0 < self.read_ahead <= self.unread + len(self.pending_tokens)
 
     @property
     def chunk(self) -> int:
@@ -106,8 +106,8 @@ class Sequence:
         """
         raise NotImplementedError
 
-    def tell(self) -> list[Output]:
-        """What has come of it since the last time; it may turn out to have ended by that."""
+    def drain_outputs(self) -> list[Output]:
+        """Outputs since the last time; a stop string in them ends the sequence."""
         raise NotImplementedError
 
 
@@ -119,7 +119,7 @@ class Generation(Sequence):
         prompt_tokens: tokens of the prompt after cutting.
         history: that prompt and everything sampled, for the penalties; unlike ``tokens`` it is never shifted.
         keep: tokens at the head that a shift leaves alone.
-        told: tokens sampled that were put into words, the end token among them.
+        emitted: tokens sampled whose text was made, the end token among them.
         drafted, accepted: tokens that were guessed, and those of them that were right.
     """
 
@@ -131,7 +131,7 @@ class Generation(Sequence):
     prompt_tokens: int = 0
     history: list[int] = field(default_factory=list)
     transcript: Transcript = field(init=False)
-    told: int = 0
+    emitted: int = 0
     reason: str = ""
     repeats: int = 0
     first_token_at: float = 0.0
@@ -184,22 +184,22 @@ class Generation(Sequence):
         logprob = None
         if self.request.logprobs:
             logprob = token_logprob(self.tokenizer, logits, token_id, self.request.top_logprobs)
-        self.untold.append((token_id, logprob))
+        self.pending_tokens.append((token_id, logprob))
         if token_id in self.tokenizer.end_ids:
             self._end("stop")
         elif self.output_tokens >= self._limit() or self.repeats > MAX_REPEATS or self._is_stuck():
             self._end("length")
 
-    def tell(self) -> list[Output]:
+    def drain_outputs(self) -> list[Output]:
         outputs: list[Output] = []
-        for token_id, logprob in self.untold:
-            self.told += 1
+        for token_id, logprob in self.pending_tokens:
+            self.emitted += 1
             if token_id not in self.tokenizer.end_ids:
                 outputs += self.transcript.push(token_id, logprob)
             if self.transcript.stopped:
                 self._end("stop")
                 break
-        self.untold.clear()
+        self.pending_tokens.clear()
         return [*outputs, *self.transcript.finish(), self._finished()] if self.ended else outputs
 
     def _end(self, reason: str) -> None:
@@ -223,7 +223,7 @@ class Generation(Sequence):
             self.reason,
             context=(*self.request.token_ids, *self.transcript.token_ids),
             prompt_tokens=self.prompt_tokens,
-            output_tokens=self.told,
+            output_tokens=self.emitted,
             prefill_s=self.first_token_at - admitted_at,
             decode_s=self.last_token_at - self.first_token_at,
             drafted=self.drafted,
@@ -251,5 +251,5 @@ class Scoring(Sequence):
         self.received += len(logits)
         self.ended = self.received == len(self.logits)
 
-    def tell(self) -> list[Output]:
+    def drain_outputs(self) -> list[Output]:
         return [Scored(self.request_id, self.logits)] if self.ended else []

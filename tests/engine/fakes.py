@@ -146,10 +146,10 @@ class Driver:
         if times := self.times(microbatch):
             self.engine.pacing.observe(times)
         if not self.tells_late:
-            self.tell()
+            self.drain_outputs()
 
-    def tell(self):
-        self.outputs += self.engine.tell()
+    def drain_outputs(self):
+        self.outputs += self.engine.drain_outputs()
 
     def times(self, microbatch):
         """What each stage took: anything at all."""
@@ -164,7 +164,7 @@ class Driver:
         while True:
             while self.send() is not None:
                 pass
-            self.tell()
+            self.drain_outputs()
             if not self.flying:
                 return self.outputs
             self.land()

@@ -126,7 +126,7 @@ def test_a_request_canceled_before_it_was_told_says_so_and_nothing_else(first):
     driver.send()
     driver.land()
     driver.cancel("r")
-    driver.tell()
+    driver.drain_outputs()
     assert [type(output) for output in driver.outputs] == [RequestFailed]
     assert driver.engine.free_pages == driver.kv_pages
 
@@ -506,7 +506,7 @@ def test_failure_ends_every_request_and_forgets_the_pages():
     assert driver.engine.fail(error, 1.0) == [RequestFailed("a", error), RequestFailed("b", error)]
     assert (driver.engine.free_pages, driver.engine.in_flight) == (64, 0)
     driver.engine.complete(microbatch.id, np.zeros((0, V), np.float32), 2.0)
-    assert driver.engine.tell() == []
+    assert driver.engine.drain_outputs() == []
     driver.flying.clear()
     driver.model.slots = FakeModel(64).slots
     request = generation("c", prompt=range(100))

@@ -69,8 +69,8 @@ class Requests(RuleBasedStateMachine):
         self.driver.land()
 
     @rule()
-    def tell(self):
-        self.driver.tell()
+    def drain_outputs(self):
+        self.driver.drain_outputs()
 
     @precondition(lambda self: any(not microbatch.rows for microbatch, _ in self.driver.flying))
     @rule()
