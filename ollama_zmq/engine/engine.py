@@ -19,7 +19,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from ollama_zmq.engine.drafts import Drafter, PromptLookup
+from ollama_zmq.engine.drafts import Drafter, PromptLookupDrafter
 from ollama_zmq.engine.intake import open_generation, open_scoring
 from ollama_zmq.engine.pacing import Pacing, StageCost
 from ollama_zmq.engine.pages import PagePool, pages_for
@@ -45,7 +45,7 @@ class Engine:
         stages: what the stages are expected to cost; with none, one microbatch is in flight.
         max_in_flight: microbatches that may be on their way at once; 0 leaves it to the cost model.
         random_seed: draws the seed of a request that has none.
-        speculate: guess tokens where that pays; the text is the same. drafter: guesses in place of the prompt lookup.
+        speculate: decode speculatively where that pays; the text is the same. drafter: in place of prompt lookup.
 
     Raises:
         OpError: sizes with which nothing could run.
@@ -85,7 +85,7 @@ class Engine:
         self._scheduler = Scheduler(
             self._pool, self.pacing, max_tokens=max_tokens, max_rows=rows, max_sequences=max_sequences
         )
-        self._scheduler.drafter = drafter or (PromptLookup(self.pacing) if speculate else None)
+        self._scheduler.drafter = drafter or (PromptLookupDrafter(self.pacing) if speculate else None)
         self._sequences: dict[str, Sequence] = {}
         self._undrained: list[Sequence] = []
         self._microbatches = 0

@@ -21,7 +21,7 @@ tokens per second, and a larger one only when it gains ``WORTH``: a message cost
 A prompt of T tokens in chunks of c takes T_loop(c) + (T / c - 1) * pace(c), least near c = sqrt(T * f / ((P - 1) * k)).
 T_loop / pace chunks in flight keep the slowest place busy. No chunk takes a place longer than ``MAX_STEP_S`` (three
 single tokens' time where those are slow), and while sequences decode, c is small enough that they wait at most
-``MAX_STRETCH`` times as long for their next token as without it, or as long as they will when all the prompts decode,
+``MAX_SLOWDOWN`` times as long for their next token as without it, or as long as they will when all the prompts decode,
 too: many clients that come together would otherwise wait long for few. A head is only asked for the rows whose logits
 are wanted, and a chunk wants one at its end at most.
 """
@@ -38,7 +38,7 @@ from ollama_zmq.engine.costs import CostCurve, Line
 
 WORTH = 1.02
 MAX_STEP_S = 0.5
-MAX_STRETCH = 2.0
+MAX_SLOWDOWN = 2.0
 MAX_IN_FLIGHT = 32
 REFIT_EVERY = 16  # microbatches; the first ones are believed at once
 NOTHING = Line(0.0, 0.0)
@@ -122,7 +122,7 @@ class Pacing:
         self._busy, self._after = CostCurve(BROKER), CostCurve(AFTER)
         self._plans: dict[tuple[int, int, int], Plan] = {}
         self._groups: dict[int, int] = {}  # what was chosen last for so many sequences
-        self._stretches: dict[tuple[int, int], float] = {}
+        self._slowdowns: dict[tuple[int, int], float] = {}
         self._observed = 0
 
     def observe(self, times: Sequence[StageTime]) -> None:
@@ -139,7 +139,7 @@ class Pacing:
             for curve in (*self._work, *self._way, *self._turn, self._busy, self._after):
                 curve.fit()
             self._plans.clear()
-            self._stretches.clear()
+            self._slowdowns.clear()
 
     def observe_broker(self, time: BrokerTime) -> None:
         """Take what the broker did for one microbatch."""
@@ -157,14 +157,14 @@ class Pacing:
             self._plans[key] = self._planned(*key)
         return self._plans[key]
 
-    def stretch(self, decoding: int, rows: int) -> float:
+    def slowdown(self, decoding: int, rows: int) -> float:
         """How much longer a round takes when each of *decoding* sequences has *rows* rows in it instead of one."""
         key = decoding, rows
-        if key not in self._stretches:
+        if key not in self._slowdowns:
             groups = self.plan(decoding, 0).groups
             plain_s = self.round_s(decoding, groups)
-            self._stretches[key] = self.round_s(decoding, groups, rows) / plain_s if plain_s else 1.0
-        return self._stretches[key]
+            self._slowdowns[key] = self.round_s(decoding, groups, rows) / plain_s if plain_s else 1.0
+        return self._slowdowns[key]
 
     def round_s(self, decoding: int, groups: int, rows: int = 1) -> float:
         """Seconds in which each of *decoding* sequences, in *groups* groups, has *rows* rows computed."""
@@ -222,7 +222,7 @@ class Pacing:
 
     def _allowed_s(self, decoding: int, groups: int, prompts: int) -> float:
         """Seconds that who decodes may wait for a token: at least what it will be when the prompts decode, too."""
-        return max(MAX_STRETCH * self.round_s(decoding, groups), self.round_s(decoding + prompts, groups))
+        return max(MAX_SLOWDOWN * self.round_s(decoding, groups), self.round_s(decoding + prompts, groups))
 
     def _gap_s(self, chunk: int, wanted: float, groups: int) -> float:
         """Seconds between two tokens of a sequence when every microbatch carries *chunk* tokens of a prompt."""

@@ -4,7 +4,7 @@ A page is in one of three states:
 
     blank     nothing of use in it                        -> taken first
     held      by one or more sequences (``holders``)      -> never given to another to write
-    idle      by none, its content still known            -> reused; where no blank one is left, the oldest is evicted (LRU)
+    idle      by none, its content still known            -> reused, or evicted (LRU) when no blank one is left
 
 Pages are content-addressed: known by the tokens they were computed from. A full page is named by its digest, a hash
 over its own tokens and the digest of the page before it, so equal digests mean equal prefixes from position 0 on. A

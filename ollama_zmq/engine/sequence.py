@@ -15,22 +15,19 @@ late; that step's token is never emitted.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from ollama_zmq.engine.logprobs import token_logprob
 from ollama_zmq.engine.pages import PageTable
+from ollama_zmq.engine.prompt_lookup import PromptLookup
 from ollama_zmq.engine.requests import Finished, GenerationRequest, Output, Scored, ScoreRequest, TokenLogprob
+from ollama_zmq.engine.sampler import Sampler
 from ollama_zmq.engine.transcript import Transcript
 from ollama_zmq.engine.window import shifted
 from ollama_zmq.errors import OllamaZmqError
-
-if TYPE_CHECKING:
-    from ollama_zmq.engine.drafts import Lookup
-    from ollama_zmq.engine.sampler import Sampler
-    from ollama_zmq.text.tokenizer import Tokenizer
+from ollama_zmq.text.tokenizer import Tokenizer
 
 Logits = npt.NDArray[np.float32]
 MAX_REPEATS = 30
@@ -136,7 +133,7 @@ class Generation(Sequence):
     repeats: int = 0
     first_token_at: float = 0.0
     last_token_at: float = 0.0
-    lookup: Lookup | None = None
+    lookup: PromptLookup | None = None
     drafted: int = 0
     accepted: int = 0
 

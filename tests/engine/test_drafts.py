@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollama_zmq.engine.costs import Line
-from ollama_zmq.engine.drafts import SIZES, Lookup, Rate, expected_tokens
+from ollama_zmq.engine.drafts import SIZES, expected_tokens
 from ollama_zmq.engine.pacing import Pacing, StageCost
+from ollama_zmq.engine.prompt_lookup import AcceptanceRate, PromptLookup
 from ollama_zmq.engine.requests import TextChunk
 from tests.engine.fakes import (
     END,
@@ -129,7 +130,7 @@ def test_a_draft_takes_no_page_from_another_sequence():
 
 
 def guess_after(history, most):
-    lookup = Lookup(history)
+    lookup = PromptLookup(history)
     lookup.learn()
     return lookup.guess(most)[0]
 
@@ -147,7 +148,7 @@ def test_the_latest_place_counts_and_what_repeats_itself_goes_on_repeating():
 
 def test_what_would_have_been_guessed_is_compared_with_what_was_said():
     history = LOOP + LOOP[:4]
-    lookup, likely = Lookup(history), []
+    lookup, likely = PromptLookup(history), []
     for said in (50, 60, 70, 99):
         lookup.learn()
         likely.append(lookup.guess(5)[1])
@@ -159,7 +160,7 @@ def test_what_would_have_been_guessed_is_compared_with_what_was_said():
 
 def test_behind_a_token_that_was_changed_the_draft_goes_on_where_it_was():
     history = [1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3]
-    lookup = Lookup(history)
+    lookup = PromptLookup(history)
     lookup.learn()
     assert lookup.guess(3)[0] == [4, 5, 6]
     history += [4, 99]
@@ -175,7 +176,7 @@ def test_of_several_places_the_one_counts_before_which_most_is_the_same():
 
 def test_a_token_that_was_changed_is_changed_in_what_follows_until_it_is_not():
     history = [1, 2, 3, 50, 5, 6, 7, 50, 9, 10, 11, 50, 13, 14, 1, 2, 3]
-    lookup = Lookup(history)
+    lookup = PromptLookup(history)
 
     def after(*said, guessed):
         lookup.learn()
@@ -192,7 +193,7 @@ def test_a_token_that_was_changed_is_changed_in_what_follows_until_it_is_not():
 
 @given(st.lists(st.booleans(), max_size=200))
 def test_a_rate_is_a_share_that_follows_what_was_right_lately(rights):
-    rate = Rate()
+    rate = AcceptanceRate()
     for right in rights:
         before = rate.value
         rate.add(right)
@@ -229,7 +230,7 @@ def test_nothing_is_drafted_until_guesses_have_been_right():
 
 def test_many_sequences_that_fill_the_stages_leave_no_room_for_drafts():
     busy = pacing(row_s=0.002)
-    assert busy.stretch(16, 4) > 2 * busy.stretch(1, 4)
+    assert busy.slowdown(16, 4) > 2 * busy.slowdown(1, 4)
 
 
 @pytest.mark.parametrize("right", [0.0, 0.5, 1.0])
