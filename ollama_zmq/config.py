@@ -1,31 +1,41 @@
 """What the environment says, read once: the variables of Ollama that mean something here, and ``OLLAMA_RPC_SERVERS``.
 
 A value is trimmed of spaces and quotes. A number that is none is a warning and the default; a switch that is neither
-true nor false is on. Nothing here fails: what was wrong stands in ``Config.warnings``, for the log.
+true nor false is on. Reading never fails: what was replaced stands in ``Config.warnings``, for the log, and what
+nothing can replace in ``Config.errors``, for the commands that need it. A variable that is none of Ollama's but looks
+like one is a warning too, since a typing error would otherwise only show in what does not happen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TypeVar
 
 from ollama_zmq.durations import keep_alive_s
+from ollama_zmq.errors import RequestError
 
 DEFAULT_PORT = 11434
 _SCHEME_PORTS = {"http": 80, "https": 443}
+_HOST_NAME = re.compile(r"\w[\w.-]*")
+_ORIGIN = re.compile(r"[\w.+*-]+://[^/?#]+")
+_MAX_COUNT = (1 << 31) - 1
+_MIN_LIKENESS = 0.85  # of a variable that may be meant: one letter in seven
 _FALSE = frozenset(("0", "f", "F", "false", "FALSE", "False"))
 _LOCAL_ORIGINS = ("localhost", "127.0.0.1", "0.0.0.0")
 _APP_ORIGINS = ("app://*", "file://*", "tauri://*", "vscode-webview://*", "vscode-file://*")
 
-# what `ollama serve --help` lists
+# what `ollama serve --help` lists, and other commands' help in part
 VARIABLES = {
     "OLLAMA_CONTEXT_LENGTH": "Context length to use unless otherwise specified (default: 4096)",
     "OLLAMA_CPU_ISA": "Instruction set of the kernels (default: the fastest that this CPU has)",
     "OLLAMA_CPU_PIN": "Pin each kernel thread to a core of its own; 1 turns it on (default 0)",
     "OLLAMA_DEBUG": "Show additional debug information (e.g. OLLAMA_DEBUG=1)",
+    "OLLAMA_EDITOR": "Path to editor for interactive prompt editing (Ctrl+G; default: VISUAL, EDITOR)",
     "OLLAMA_HOST": "IP Address for the ollama server (default 127.0.0.1:11434)",
     "OLLAMA_KEEP_ALIVE": 'The duration that models stay loaded in memory (default "5m")',
     "OLLAMA_KV_CACHE_TYPE": "Quantization type for the K/V cache: f16 or q8_0 (default: f16)",
@@ -40,6 +50,13 @@ VARIABLES = {
     "OLLAMA_RPC_SERVERS": "A comma separated list of rpc-server workers (host:port)",
     "OLLAMA_SPECULATE": "Guess tokens that were said before where that is faster; 0 turns it off (default 1)",
 }
+
+# what Ollama reads and nothing here does: said in the log, lest it be counted on
+_WITHOUT_EFFECT = re.compile(
+    "OLLAMA_(AUTH|DEBUG_LOG_REQUESTS|EXPERIMENT|FLASH_ATTENTION|GO_TEMPLATE|GPU_OVERHEAD|IGPU_ENABLE|INTEL_GPU|"
+    "LLM_LIBRARY|LOAD_TIMEOUT|MAX_TRANSFER_STREAMS|MULTIUSER_CACHE|NEW_ENGINE|REMOTES|RUNNERS_DIR|SCHED_SPREAD|TMPDIR|"
+    "VULKAN)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +74,32 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
+    def reachable(self) -> str:
+        """The host that a client on this machine connects to: an unspecified one becomes loopback."""
+        return {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+
+    @property
     def url(self) -> str:
-        """What a client on this machine connects to: an unspecified host becomes loopback."""
-        reachable = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        """What a client on this machine connects to."""
         path = f"/{self.path.strip('/')}" if self.path.strip("/") else ""
-        return f"{self.scheme}://{Address(self.scheme, reachable, self.port).netloc}{path}"
+        return f"{self.scheme}://{Address(self.scheme, self.reachable, self.port).netloc}{path}"
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine can connect."""
-        try:
-            return ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        """Whether only this machine can connect to a server that listens here."""
+        return _is_loopback(self.host)
+
+    @property
+    def is_own_machine(self) -> bool:
+        """Whether a client that connects here connects to this machine."""
+        return _is_loopback(self.reachable)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +119,15 @@ class Config:
         rpc_servers: workers, ``host:port`` joined by commas.
         rpc_policy: "throughput" or "fastest".
         speculate: guess tokens that were said before, and verify several in one pass.
-        warnings: one line for each value that was not understood.
+        editor: command that edits a message of the conversation; "" for the system's own.
+        no_history: lines of the conversation are not kept.
+        no_prune: blobs that nothing names stay at the start.
+        warnings: one line for each value that was replaced, or has no effect.
+        errors: variable -> one line about a value that nothing can replace; see :meth:`require`.
     """
 
     host: Address = Address("http", "127.0.0.1", DEFAULT_PORT)
-    models: Path = field(default_factory=lambda: Path.home() / ".ollama" / "models")
+    models: Path = field(default_factory=lambda: _models(""))
     keep_alive_s: float = 300.0
     kv_cache_type: str = "f16"
     context_length: int = 0
@@ -104,40 +138,102 @@ class Config:
     rpc_servers: str = ""
     rpc_policy: str = "throughput"
     speculate: bool = True
+    editor: str = ""
     no_history: bool = False
     no_prune: bool = False
     warnings: tuple[str, ...] = ()
+    errors: Mapping[str, str] = field(default_factory=dict)
+
+    def require(self, *names: str) -> None:
+        """Raise RequestError if one of these variables has a value that nothing can be done with."""
+        for name in names:
+            if name in self.errors:
+                raise RequestError(self.errors[name], variable=name)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Config:
         """Read *environ*, usually ``os.environ``."""
         values = _Values(environ)
         host = values.host()
+        values.warnings += _unknown(environ)
         return cls(
             host=host,
-            models=Path(values.text("OLLAMA_MODELS") or Path.home() / ".ollama" / "models").expanduser(),
+            models=values.models(),
             keep_alive_s=values.duration("OLLAMA_KEEP_ALIVE", 300.0),
             kv_cache_type=values.choice("OLLAMA_KV_CACHE_TYPE", ("f16", "q8_0")),
             context_length=values.count("OLLAMA_CONTEXT_LENGTH", 0),
             num_parallel=values.count("OLLAMA_NUM_PARALLEL", 0),
             max_queue=values.count("OLLAMA_MAX_QUEUE", 512),
             max_loaded_models=values.count("OLLAMA_MAX_LOADED_MODELS", 0),
-            origins=_origins(values.text("OLLAMA_ORIGINS")),
+            origins=values.origins(),
             rpc_servers=values.text("OLLAMA_RPC_SERVERS"),
             rpc_policy=values.choice("OLLAMA_RPC_POLICY", ("throughput", "fastest")),
             speculate=values.switch("OLLAMA_SPECULATE", default=True),
+            editor=values.text("OLLAMA_EDITOR"),
             no_history=values.switch("OLLAMA_NOHISTORY"),
             no_prune=values.switch("OLLAMA_NOPRUNE"),
             warnings=tuple(values.warnings),
+            errors=values.errors,
         )
 
 
-def _origins(text: str) -> tuple[str, ...]:
-    own = [origin.strip() for origin in text.split(",") if origin.strip()]
-    local = [
-        f"{scheme}://{host}{port}" for host in _LOCAL_ORIGINS for port in ("", ":*") for scheme in ("http", "https")
-    ]
-    return (*own, *local, *_APP_ORIGINS)
+def parse_host(text: str, warnings: list[str] | None = None) -> Address:
+    """What ``OLLAMA_HOST`` says: ``[http[s]://]host[:port][/path]``, each part optional, in spaces and quotes.
+
+    A port that is none is told in *warnings* and becomes the scheme's.
+
+    Raises:
+        RequestError: the scheme is another, or there is no host, or more than one.
+    """
+    text = _trimmed(text)
+    scheme, found, rest = text.partition("://")
+    if not found:
+        scheme, rest = "http", text
+    if (scheme := scheme.lower()) not in _SCHEME_PORTS:
+        raise RequestError(f"OLLAMA_HOST={text!r}: the scheme {scheme!r} is neither http nor https")
+    default = _SCHEME_PORTS[scheme] if found else DEFAULT_PORT
+    hostport, _, path = rest.partition("/")
+    host, port_text = _split_host(hostport)
+    if not _is_host(host):
+        raise RequestError(f"OLLAMA_HOST={text!r} is no address: expected host:port, as in 127.0.0.1:{DEFAULT_PORT}")
+    try:
+        port = default if port_text is None else _port(port_text)
+    except ValueError:
+        if warnings is not None:
+            warnings.append(f"OLLAMA_HOST={text!r}: port {port_text!r} is not one of 0..65535, using {default}")
+        port = default
+    return Address(scheme, host, port, path.strip("/"))
+
+
+def _is_host(host: str) -> bool:
+    """Whether *host* is "" (every interface), an address, or could be a name."""
+    if not host or _HOST_NAME.fullmatch(host):
+        return True
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _models(text: str) -> Path:
+    """The folder that ``OLLAMA_MODELS`` names. Raises RequestError when a ``~`` in it, or the default, has no home."""
+    try:
+        return Path(text).expanduser() if text else Path.home() / ".ollama" / "models"
+    except RuntimeError:
+        given = f"OLLAMA_MODELS={text!r}: that home" if text else "this user's home"
+        raise RequestError(f"{given} is not known: set OLLAMA_MODELS to a folder, or HOME") from None
+
+
+def _unknown(environ: Mapping[str, str]) -> Iterator[str]:
+    """A line for each variable that looks like one of ours and is none, or is Ollama's and does nothing here."""
+    for name in sorted(environ):
+        if not name.startswith("OLLAMA_") or name in VARIABLES:
+            continue
+        if _WITHOUT_EFFECT.fullmatch(name):
+            yield f"{name} has no effect in ollama-zmq"
+        elif near := get_close_matches(name, VARIABLES, 1, _MIN_LIKENESS):
+            yield f"{name!r} is not a variable of ollama: did you mean {near[0]}?"
 
 
 T = TypeVar("T")
@@ -149,9 +245,10 @@ class _Values:
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.environ = environ
         self.warnings: list[str] = []
+        self.errors: dict[str, str] = {}
 
     def text(self, name: str) -> str:
-        return self.environ.get(name, "").strip().strip("\"'").strip()
+        return _trimmed(self.environ.get(name, ""))
 
     def switch(self, name: str, *, default: bool = False) -> bool:
         text = self.text(name)
@@ -180,20 +277,35 @@ class _Values:
             return default
 
     def host(self) -> Address:
-        """``OLLAMA_HOST``: ``[scheme://]host[:port][/path]``, each part optional."""
-        text = self.text("OLLAMA_HOST")
-        scheme, found, rest = text.partition("://")
-        if not found:
-            scheme, rest = "http", text
-        default = _SCHEME_PORTS.get(scheme, DEFAULT_PORT) if found else DEFAULT_PORT
-        hostport, _, path = rest.partition("/")
-        host, port_text = _split_host(hostport)
         try:
-            port = default if port_text is None else _port(port_text)
-        except ValueError:
-            self.warnings.append(f"OLLAMA_HOST={text!r}: port {port_text!r} is not one of 0..65535, using {default}")
-            port = default
-        return Address(scheme, host, port, path.strip("/"))
+            return parse_host(self.text("OLLAMA_HOST"), self.warnings)
+        except RequestError as error:
+            self.errors["OLLAMA_HOST"] = error.message
+            return Address("http", "127.0.0.1", DEFAULT_PORT)
+
+    def models(self) -> Path:
+        try:
+            return _models(self.text("OLLAMA_MODELS"))
+        except RequestError as error:
+            self.errors["OLLAMA_MODELS"] = error.message
+            return Path(".ollama", "models")
+
+    def origins(self) -> tuple[str, ...]:
+        """The patterns of ``OLLAMA_ORIGINS`` and our own. A browser sends ``scheme://host[:port]``, no path."""
+        own = [origin.strip() for origin in self.text("OLLAMA_ORIGINS").split(",") if origin.strip()]
+        for origin in own:
+            if "*" not in origin and not _ORIGIN.fullmatch(origin):
+                self.warnings.append(
+                    f"OLLAMA_ORIGINS: {origin!r} matches no origin: expected scheme://host[:port], as in http://a.com"
+                )
+        local = [
+            f"{scheme}://{host}{port}" for host in _LOCAL_ORIGINS for port in ("", ":*") for scheme in ("http", "https")
+        ]
+        return (*own, *local, *_APP_ORIGINS)
+
+
+def _trimmed(text: str) -> str:
+    return text.strip().strip("\"'").strip()
 
 
 def _split_host(text: str) -> tuple[str, str | None]:
@@ -219,7 +331,10 @@ def _port(text: str) -> int:
 def _unsigned(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise ValueError(text)
-    return int(text)
+    count = int(text)
+    if count > _MAX_COUNT:
+        raise ValueError(text)
+    return count
 
 
 def _seconds(text: str) -> float:
