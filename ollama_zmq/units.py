@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 _DECIMAL_UNITS = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "KB"))
 _NUMBER_UNITS = ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K"))
@@ -54,6 +54,17 @@ def human_duration(elapsed: timedelta) -> str:
     if days < 730:
         return f"{days // 30} months"
     return f"{days // 365} years"
+
+
+def human_time_of(text: str, now: datetime) -> str:
+    """:func:`human_time` of an RFC 3339 moment; ``Never`` for Go's zero time, ``-`` for what is no moment."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return "-"
+    if moment.year == 1:
+        return "Never"
+    return human_time(moment if moment.tzinfo else moment.replace(tzinfo=UTC), now)
 
 
 def human_time(moment: datetime, now: datetime) -> str:

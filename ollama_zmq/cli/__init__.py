@@ -1,6 +1,6 @@
 """The command line: ``ollama COMMAND``, laid out as Ollama's. One file per command, imported when it is called.
 
-``main`` turns every error into one line on stderr and an exit code: 0 it worked, 1 it failed, 2 it was asked wrongly.
+``main`` turns every error into one line on stderr and an exit code: 0 it worked, 1 it failed or was asked wrongly.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from typing import NamedTuple
 
 import click
 
+from ollama_zmq.cli.command import Group, wrong_use
+from ollama_zmq.cli.terminal import prepare_streams
 from ollama_zmq.errors import OllamaZmqError
+from ollama_zmq.printable import printable_line
 
 
 class Entry(NamedTuple):
@@ -30,19 +33,24 @@ COMMANDS = {
     "show": Entry("show", "Show information for a model"),
     "run": Entry("run", "Run a model"),
     "stop": Entry("stop", "Stop a running model"),
+    "pull": Entry("pull", "Pull a model from a registry"),
+    "push": Entry("push", "Push a model to a registry", "pull"),
+    "signin": Entry("signin", "Sign in to ollama.com", "account"),
+    "signout": Entry("signout", "Sign out from ollama.com", "account"),
     "list": Entry("list_models", "List models", "list_models"),
     "ps": Entry("ps", "List running models"),
     "cp": Entry("cp", "Copy a model"),
     "rm": Entry("rm", "Remove a model"),
+    "launch": Entry("launch", "Launch an integration", "account"),
     "rpc-server": Entry("rpc_server", "Lend this machine's memory and compute to an ollama server"),
     "cluster": Entry("cluster", "Show the workers, their layers and latencies"),
     "demo": Entry("demo", "Answer a prompt over workers started for it"),
     "help": Entry("help_command", "Help about any command", "help"),
 }
-ALIASES = {"start": "serve", "ls": "list"}
+ALIASES = {"start": "serve", "ls": "list", "login": "signin", "logout": "signout"}
 
 
-class Root(click.Group):
+class Root(Group):
     """Knows every command's name and summary; imports a command only to run it or to print its help."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -94,31 +102,35 @@ def root(ctx: click.Context, version: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
+    prepare_streams()
     name = os.path.basename(sys.argv[0]) if sys.argv else ""
     sys.exit(run_root(arguments, name if name.startswith("ollama") else "ollama"))
 
 
 def run_root(arguments: Sequence[str] | None, name: str = "ollama") -> int:
     """Run the command line and return its exit code; errors are one line on stderr."""
+    given = [argument.replace("\0", "\ufffd") for argument in (sys.argv[1:] if arguments is None else arguments)]
     try:
-        root.main(args=None if arguments is None else list(arguments), prog_name=name, standalone_mode=False)
+        root.main(args=given, prog_name=name, standalone_mode=False)
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
     except (click.Abort, KeyboardInterrupt):
         return 130
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        return _failed(wrong_use(error))
     except BrokenPipeError:
         _forget_stdout()
         return 0
     except OllamaZmqError as error:
-        click.echo(f"Error: {error.message or type(error).__name__}", err=True)
-        return 1
+        return _failed(error.message or type(error).__name__)
     except OSError as error:
-        click.echo(f"Error: {error.filename or ''}{': ' if error.filename else ''}{_reason(error)}", err=True)
-        return 1
+        return _failed(f"{error.filename or ''}{': ' if error.filename else ''}{_reason(error)}")
     return 0
+
+
+def _failed(message: str) -> int:
+    click.echo(f"Error: {printable_line(message)}", err=True)
+    return 1
 
 
 def _reason(error: OSError) -> str:

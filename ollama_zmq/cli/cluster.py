@@ -6,7 +6,9 @@ from typing import Any
 
 import click
 
+from ollama_zmq.cli.command import Command, Group
 from ollama_zmq.cli.tables import table
+from ollama_zmq.cli.terminal import say
 from ollama_zmq.client import Client
 from ollama_zmq.units import human_bytes
 
@@ -30,7 +32,7 @@ PLAN_COLUMNS = ("", "PLAN", "DECODE", "PREFILL", "REMARKS")
 PLANNED_COLUMNS = ("PLAN", "STAGE", "WORKER", "WEIGHTS", "KV CACHE", "SCRATCH", "MEMORY", "TOKEN")
 
 
-@click.group(invoke_without_command=True, short_help="Show the workers, their layers and latencies")
+@click.group(cls=Group, invoke_without_command=True, short_help="Show the workers, their layers and latencies")
 @click.pass_context
 def cluster(ctx: click.Context) -> None:
     """Show the server's workers, the layers and memory on each, their speeds, and the latency of each stage."""
@@ -38,19 +40,19 @@ def cluster(ctx: click.Context) -> None:
         return
     with Client() as client:
         state = client.cluster()
-    click.echo(table(WORKER_COLUMNS, [worker_row(worker) for worker in state["workers"]]))
+    say(table(WORKER_COLUMNS, [worker_row(worker) for worker in state["workers"]]))
     for worker in state["workers"]:
         if worker["detail"]:
-            click.echo(f"\n{worker['address']}: {worker['detail']}")
+            say(f"\n{worker['address']}: {worker['detail']}")
     for model in state["models"]:
-        click.echo(f"\n{model_line(model)}\n")
-        click.echo(table(STAGE_COLUMNS, [stage_row(stage) for stage in model["stages"]]))
-        click.echo(f"\n{speed_line(model)}")
+        say(f"\n{model_line(model)}\n")
+        say(table(STAGE_COLUMNS, [stage_row(stage) for stage in model["stages"]]))
+        say(f"\n{speed_line(model)}")
         for note in model["notes"]:
-            click.echo(f"\nnote: {note}")
+            say(f"\nnote: {note}")
 
 
-@cluster.command(short_help="Show what loading a model would do")
+@cluster.command(cls=Command, short_help="Show what loading a model would do")
 @click.argument("model")
 @click.option("--rpc-servers", metavar="LIST", help="Workers, host:port,host:port (default: those of the server)")
 @click.option("--num-ctx", type=int, help="Context length")
@@ -60,12 +62,12 @@ def plan(model: str, **options: str | int | None) -> None:
     with Client() as client:
         found = client.plan(model, {name: value for name, value in options.items() if value is not None})
     at_once = f", {found['num_parallel']} at once" if found["num_parallel"] else ""
-    click.echo(f"{found['model']}: context {found['num_ctx']}{at_once}\n")
-    click.echo(table(PLAN_COLUMNS, [plan_row(entry) for entry in found["plans"]]))
+    say(f"{found['model']}: context {found['num_ctx']}{at_once}\n")
+    say(table(PLAN_COLUMNS, [plan_row(entry) for entry in found["plans"]]))
     rows = [planned_row(entry["name"], stage) for entry in found["plans"] for stage in entry["stages"]]
-    click.echo(f"\n{table(PLANNED_COLUMNS, rows)}")
+    say(f"\n{table(PLANNED_COLUMNS, rows)}")
     for why in found["absent"]:
-        click.echo(f"\nnot there: {why}")
+        say(f"\nnot there: {why}")
 
 
 def plan_row(entry: dict[str, Any]) -> tuple[str, ...]:

@@ -11,15 +11,18 @@ from typing import Any
 import click
 
 from ollama_zmq import log
+from ollama_zmq.cli.command import Command
+from ollama_zmq.cli.terminal import say
 from ollama_zmq.client import Client
 from ollama_zmq.errors import RequestError
 from ollama_zmq.formats.modelfile import Modelfile, decode_modelfile, parse_modelfile
+from ollama_zmq.printable import printable_line
 
 HASH_CHUNK_BYTES = 1 << 20
 OnProgress = Callable[[str, int, int], None]
 
 
-@click.command(short_help="Create a model from a Modelfile")
+@click.command(cls=Command, short_help="Create a model from a Modelfile")
 @click.argument("model")
 @click.option(
     "-f", "--file", "path", type=click.Path(path_type=Path), help='Name of the Modelfile (default "Modelfile")'
@@ -37,7 +40,7 @@ def create(model: str, path: Path | None, quantize: str) -> None:
         with _progress() as on_progress:
             fields = request_of(client, modelfile, path.parent, on_progress)
         for status in client.create(model, **fields, **({"quantize": quantize} if quantize else {})):
-            click.echo(status["status"], err=True)
+            say(printable_line(str(status.get("status", ""))), err=True)
 
 
 def request_of(
@@ -127,13 +130,13 @@ def _progress() -> Iterator[OnProgress]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         tasks: dict[str, Any] = {}
 
         def show(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total)
+                tasks[what] = progress.add_task(printable_line(what), total=total)
             progress.update(tasks[what], completed=done)
 
         yield show

@@ -16,7 +16,9 @@ import click
 
 from ollama_zmq.cli.children import Children
 from ollama_zmq.cli.cluster import WORKER_COLUMNS, worker_row
+from ollama_zmq.cli.command import Command
 from ollama_zmq.cli.tables import table
+from ollama_zmq.cli.terminal import say
 from ollama_zmq.client import Client
 from ollama_zmq.config import Config
 
@@ -32,10 +34,16 @@ COUNT = click.IntRange(1, 64)
 Json = dict[str, Any]
 
 
-@click.command(short_help="Answer a prompt over workers started for it")
+@click.command(
+    cls=Command,
+    environment=("OLLAMA_MODELS", "OLLAMA_CPU_ISA"),
+    short_help="Answer a prompt over workers started for it",
+)
 @click.argument("prompt", default=DEFAULT_PROMPT)
 @click.option("--model", "gguf", type=GGUF, help="A GGUF file; else SmolLM2-135M (98 MB, downloaded once).")
-@click.option("--workers", "n_workers", type=COUNT, default=2, help="How many workers to start.  [default: 2]")
+@click.option(
+    "--workers", "n_workers", metavar="N", type=COUNT, default=2, help="How many workers to start.  [default: 2]"
+)
 @click.option("--keep", is_flag=True, help="Leave everything running until Ctrl-C.")
 def demo(prompt: str, gguf: Path | None, n_workers: int, keep: bool) -> None:
     """Answer PROMPT with a model whose layers are spread over workers on this machine."""
@@ -43,11 +51,11 @@ def demo(prompt: str, gguf: Path | None, n_workers: int, keep: bool) -> None:
         env = {"OLLAMA_MODELS": str(store.root), "OLLAMA_RPC_POLICY": ""}
         workers = [children.start_worker(env=env) for _ in range(n_workers)]
         url = children.start_server(workers, env=env)
-        click.echo(f"Started rpc-server at {', '.join(workers)} and a server at {url}.")
+        say(f"Started rpc-server at {', '.join(workers)} and a server at {url}.")
         with Client(url) as client:
             client.load(name)
             _show_workers(client.cluster(), gguf.name if gguf else name)
-            click.echo(f"\n>>> {prompt}")
+            say(f"\n>>> {prompt}")
             _show_speed(_answer(client, name, prompt))
             _show_latency(client.cluster())
         if keep:
@@ -96,7 +104,7 @@ def _fetch(store: Store) -> str:
     from ollama_zmq.store.demo_model import DEMO_NAME, fetch_demo_model
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(f"fetching {DEMO_NAME}", total=None, visible=False)
         fetch_demo_model(store, lambda done, total: progress.update(bar, completed=done, total=total, visible=True))
@@ -117,20 +125,20 @@ def _borrow(store: Store, gguf: Path) -> str:
 
 def _show_workers(cluster: Json, model: str) -> None:
     """Print which layers sit where, and each worker's memory and speed."""
-    click.echo(f"Loaded {model}:\n")
-    click.echo(table(WORKER_COLUMNS, [worker_row(worker) for worker in cluster["workers"]]))
+    say(f"Loaded {model}:\n")
+    say(table(WORKER_COLUMNS, [worker_row(worker) for worker in cluster["workers"]]))
     for loaded in cluster["models"]:
         for note in loaded["notes"]:
-            click.echo(f"note: {note}")
+            say(f"note: {note}")
 
 
 def _answer(client: Client, name: str, prompt: str) -> Json:
     """Print the answer as it comes and return the last chunk."""
     chunk: Json = {}
     for chunk in client.generate(name, prompt, options=OPTIONS):
-        click.echo(chunk["response"], nl=False)
+        say(chunk["response"], nl=False)
         sys.stdout.flush()
-    click.echo()
+    say()
     return chunk
 
 
@@ -143,14 +151,14 @@ def _show_speed(last: Json) -> None:
     ):
         if last.get(count) and last.get(duration):
             parts.append(f"{what}: {last[count]} tokens, {last[count] / last[duration] * 1e9:.1f} tokens/s")
-    click.echo(f"\n{'; '.join(parts)}\n")
+    say(f"\n{'; '.join(parts)}\n")
 
 
 def _show_latency(cluster: Json) -> None:
     """Print where the time of a decoded token went, in microseconds."""
-    click.echo("Latency of a decoded token, in microseconds:\n")
+    say("Latency of a decoded token, in microseconds:\n")
     stages = [stage for model in cluster["models"] for stage in model["stages"]]
-    click.echo(table(STAGE_COLUMNS, [_stage_row(stage) for stage in stages if stage.get("latency")]))
+    say(table(STAGE_COLUMNS, [_stage_row(stage) for stage in stages if stage.get("latency")]))
 
 
 def _stage_row(stage: Json) -> tuple[str, ...]:
@@ -168,9 +176,9 @@ def _pair(part: Json, n_layers: int = 1) -> str:
 def _stay(url: str, name: str) -> None:
     """Say how to use what runs, and wait for Ctrl-C."""
     body = f'{{"model": "{name}", "prompt": "hello", "stream": false}}'
-    click.echo(f"\nEverything stays up until Ctrl-C. The server is at {url}; another request:\n")
-    click.echo(f"  curl {url}/api/generate -d '{body}'")
+    say(f"\nEverything stays up until Ctrl-C. The server is at {url}; another request:\n")
+    say(f"  curl {url}/api/generate -d '{body}'")
     try:
         signal.pause()
     except KeyboardInterrupt:
-        click.echo()
+        say()

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import click
 
+from ollama_zmq.cli.command import Command
+from ollama_zmq.cli.terminal import say
 
-@click.command(short_help="Help about any command")
-@click.argument("command", required=False)
+
+@click.command("help", cls=Command, short_help="Help about any command", environment=())
+@click.argument("commands", nargs=-1, metavar="[COMMAND]...")
 @click.pass_context
-def help_command(ctx: click.Context, command: str | None) -> None:
-    """Show the help of COMMAND, or of ollama itself."""
+def help_command(ctx: click.Context, commands: tuple[str, ...]) -> None:
+    """Show the help of COMMAND, or of ollama itself. A topic that is none is told on stderr and is no failure."""
     parent = ctx.parent
     assert parent is not None
-    if command is None:
-        click.echo(parent.get_help())
-        return
-    group = parent.command
-    assert isinstance(group, click.Group)
-    found = group.get_command(parent, command)
-    if found is None:
-        raise click.UsageError(f"No such command {command!r}.", parent)
-    with click.Context(found, info_name=command, parent=parent) as inner:
-        click.echo(found.get_help(inner))
+    shown: click.Context = parent
+    for name in commands:
+        found = shown.command.get_command(shown, name) if isinstance(shown.command, click.Group) else None
+        if found is None:
+            say(f"Unknown help topic {list(commands)}\n{parent.get_help()}", err=True)
+            return
+        shown = click.Context(found, info_name=name, parent=shown)
+    say(shown.get_help())

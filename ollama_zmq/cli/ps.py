@@ -8,17 +8,19 @@ from typing import Any
 import click
 
 from ollama_zmq.cli.cluster import speed_line
+from ollama_zmq.cli.command import Command
 from ollama_zmq.cli.tables import columns, table
+from ollama_zmq.cli.terminal import say
 from ollama_zmq.client import Client
-from ollama_zmq.units import human_bytes, human_time
+from ollama_zmq.units import human_bytes, human_time_of
 
 
-@click.command(short_help="List running models")
-@click.argument("prefix", default="")
+@click.command(cls=Command, short_help="List running models")
+@click.argument("prefixes", nargs=-1, metavar="[PREFIX]")
 @click.option("-v", "--verbose", is_flag=True, help="Show each worker with its layers")
-def ps(prefix: str, verbose: bool) -> None:
+def ps(prefixes: tuple[str, ...], verbose: bool) -> None:
     """List the models in memory whose names begin with PREFIX."""
-    now = datetime.now(UTC)
+    prefix, now = "".join(prefixes[:1]), datetime.now(UTC)
     with Client() as client:
         models = [model for model in client.ps() if model["name"].lower().startswith(prefix.lower())]
         rows = [
@@ -28,13 +30,13 @@ def ps(prefix: str, verbose: bool) -> None:
                 human_bytes(model["size"]),
                 processor(model["size"], model["size_vram"]),
                 str(model["context_length"]),
-                until(datetime.fromisoformat(model["expires_at"]), now),
+                until(model["expires_at"], now),
             )
             for model in models
         ]
-        click.echo(table(("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"), rows))
+        say(table(("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"), rows))
         if verbose and models:
-            click.echo("\n".join(worker_lines(client.cluster())))
+            say("\n".join(worker_lines(client.cluster())))
 
 
 def processor(size: int, size_vram: int) -> str:
@@ -49,9 +51,10 @@ def processor(size: int, size_vram: int) -> str:
     return f"{cpu_percent}%/{100 - cpu_percent}% CPU/GPU"
 
 
-def until(expires_at: datetime, now: datetime) -> str:
+def until(expires_at: str, now: datetime) -> str:
     """When a model will be unloaded; in the past means that it is about to be."""
-    return "Stopping..." if expires_at < now else human_time(expires_at, now)
+    shown = human_time_of(expires_at, now)
+    return "Stopping..." if shown.endswith(" ago") else shown
 
 
 def worker_lines(cluster: dict[str, Any]) -> list[str]:

@@ -6,10 +6,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from ollama_zmq.cli.answer import waiting
 from ollama_zmq.cli.session import PROMPT, Session
+from ollama_zmq.cli.terminal import say
 from ollama_zmq.client import Client
 from ollama_zmq.config import Config
 
@@ -29,7 +28,7 @@ def converse(client: Client, model: str, info: dict[str, Any], fields: dict[str,
         client.load(model, **session.fields)
     for message in info.get("messages", []):
         if message["role"] != "system":
-            click.echo(f"{PROMPT if message['role'] == 'user' else ''}{message['content']}\n")
+            say(f"{PROMPT if message['role'] == 'user' else ''}{message['content']}\n")
     keyboard = _keyboard(session)
     hint = FormattedText([("fg:ansibrightblack", PLACEHOLDER)])
     while True:
@@ -61,6 +60,6 @@ def _keyboard(session: Session) -> PromptSession[str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)
     except OSError as error:
-        click.echo(f"history is not kept: {error}", err=True)
+        say(f"history is not kept: {error}", err=True)
         return PromptSession()
     return PromptSession(history=History(str(path)))

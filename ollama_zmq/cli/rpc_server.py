@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ollama_zmq.cli.command import Command
+
 if TYPE_CHECKING:
     from ollama_zmq.bus.worker_loop import WorkerLoop
     from ollama_zmq.devices.base import Device
@@ -37,15 +39,18 @@ def megabytes_of(ctx: click.Context, param: click.Parameter, value: str | None) 
 
 @click.command(
     name="rpc-server",
+    cls=Command,
+    environment=("OLLAMA_MODELS", "OLLAMA_CPU_ISA", "OLLAMA_CPU_PIN", "OLLAMA_DEBUG"),
     short_help="Lend this machine's memory and compute to a broker",
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
-@click.option("-H", "--host", default="127.0.0.1", help="Address to listen on.  [default: 127.0.0.1]")
-@click.option("-p", "--port", type=PORT, default=DEFAULT_PORT, help=f"Port, 0 for any.  [default: {DEFAULT_PORT}]")
+@click.option("-H", "--host", metavar="HOST", default="127.0.0.1", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option(
+    "-p", "--port", metavar="PORT", type=PORT, default=DEFAULT_PORT, help=f"Port, 0 for any.  [default: {DEFAULT_PORT}]"
+)
 @click.option(
     "-m", "--mem", "megabytes", metavar="MB", callback=megabytes_of, help="Memory to use.  [default: available - 10 %]"
 )
-@click.option("-t", "--threads", type=THREADS, help="Threads to compute with.  [default: all CPUs]")
+@click.option("-t", "--threads", metavar="N", type=THREADS, help="Threads to compute with.  [default: all CPUs]")
 def rpc_server(host: str, port: int, megabytes: int | None, threads: int | None) -> None:
     """Serve tensor operations to one `ollama serve` at a time, until Ctrl-C.
 

@@ -9,13 +9,19 @@ from typing import Any
 import click
 
 from ollama_zmq.cli.answer import Answer, timings
+from ollama_zmq.cli.command import Command
 from ollama_zmq.client import Client
 from ollama_zmq.errors import ModelNotFound, RequestError
 
 LEVELS = {"true": True, "false": False}
 
 
-@click.command(short_help="Run a model")
+@click.command(
+    cls=Command,
+    environment=("OLLAMA_HOST", "OLLAMA_EDITOR", "OLLAMA_NOHISTORY"),
+    bare={"--think": "true"},
+    short_help="Run a model",
+)
 @click.argument("model")
 @click.argument("prompt", nargs=-1)
 @click.option("--keepalive", default="", help="Duration to keep a model loaded (e.g. 5m)")
@@ -23,7 +29,7 @@ LEVELS = {"true": True, "false": False}
 @click.option("--insecure", is_flag=True, hidden=True, help="Use an insecure registry")
 @click.option("--nowordwrap", is_flag=True, help="Don't wrap words to the next line automatically")
 @click.option("--format", "format_", default="", help="Response format (e.g. json)")
-@click.option("--think", is_flag=False, flag_value="true", default=None, help="true, false, low, medium, high or max")
+@click.option("--think", metavar="[=LEVEL]", help="Think: true (also without a value), false, low, medium, high, max")
 @click.option("--hidethinking", is_flag=True, help="Hide thinking output (if provided)")
 def run(
     model: str,

@@ -6,12 +6,11 @@ import os
 
 import click
 
+from ollama_zmq.cli.command import Command
 from ollama_zmq.config import VARIABLES, Config
 
-_ENVIRONMENT = "\b\nEnvironment Variables:\n" + "\n".join(f"  {name:<24} {text}" for name, text in VARIABLES.items())
 
-
-@click.command(short_help="Start ollama", epilog=_ENVIRONMENT)
+@click.command(cls=Command, short_help="Start ollama", environment=VARIABLES)
 def serve() -> None:
     """Start the server. Ctrl-C stops it."""
     from ollama_zmq import log

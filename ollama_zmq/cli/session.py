@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import click
-
 from ollama_zmq.cli import repl_help
 from ollama_zmq.cli.answer import Answer, timings, waiting
 from ollama_zmq.cli.list_models import models_table
 from ollama_zmq.cli.show import sections
+from ollama_zmq.cli.terminal import say
 from ollama_zmq.client import Client
 from ollama_zmq.errors import ModelNotFound, OllamaZmqError, RequestError
 
@@ -54,16 +53,16 @@ class Session:
         try:
             return self._feed(line)
         except KeyboardInterrupt:
-            click.echo("\n")
+            say("\n")
         except OllamaZmqError as error:
-            click.echo(f"Error: {error.message}", err=True)
+            say(f"Error: {error.message}", err=True)
         return True
 
     def interrupt(self, line: str) -> None:
         """Ctrl-C while *line* was typed."""
         self._pending = None
         if not line:
-            click.echo("\nUse Ctrl + d or /bye to exit.")
+            say("\nUse Ctrl + d or /bye to exit.")
 
     def _feed(self, line: str) -> bool:
         if self._pending is not None:
@@ -100,9 +99,9 @@ class Session:
         finally:
             if answer.content:
                 self.messages.append({"role": "assistant", "content": answer.content})
-        click.echo("\n")
+        say("\n")
         if self.verbose:
-            click.echo(timings(answer.last), err=True)
+            say(timings(answer.last), err=True)
 
     def _command(self, words: list[str], line: str) -> bool:
         name, arguments = words[0], words[1:]
@@ -110,40 +109,40 @@ class Session:
             return False
         match name:
             case "/?" | "/help":
-                click.echo(_help_about(arguments), err=True)
+                say(_help_about(arguments), err=True)
             case "/list":
-                click.echo(models_table(self.client, *arguments[:1]))
+                say(models_table(self.client, *arguments[:1]))
             case "/load":
                 self._load(arguments)
             case "/save":
                 self._save(arguments)
             case "/clear":
                 self.messages = [{"role": "system", "content": self.system}] if self.system else []
-                click.echo("Cleared session context")
+                say("Cleared session context")
             case "/set":
                 self._set(arguments, line)
             case "/show":
                 self._show(arguments)
             case _:
-                click.echo(f"Unknown command '{name}'. Type /? for help")
+                say(f"Unknown command '{name}'. Type /? for help")
         return True
 
     def _load(self, arguments: list[str]) -> None:
         if len(arguments) != 1:
-            click.echo("Usage:\n  /load <modelname>")
+            say("Usage:\n  /load <modelname>")
             return
-        click.echo(f"Loading model '{arguments[0]}'")
+        say(f"Loading model '{arguments[0]}'")
         try:
             with waiting():
                 self.client.load(arguments[0], **self.fields)
         except ModelNotFound:
-            click.echo(f"Couldn't find model '{arguments[0]}'")
+            say(f"Couldn't find model '{arguments[0]}'")
             return
         self.model, self.messages = arguments[0], []
 
     def _save(self, arguments: list[str]) -> None:
         if len(arguments) != 1:
-            click.echo("Usage:\n  /save <modelname>")
+            say("Usage:\n  /save <modelname>")
             return
         fields = {
             "from": self.model,
@@ -153,44 +152,44 @@ class Session:
         }
         for _ in self.client.create(arguments[0], **{name: value for name, value in fields.items() if value}):
             pass
-        click.echo(f"Created new model '{arguments[0]}'")
+        say(f"Created new model '{arguments[0]}'")
 
     def _set(self, arguments: list[str], line: str) -> None:
         match arguments:
             case []:
-                click.echo(repl_help.SET, err=True)
+                say(repl_help.SET, err=True)
             case ["history" | "nohistory" as which]:
                 self.keeps_history = which == "history"
             case ["wordwrap" | "nowordwrap" as which]:
                 self.wraps = which == "wordwrap"
-                click.echo(f"Set '{which}' mode.")
+                say(f"Set '{which}' mode.")
             case ["verbose" | "quiet" as which]:
                 self.verbose = which == "verbose"
-                click.echo(f"Set '{which}' mode.")
+                say(f"Set '{which}' mode.")
             case ["think", *level]:
                 self.fields["think"] = level[0] if level else True
-                click.echo(f"Set 'think' mode to '{level[0]}'." if level else "Set 'think' mode.")
+                say(f"Set 'think' mode to '{level[0]}'." if level else "Set 'think' mode.")
             case ["nothink"]:
                 self.fields["think"] = False
-                click.echo("Set 'nothink' mode.")
+                say("Set 'nothink' mode.")
             case ["format", "json"]:
                 self.fields["format"] = "json"
-                click.echo("Set format to 'json' mode.")
+                say("Set format to 'json' mode.")
             case ["format", *_]:
-                click.echo("Invalid or missing format. For 'json' mode use '/set format json'")
+                say("Invalid or missing format. For 'json' mode use '/set format json'")
             case ["noformat"]:
                 self.fields.pop("format", None)
-                click.echo("Disabled format.")
+                say("Disabled format.")
             case ["parameter", name, first, *rest]:
                 self._set_parameter(name, [first, *rest])
             case ["parameter", *_]:
-                click.echo(repl_help.PARAMETERS, err=True)
+                say(repl_help.PARAMETERS, err=True)
             case ["system", *words] if words:
                 self._set_system(line.split("system", 1)[1].strip())
             case ["system"]:
-                click.echo(repl_help.SET, err=True)
+                say(repl_help.SET, err=True)
             case [other, *_]:
-                click.echo(f"Unknown command '/set {other}'. Type /? for help")
+                say(f"Unknown command '/set {other}'. Type /? for help")
 
     def _set_parameter(self, name: str, texts: list[str]) -> None:
         from ollama_zmq import log
@@ -200,10 +199,10 @@ class Session:
         try:
             value = texts if name == "stop" else parse_parameter(name, texts[0])
         except RequestError as error:
-            click.echo(f"Couldn't set parameter: {error.message}")
+            say(f"Couldn't set parameter: {error.message}")
             return
         self.fields["options"][name] = value
-        click.echo(f"Set parameter '{name}' to '{', '.join(texts)}'")
+        say(f"Set parameter '{name}' to '{', '.join(texts)}'")
 
     def _set_system(self, text: str) -> None:
         if text.startswith(QUOTES):
@@ -216,29 +215,29 @@ class Session:
         if self.messages and self.messages[-1]["role"] == "system":
             self.messages.pop()
         self.messages.append({"role": "system", "content": text})
-        click.echo("Set system message.")
+        say("Set system message.")
 
     def _show(self, arguments: list[str]) -> None:
         if not arguments:
-            click.echo(repl_help.SHOW, err=True)
+            say(repl_help.SHOW, err=True)
             return
         info = self.client.show(self.model, system=self.system)
         match arguments[0]:
             case "info":
-                click.echo(sections(info), nl=False)
+                say(sections(info), nl=False)
             case "modelfile":
-                click.echo(info["modelfile"])
+                say(info["modelfile"])
             case "license":
-                click.echo(info.get("license") or "No license was specified for this model.")
+                say(info.get("license") or "No license was specified for this model.")
             case "template":
-                click.echo(info.get("template") or "No prompt template was specified for this model.")
+                say(info.get("template") or "No prompt template was specified for this model.")
             case "system":
                 system = info.get("system")
-                click.echo(f"{system}\n" if system else "No system message was specified for this model.")
+                say(f"{system}\n" if system else "No system message was specified for this model.")
             case "parameters":
-                click.echo(_parameters(info.get("parameters", ""), self.fields["options"]))
+                say(_parameters(info.get("parameters", ""), self.fields["options"]))
             case other:
-                click.echo(f"Unknown command '/show {other}'. Type /? for help")
+                say(f"Unknown command '/show {other}'. Type /? for help")
 
 
 def _help_about(arguments: list[str]) -> str:

@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 
+from ollama_zmq.cli.command import Command
 from ollama_zmq.cli.tables import columns
+from ollama_zmq.cli.terminal import say
 from ollama_zmq.client import Client
 from ollama_zmq.errors import RequestError
 from ollama_zmq.units import human_number
@@ -18,7 +20,7 @@ SHOWN_LINES = 2
 ARRAY_WIDTH = 10
 
 
-@click.command(short_help="Show information for a model")
+@click.command(cls=Command, short_help="Show information for a model")
 @click.argument("model")
 @click.option("--license", is_flag=True, help="Show license of a model")
 @click.option("--modelfile", is_flag=True, help="Show Modelfile of a model")
@@ -36,9 +38,9 @@ def show(model: str, verbose: bool, **texts: bool) -> None:
         info = client.show(model, verbose=verbose)
     if wanted:
         text = info.get(wanted[0], "")
-        click.echo(text, nl=not text.endswith("\n"))
+        say(text, nl=not text.endswith("\n"))
     else:
-        click.echo(sections(info, verbose=verbose), nl=False)
+        say(sections(info, verbose=verbose), nl=False)
 
 
 def sections(info: dict[str, Any], *, verbose: bool = False) -> str:

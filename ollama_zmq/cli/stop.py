@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
+from ollama_zmq.cli.command import Command
 from ollama_zmq.client import Client
 from ollama_zmq.errors import ModelNotFound
 
 
-@click.command(short_help="Stop a running model")
+@click.command(cls=Command, short_help="Stop a running model")
 @click.argument("model")
 def stop(model: str) -> None:
     """Unload MODEL from memory, after the requests that run on it."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import click
-
+from ollama_zmq.cli.terminal import say
 from ollama_zmq.client import Client
 from ollama_zmq.errors import OllamaZmqError
 from ollama_zmq.version import VERSION
@@ -16,8 +15,8 @@ def show_version() -> None:
         with Client() as client:
             server = client.version()
     except OllamaZmqError:
-        click.echo("Warning: could not connect to a running Ollama instance")
+        say("Warning: could not connect to a running Ollama instance")
     if server:
-        click.echo(f"ollama version is {server}")
+        say(f"ollama version is {server}")
     if server != VERSION:
-        click.echo(f"Warning: client version is {VERSION}")
+        say(f"Warning: client version is {VERSION}")

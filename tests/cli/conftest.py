@@ -53,8 +53,9 @@ def ollama(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setenv("HOME", str(tmp_path))
 
-    def run(*arguments: str, stdin: str = "") -> Printed:
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+    def run(*arguments: str, stdin: str | bytes = "") -> Printed:
+        data = stdin.encode() if isinstance(stdin, str) else stdin
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), "utf-8"))
         code = run_root(arguments)
         printed = capsys.readouterr()
         return Printed(code, printed.out, printed.err)

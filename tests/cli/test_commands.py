@@ -1,4 +1,4 @@
-"""Commands print what Ollama's print, to the column, and end with 0, 1 or 2."""
+"""Commands print what Ollama's print, to the column, and end with 0 or 1."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -9,6 +9,7 @@ from ollama_zmq.cli import COMMANDS
 from ollama_zmq.cli.cluster import model_line
 from ollama_zmq.cli.ps import processor, until
 from ollama_zmq.cli.tables import table
+from ollama_zmq.config import VARIABLES
 from ollama_zmq.version import VERSION
 
 NO_SERVER = "Error: could not connect to ollama server, run 'ollama serve' to start it\n"
@@ -25,15 +26,47 @@ def test_help_lists_every_command_in_order(ollama):
 def test_every_command_has_its_help(ollama, command):
     printed = ollama(command, "--help")
     assert (printed.code, printed.err) == (0, "")
-    assert printed.out.startswith(f"Usage: ollama {command}")
+    assert f"\n\nUsage:\n  ollama {command}" in printed.out
+    assert "\n\nFlags:\n" in printed.out
+    assert "\n\nEnvironment Variables:\n  OLLAMA_" in printed.out
+    assert max(map(len, printed.out.splitlines())) <= 80
     assert ollama("help", command).out == printed.out
 
 
-@pytest.mark.parametrize("arguments", [("nonsense",), ("rm",), ("list", "--nonsense"), ("cp", "a"), ("help", "nope")])
-def test_asked_wrongly_is_2(ollama, arguments):
+def test_help_of_serve_lists_every_variable(ollama):
+    listed = re.findall(r"^  (OLLAMA_\w+) ", ollama("serve", "--help").out, re.MULTILINE)
+    assert listed == list(VARIABLES)
+
+
+def test_help_about_nothing_known_is_told_and_no_failure(ollama):
+    printed = ollama("help", "nosuch")
+    assert (printed.code, printed.out) == (0, "")
+    assert printed.err.startswith("Unknown help topic ['nosuch']\nLarge language model runner")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("nonsense",), 'unknown command "nonsense" for "ollama"'),
+        (("rnu",), 'unknown command "rnu" for "ollama"; did you mean "run"?'),
+        (("cluster", "plann"), 'unknown command "plann" for "ollama cluster"; did you mean "plan"?'),
+        (("rm",), "requires at least 1 arg(s), only received 0"),
+        (("run",), "requires at least 1 arg(s), only received 0"),
+        (("show",), "accepts 1 arg(s), received 0"),
+        (("show", "a", "b", "c"), "accepts 1 arg(s), received 3"),
+        (("cp", "a"), "accepts 2 arg(s), received 1"),
+        (("serve", "x"), "accepts 0 arg(s), received 1"),
+        (("list", "--nonsense"), "unknown flag: --nonsense"),
+        (("run", "m", "-x"), "unknown shorthand flag: -x"),
+        (("show", "m", "--licence"), "unknown flag: --licence; did you mean --license?"),
+        (("run", "m", "--format"), "flag needs an argument: --format"),
+        (("show", "m", "--system=x"), "flag takes no value: --system"),
+        (("cluster", "plan", "m", "--num-ctx", "x"), "invalid argument for '--num-ctx': 'x' is not a valid integer"),
+    ],
+)
+def test_wrong_use_is_one_line_and_1(ollama, arguments, error):
     printed = ollama(*arguments)
-    assert (printed.code, printed.out) == (2, "")
-    assert "Error: " in printed.err
+    assert (printed.code, printed.out, printed.err) == (1, "", f"Error: {error}\n")
 
 
 @pytest.mark.parametrize(
@@ -66,7 +99,7 @@ def test_list_shows_name_id_size_and_age(ollama, server, store):
     assert re.fullmatch(r"NAME {12}ID {14}SIZE {6}MODIFIED {2,}", lines[0])
     assert re.fullmatch(rf"{models[0].name.short} +{models[0].digest[:12]}    \d+ KB    .* ago +", lines[1])
     assert {len(line) for line in lines} == {len(lines[0])}
-    assert [line.split()[0] for line in ollama("ls", "TU").out.splitlines()] == ["NAME", "tuned:latest"]
+    assert [line.split()[0] for line in ollama("ls", "TU", "ignored").out.splitlines()] == ["NAME", "tuned:latest"]
 
 
 def test_ps_shows_where_a_model_is_and_until_when(ollama, server, store, broker):
@@ -102,13 +135,14 @@ def test_processor_is_the_shares_of_cpu_and_gpu(size, vram, shown):
 
 def test_until_tells_stopping_and_forever():
     now = datetime(2026, 1, 1, tzinfo=UTC)
-    assert until(now - timedelta(seconds=1), now) == "Stopping..."
-    assert until(now + timedelta(days=36500), now) == "Forever"
-    assert until(now + timedelta(minutes=4, seconds=30), now) == "4 minutes from now"
+    assert until((now - timedelta(seconds=1)).isoformat(), now) == "Stopping..."
+    assert until((now + timedelta(days=36500)).isoformat(), now) == "Forever"
+    assert until((now + timedelta(minutes=4, seconds=30)).isoformat(), now) == "4 minutes from now"
 
 
 def test_columns_are_as_wide_as_they_look():
     assert table(("A", "B"), [("日本", "x"), ("é", "yy")]) == "A       B     \n日本    x     \né       yy    "
+    assert table(("A", "B"), [("e\u0301\u200d", "x")]) == "A    B    \ne\u0301\u200d    x    "
 
 
 def test_show_has_ollamas_sections(ollama, server):
