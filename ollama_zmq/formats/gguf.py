@@ -6,7 +6,8 @@
     padding to general.alignment (32), then the tensors' bytes; offsets count from here
 
 A string is a u64 length and that many bytes; an array is a u32 value type, a u64 count and the values.
-Every count and length is compared with the size of the file before anything is allocated for it.
+Every count and length is compared with the size of the file before anything is allocated for it; a file has at most
+65,536 pairs and as many tensors (the largest ones known have 100 and 3,000), so no header takes seconds.
 
 Opening sweeps the header once and keeps only where each array begins: 128k tokens and 280k merges are
 stepped over in about 0.1 s and decoded when somebody asks.
@@ -25,13 +26,14 @@ from types import TracebackType
 from typing import Self
 
 from ollama_zmq.errors import ModelFileError, ShapeError
-from ollama_zmq.formats.gguf_header import Cursor, Metadata, read_value
+from ollama_zmq.formats.gguf_header import MAX_SHOWN, Cursor, Metadata, read_value
 from ollama_zmq.formats.quants import QuantType, tensor_nbytes, type_of_id
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
 MAX_DIMS = 4
+MAX_PAIRS = MAX_TENSORS = 65_536
 MIN_PAIR_NBYTES = 8 + 4 + 1
 MIN_TENSOR_NBYTES = 8 + 4 + 4 + 8
 
@@ -79,7 +81,9 @@ class GgufFile:
         """``general.architecture``. Raises ModelFileError if the file does not say."""
         name = self.metadata.get("general.architecture")
         if not isinstance(name, str):
-            raise ModelFileError(f"{self.path}: general.architecture is {name!r}, expected a name", path=str(self.path))
+            raise ModelFileError(
+                f"{self.path}: general.architecture is {name!r:.{MAX_SHOWN}}, expected a name", path=str(self.path)
+            )
         return name
 
     @property
@@ -152,13 +156,15 @@ def _parse(path: Path, data: mmap.mmap) -> GgufFile:
     n_tensors = cursor.u64("the tensor count")
     n_pairs = cursor.u64("the metadata count")
     cursor.check_count(n_pairs, MIN_PAIR_NBYTES, "metadata pairs")
+    cursor.check_limit(n_pairs, MAX_PAIRS, "metadata pairs")
     pairs: dict[str, object] = {}
     for index in range(n_pairs):
-        key = cursor.string(f"the key of metadata pair {index}")
+        key = cursor.name(f"the key of metadata pair {index}")
         if key in pairs:
-            raise cursor.error(f"metadata key {key!r} appears twice")
+            raise cursor.error(f"metadata key {key[:MAX_SHOWN]!r} appears twice")
         pairs[key] = read_value(cursor, key)
     cursor.check_count(n_tensors, MIN_TENSOR_NBYTES, "tensors")
+    cursor.check_limit(n_tensors, MAX_TENSORS, "tensors")
     declared = [_tensor(cursor, index) for index in range(n_tensors)]
     alignment = _alignment(cursor, pairs)
     start = -(-cursor.position // alignment) * alignment
@@ -186,8 +192,8 @@ class _Declared:
 
 
 def _tensor(cursor: Cursor, index: int) -> _Declared:
-    name = cursor.string(f"the name of tensor {index}")
-    what = f"tensor {name!r}"
+    name = cursor.name(f"the name of tensor {index}")
+    what = f"tensor {name[:MAX_SHOWN]!r}"
     n_dims = cursor.u32(f"the rank of {what}")
     if n_dims > MAX_DIMS:
         raise cursor.error(f"{what} has {n_dims} dimensions, more than {MAX_DIMS}")
@@ -215,12 +221,11 @@ def _place(cursor: Cursor, declared: list[_Declared], start: int, alignment: int
     tensors: dict[str, TensorInfo] = {}
     needed = 0
     for tensor in declared:
+        what = f"tensor {tensor.name[:MAX_SHOWN]!r}"
         if tensor.name in tensors:
-            raise cursor.error(f"tensor {tensor.name!r} appears twice")
+            raise cursor.error(f"{what} appears twice")
         if tensor.offset % alignment:
-            raise cursor.error(
-                f"tensor {tensor.name!r} begins at {tensor.offset}, which is not a multiple of {alignment}"
-            )
+            raise cursor.error(f"{what} begins at {tensor.offset}, which is not a multiple of {alignment}")
         offset = start + tensor.offset
         needed = max(needed, offset + tensor.nbytes)
         tensors[tensor.name] = TensorInfo(tensor.name, tensor.type, tensor.shape, offset, tensor.nbytes)

@@ -1,8 +1,9 @@
 """The header of a GGUF file: strings, scalars and arrays, read through a memory map.
 
-The layout stands in :mod:`ollama_zmq.formats.gguf`. Strings are decoded as UTF-8 with ``surrogateescape``,
-because some vocabularies hold tokens that are not UTF-8: ``text.encode("utf-8", "surrogateescape")`` gives
-back the exact bytes of any of them.
+The layout stands in :mod:`ollama_zmq.formats.gguf`. Keys and strings are UTF-8; what is not becomes U+FFFD, so
+that they can be shown and sent anywhere. Strings in arrays are decoded with ``surrogateescape``, because some
+vocabularies hold tokens that are not UTF-8: ``text.encode("utf-8", "surrogateescape")`` gives back the exact bytes
+of any of them, and :func:`readable` what may be shown.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 _BOOL, _STRING, _ARRAY = 7, 8, 9
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", _BOOL: "?", 10: "Q", 11: "q", 12: "d"}
 _STRUCTS = {kind: struct.Struct("<" + code) for kind, code in _SCALARS.items()}
+MAX_NAME_NBYTES = 65_535  # of a key, as the format's specification has it, and of a tensor's name
+MAX_SHOWN = 120
 _DTYPES = {
     0: "u1",
     1: "i1",
@@ -77,6 +80,11 @@ class Metadata(Mapping[str, object]):
         return len(value) if hasattr(value, "__len__") and not isinstance(value, str) else None
 
 
+def readable(text: str) -> str:
+    """A string of an array as it may be shown: bytes that were not UTF-8 are U+FFFD."""
+    return text if text.isascii() else text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 class Cursor:
     """Walks through the header; every step is checked against the end of the file."""
 
@@ -87,6 +95,7 @@ class Cursor:
         self.position = position
 
     def error(self, message: str) -> ModelFileError:
+        """An error that names the file."""
         return ModelFileError(f"{self.path}: {message}", path=str(self.path))
 
     def step(self, nbytes: int, what: str) -> int:
@@ -108,7 +117,20 @@ class Cursor:
     def string(self, what: str) -> str:
         length = self.u64(f"the length of {what}")
         start = self.step(length, what)
-        return self.data[start : start + length].decode("utf-8", "surrogateescape")
+        return self.data[start : start + length].decode("utf-8", "replace")
+
+    def name(self, what: str) -> str:
+        """A string that names something."""
+        start = self.position
+        text = self.string(what)
+        if self.position - start - 8 > MAX_NAME_NBYTES:
+            raise self.error(f"{what} has {self.position - start - 8} bytes, more than {MAX_NAME_NBYTES}")
+        return text
+
+    def check_limit(self, count: int, limit: int, what: str) -> None:
+        """Refuse a count that no real file has."""
+        if count > limit:
+            raise self.error(f"{count} {what}, more than {limit}: the file is damaged, or made to waste time")
 
     def check_count(self, count: int, min_nbytes: int, what: str) -> None:
         """Refuse a count of things that the rest of the file cannot hold."""
@@ -133,7 +155,7 @@ class Cursor:
 
 def read_value(cursor: Cursor, key: str) -> object:
     """The next value; arrays are stepped over."""
-    what = f"metadata {key!r}"
+    what = f"metadata {key[:MAX_SHOWN]!r}"
     kind = cursor.u32(f"the type of {what}")
     if kind == _STRING:
         return cursor.string(what)

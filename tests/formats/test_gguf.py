@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ollama_zmq.errors import ModelFileError
 from ollama_zmq.formats.gguf import TensorInfo, open_gguf
+from ollama_zmq.formats.gguf_header import readable
 from ollama_zmq.formats.quants import QuantType
 from tests.models_tiny import add_vocabulary, write_all
 
@@ -302,3 +303,28 @@ def open_or_refuse(path):
                 assert len(file.data(name)) == info.nbytes
     except ModelFileError:
         return
+
+
+def test_a_string_that_is_not_utf_8_can_be_shown(tmp_path):
+    body = pair(b"k\xff", 8, text(b"caf\xe9")) + pair(b"tokens", 9, struct.pack("<IQ", 8, 1) + text(b"\xe2\x96"))
+    (tmp_path / "x.gguf").write_bytes(header(n_pairs=2, body=body))
+    with open_gguf(tmp_path / "x.gguf") as file:
+        assert file.metadata["k\ufffd"] == "caf\ufffd"
+        assert file.metadata["tokens"][0].encode("utf-8", "surrogateescape") == b"\xe2\x96"
+        assert readable(file.metadata["tokens"][0]) == "\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("counts", "named"),
+    [({"n_pairs": 65_537}, "65537 metadata pairs"), ({"n_tensors": 65_537}, "65537 tensors")],
+)
+def test_more_pairs_or_tensors_than_any_file_has_are_refused(tmp_path, counts, named):
+    (tmp_path / "x.gguf").write_bytes(header(**counts) + bytes(8_000_000))
+    with pytest.raises(ModelFileError, match=f"{named}, more than 65536"):
+        open_gguf(tmp_path / "x.gguf")
+
+
+def test_names_have_a_largest_length(tmp_path):
+    (tmp_path / "x.gguf").write_bytes(header(n_pairs=1, body=pair(b"k" * 65_536, 7, b"\1")))
+    with pytest.raises(ModelFileError, match="the key of metadata pair 0 has 65536 bytes, more than 65535"):
+        open_gguf(tmp_path / "x.gguf")

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from ollama_zmq.errors import RequestError
 from ollama_zmq.formats import manifest as records
 from ollama_zmq.formats.gguf import GgufFile, open_gguf
-from ollama_zmq.formats.gguf_header import Metadata
+from ollama_zmq.formats.gguf_header import Metadata, readable
 from ollama_zmq.formats.modelfile import Modelfile, format_modelfile
 from ollama_zmq.formats.options import format_parameters
 from ollama_zmq.server.facts import facts_of
@@ -174,6 +174,8 @@ def _value(metadata: Metadata, key: str, verbose: bool) -> object:
     if length is not None and length > MAX_SHOWN_ITEMS and not verbose:
         return []
     value = metadata[key]
+    if isinstance(value, list):
+        return [readable(text) for text in value]
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
