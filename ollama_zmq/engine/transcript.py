@@ -24,6 +24,7 @@ class Transcript:
 
     def __init__(self, tokenizer: Tokenizer, request_id: str, stops: Iterable[str]) -> None:
         self._request_id = request_id
+        self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(tokenizer)
         self._stops = StopStrings(stops)
         self._kept: list[tuple[int, int, TokenLogprob | None]] = []  # where its text begins, token, logprob
@@ -39,14 +40,16 @@ class Transcript:
     def push(self, token_id: int, logprob: TokenLogprob | None) -> list[TextChunk]:
         """Add a token and return what can be shown: one chunk or none."""
         self._kept.append((self._decoded, token_id, logprob))
+        if self._tokenizer.is_control(token_id):
+            return self._chunk(self._stops.push(self._tokenizer.token_text(token_id), hidden=True))
         text = self._detokenizer.push(token_id)
         self._decoded += len(text)
         return self._chunk(self._stops.push(text))
 
     def finish(self) -> list[TextChunk]:
         """What was kept back, now that no token follows: one chunk or none."""
-        text = self._stops.push(self._detokenizer.finish())
-        text += self._stops.finish()
+        self._detokenizer.finish()
+        text = self._stops.finish()
         return self._chunk(text, everything=not self.stopped)
 
     def _chunk(self, text: str, *, everything: bool = False) -> list[TextChunk]:

@@ -1,7 +1,8 @@
-"""Token ids to text while they arrive: never half a UTF-8 character, and in the end the same text as all at once.
+"""Token ids to text while they arrive: never half a UTF-8 character.
 
 A character may be spread over several tokens (an emoji is often four). Its bytes are kept back until they are whole,
 or until it is clear that they never will be: then they become U+FFFD, exactly as ``Tokenizer.decode`` would have it.
+A character that is unfinished when the last token has come (``num_predict`` cut it) is left out, as Ollama does.
 """
 
 from __future__ import annotations
@@ -36,6 +37,6 @@ class Detokenizer:
             self._drops_space = False
         return self._decoder.decode(piece)
 
-    def finish(self) -> str:
-        """What is left when no token follows: U+FFFD for a character that was cut off. Begins a new text."""
-        return self._decoder.decode(b"", final=True)
+    def finish(self) -> None:
+        """Forget a character that was cut off, for no token follows. A new text may begin."""
+        self._decoder.reset()

@@ -41,6 +41,9 @@ class FakeTokenizer:
     def is_control(self, token_id):
         return token_id == END
 
+    def token_text(self, token_id):
+        return self.piece(token_id).decode("utf-8", "replace")
+
 
 def mix(*values):
     """One 32-bit number of several; fixed for ever, unlike hash()."""

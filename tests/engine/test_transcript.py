@@ -24,10 +24,10 @@ def test_a_character_goes_out_when_it_is_whole_with_all_its_tokens():
     assert spoken.push(third, None) == said("€", first, second, third)
 
 
-def test_a_character_that_is_cut_off_becomes_a_replacement():
+def test_a_character_that_is_cut_off_is_left_out():
     spoken = transcript()
     spoken.push(0xE2, None)
-    assert spoken.finish() == said("\N{REPLACEMENT CHARACTER}", 0xE2)
+    assert spoken.finish() == said("", 0xE2)
 
 
 def test_a_possible_stop_string_is_kept_back_until_it_is_none():
@@ -60,6 +60,21 @@ def test_a_token_that_only_ends_in_a_stop_string_is_shown_in_part():
     spoken = transcript("e")
     assert spoken.push(261, None) == said(" th", 261)
     assert spoken.stopped
+
+
+def test_the_name_of_a_control_token_stops_and_is_never_shown():
+    spoken = transcript("<end>")
+    assert spoken.push(97, None) == said("a", 97)
+    assert spoken.push(END, None) == []
+    assert (spoken.stopped, spoken.finish(), spoken.token_ids) == (True, [], [97])
+
+
+def test_a_control_token_that_stops_nothing_is_not_shown():
+    spoken = transcript("<end>!")
+    assert spoken.push(97, None) == said("a", 97)
+    assert spoken.push(END, None) == []
+    assert spoken.push(98, None) == said("b", END, 98)
+    assert not spoken.stopped
 
 
 def test_what_was_kept_back_goes_out_at_the_end():

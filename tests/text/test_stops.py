@@ -48,6 +48,15 @@ def test_only_what_may_begin_a_stop_string_is_held_back(stops: list[str], pieces
             assert not held or any(stop.startswith(held) for stop in stops)
 
 
+@given(stops=stop_lists, pieces=st.lists(st.tuples(st.text(alphabet="ab", max_size=2), st.booleans()), max_size=12))
+def test_hidden_text_stops_like_any_other_and_is_never_shown(stops: list[str], pieces: list[tuple[str, bool]]) -> None:
+    watch = StopStrings(stops)
+    shown = "".join([*(watch.push(text, hidden=hidden) for text, hidden in pieces), watch.finish()])
+    text, matched = expected(stops, "".join(text for text, _ in pieces))
+    seen = [not hidden for text, hidden in pieces for _ in text]
+    assert (shown, watch.matched) == ("".join(c for c, is_seen in zip(text, seen, strict=False) if is_seen), matched)
+
+
 def test_nothing_is_shown_after_a_stop_string() -> None:
     watch = StopStrings(["</s>"])
     assert [watch.push("yes</"), watch.push("s>no"), watch.push("more"), watch.finish()] == ["yes", "", "", ""]
