@@ -27,6 +27,8 @@ from __future__ import annotations
 
 from typing import Any
 
+MAX_MESSAGE = 2000  # characters; a name that came from outside may have ten million
+
 
 class OllamaZmqError(Exception):
     """Base of all our errors.
@@ -37,6 +39,8 @@ class OllamaZmqError(Exception):
     """
 
     def __init__(self, message: str = "", **facts: Any) -> None:
+        if len(message) > MAX_MESSAGE:
+            message = f"{message[: MAX_MESSAGE // 2]} … {message[-MAX_MESSAGE // 3 :]}"
         super().__init__(message)
         self.message = message
         self.facts = facts

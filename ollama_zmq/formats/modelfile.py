@@ -9,7 +9,9 @@
 
 Commands in any case: FROM ADAPTER DRAFT LICENSE MESSAGE PARAMETER PARSER RENDERER REQUIRES SYSTEM TEMPLATE.
 A value runs to the end of its line; if it opens with a quote, to the first line that ends with the same
-quote, and inside it nothing is escaped. Characters that do not print are dropped, as Ollama does.
+quote, and inside it nothing is escaped: every character is kept as it is written, zero-width joiners, no-break
+spaces, control characters and the ends of lines included (Ollama drops some of them). Blanks around a value, which
+are spaces and tabs only, are not part of it.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ COMMANDS = (
     "requires",
 )
 
-_NOTHING = re.compile(r"(?:[ \t\r\n]+|#[^\r\n]*)*")
+BLANKS = " \t"
+_NOTHING = re.compile(r"(?:[ \t\r\n]++|#[^\r\n]*+)*+")
 _COMMAND = re.compile(r"([^ \t\r\n]*)([ \t]?)")
 _WORD = re.compile(r"[ \t]*([A-Za-z0-9_]*)([ \t]?)")
 _LINE = re.compile(r"([^\r\n]*)(\r\n|\r|\n|\Z)")
@@ -189,22 +192,18 @@ def _match(pattern: re.Pattern[str], text: str, position: int) -> re.Match[str]:
 def _read_value(text: str, position: int) -> tuple[str | None, int]:
     """The value at *position* and where it ends; None if its quote is never closed."""
     line = _match(_LINE, text, position)
-    first = _printable(line[1]).strip()
+    first = line[1].strip(BLANKS)
     quote = next((mark for mark in ('"""', '"') if first.startswith(mark)), "")
     if first.endswith(quote) and len(first) >= 2 * len(quote):
         return first[len(quote) : len(first) - len(quote)], line.end()
-    pieces = [_printable(line[0]).lstrip()[len(quote) :]]
+    pieces = [line[0].lstrip(BLANKS)[len(quote) :]]
     while line[2]:
         line = _match(_LINE, text, line.end())
-        last = _printable(line[1]).rstrip()
+        last = line[1].rstrip(BLANKS)
         if last.endswith(quote):
             return "".join(pieces) + last.removesuffix(quote), line.end()
-        pieces.append(_printable(line[0]))
+        pieces.append(line[0])
     return None, line.end()
-
-
-def _printable(text: str) -> str:
-    return "".join(c for c in text if c.isprintable() or c in "\t\r\n")
 
 
 def format_modelfile(modelfile: Modelfile, short_name: str | None = None) -> str:
