@@ -17,6 +17,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
+INCLUDE = "kernels/cpu/include"
 CHECKED = os.environ.get("OLLAMA_ZMQ_DEBUG_KERNELS") == "1"
 # CPython's own flags ask for line numbers: half of the compiler's time, and nine tenths of the modules' bytes.
 COMPILE_ARGS = ["-O3", "-g0", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-pthread"]
@@ -58,32 +59,35 @@ def extension(name: str, *sources: str, headers: list[str]) -> Extension:
     return Extension(
         f"ollama_zmq.kernels.cpu.{name}",
         [f"kernels/cpu/{name}.pyx", *sources],
-        include_dirs=["kernels/cpu/include"],
+        include_dirs=[INCLUDE],
         depends=headers,
         extra_compile_args=COMPILE_ARGS + (CHECKS if CHECKED else []) + (SANITIZED_ARGS if SANITIZED else []),
         extra_link_args=["-pthread", *(SANITIZERS if SANITIZED else [])],
     )
 
 
-GLUE_NAMES = "angles arena experts pack pack_low pack_rows pool program recode top unpack"
-GLUE = {f"kernels/cpu/include/{name}.h" for name in GLUE_NAMES.split()}
-HEADERS = set(glob("kernels/cpu/include/*.h"))
+HEADERS = sorted(glob(f"{INCLUDE}/**/*.h", recursive=True))
+GLUE = (f"{INCLUDE}/packing/", f"{INCLUDE}/runtime/")  # around the kernels: no instruction set is built of them
 
 setup(
     packages=[*find_packages(include=["ollama_zmq*"]), "ollama_zmq.kernels", "ollama_zmq.kernels.cpu"],
     cmdclass={"build_ext": ParallelBuild},
     ext_modules=cythonize(
         [
-            extension("simd", *sorted(glob("kernels/cpu/isa_*.c")), headers=sorted(HEADERS - GLUE)),
-            extension("program", headers=sorted(HEADERS)),
-            extension("pool", headers=sorted(HEADERS)),
-            extension("lookup", headers=sorted(HEADERS)),
-            extension("memory", headers=["kernels/cpu/include/arena.h"]),
-            extension("logits", headers=["kernels/cpu/include/kernels.h", "kernels/cpu/include/top.h"]),
+            extension(
+                "simd",
+                *sorted(glob("kernels/cpu/isa_*.c")),
+                headers=[name for name in HEADERS if not name.startswith(GLUE)],
+            ),
+            extension("program", headers=HEADERS),
+            extension("pool", headers=HEADERS),
+            extension("lookup", headers=HEADERS),
+            extension("memory", headers=[f"{INCLUDE}/runtime/arena.h"]),
+            extension("logits", headers=[f"{INCLUDE}/kernels.h", f"{INCLUDE}/rows/top.h"]),
         ],
         build_dir="build/cython",
         compiler_directives=DIRECTIVES,
-        include_path=["kernels/cpu/include"],
+        include_path=[INCLUDE],
         nthreads=os.cpu_count(),
     ),
 )

@@ -2,7 +2,7 @@
 #if defined(__x86_64__)
 #pragma GCC target("avx2,fma,f16c")
 
-#include "lanes_avx2.h"
+#include "lanes/avx2.h"
 
 #include "table.h"
 

@@ -7,7 +7,7 @@
 #endif
 #define LANES_VNNI
 
-#include "lanes_avx2.h"
+#include "lanes/avx2.h"
 
 #include "table.h"
 

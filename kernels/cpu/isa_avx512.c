@@ -2,7 +2,7 @@
 #if defined(__x86_64__)
 #pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,prefer-vector-width=512")
 
-#include "lanes_avx512.h"
+#include "lanes/avx512.h"
 
 #include "table.h"
 

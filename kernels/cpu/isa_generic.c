@@ -1,5 +1,5 @@
 /* The kernels in portable C: what every other instruction set must equal. */
-#include "lanes_generic.h"
+#include "lanes/generic.h"
 
 #include "table.h"
 

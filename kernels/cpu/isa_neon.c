@@ -1,7 +1,7 @@
 /* The kernels on the Advanced SIMD that every 64-bit Arm CPU has. */
 #if defined(__aarch64__)
 
-#include "lanes_neon.h"
+#include "lanes/neon.h"
 
 #include "table.h"
 

@@ -2,7 +2,7 @@
 #if defined(__aarch64__)
 #pragma GCC target("arch=armv8.2-a+dotprod")
 
-#include "lanes_neon.h"
+#include "lanes/neon.h"
 
 #include "table.h"
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ollama_zmq.kernels.cpu import simd
 
-cdef extern from "top.h" nogil:
+cdef extern from "rows/top.h" nogil:
     ctypedef struct kernel_table "struct kernels":
         double (*exp_sum)(const float *logits, size_t V, float peak, float scale) noexcept nogil
     long top(const kernel_table *kernels, const float *logits, size_t V, size_t k, int64_t *ids)

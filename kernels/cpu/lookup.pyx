@@ -12,7 +12,7 @@ import numpy as np
 
 from ollama_zmq.kernels.cpu.pool import RECODING_NAMES
 
-cdef extern from "unpack.h" nogil:
+cdef extern from "packing/unpack.h" nogil:
     size_t row_nbytes(format_t format, size_t K)
     void unpack_row(format_t format, const void *packed, size_t K, size_t n, float *out)
 

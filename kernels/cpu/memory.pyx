@@ -5,7 +5,7 @@ from libc.stdint cimport uintptr_t
 
 import numpy as np
 
-cdef extern from "arena.h" nogil:
+cdef extern from "runtime/arena.h" nogil:
     ctypedef struct arena "struct arena":
         char *memory
     int arena_open(arena *a, size_t nbytes)

@@ -9,7 +9,7 @@ import threading
 
 import numpy as np
 
-cdef extern from "pool.h" nogil:
+cdef extern from "runtime/pool.h" nogil:
     ctypedef struct c_pool "struct pool":
         int threads
     ctypedef void pool_work(void *context, int thread) noexcept nogil

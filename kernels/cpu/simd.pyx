@@ -12,7 +12,7 @@ cdef extern from "isa.h" nogil:
         size_t panel_columns
     const kernel_table *isa_at(int i)
 
-cdef extern from "activations.h" nogil:
+cdef extern from "formats/activations.h" nogil:
     cdef enum:
         FORMATS
     ctypedef int activation_kind "enum activation"

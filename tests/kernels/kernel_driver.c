@@ -11,11 +11,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "angles.h"
-#include "experts.h"
+#include "attention/page.h"
 #include "isa.h"
-#include "page.h"
-#include "unpack.h"
+#include "packing/unpack.h"
+#include "rows/angles.h"
+#include "runtime/experts.h"
 
 static const struct kernels *k;
 static uint64_t state;

@@ -9,10 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "angles.h"
+#include "attention/page.h"
 #include "isa.h"
-#include "page.h"
-#include "unpack.h"
+#include "packing/unpack.h"
+#include "rows/angles.h"
 
 struct sizes { uint32_t n_layers, D, n_heads, n_kv_heads, head_dim, T; float eps, scale; };
 

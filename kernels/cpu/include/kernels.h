@@ -6,8 +6,8 @@
 #ifndef OLLAMA_KERNELS_H
 #define OLLAMA_KERNELS_H
 
-#include "activations.h"
-#include "page.h"
+#include "attention/page.h"
+#include "formats/activations.h"
 
 /* out[t, n] = sum_k x[t, k] weight[n, k] for t < T and the 16 n of each group. */
 struct linear_job {

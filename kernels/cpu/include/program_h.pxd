@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int32_t
 
-cdef extern from "program.h" nogil:
+cdef extern from "runtime/program.h" nogil:
     ctypedef struct kernel_table "struct kernels":
         pass
     ctypedef struct c_pool "struct pool":

@@ -1,6 +1,6 @@
 """``recode.h``, and ``pack.h`` in it, as Cython sees them."""
 
-cdef extern from "recode.h" nogil:
+cdef extern from "packing/recode.h" nogil:
     ctypedef int format_t "enum format"
     ctypedef int recoding_t "enum recoding"
     void recode_group(

@@ -1,10 +1,10 @@
 /* What all tables are made of, and the table: isa_*.c includes it after its lanes. */
-#include "attention.h"
-#include "linear.h"
-#include "logits.h"
-#include "quantize.h"
-#include "rows.h"
-#include "store.h"
+#include "attention/attention.h"
+#include "attention/store.h"
+#include "linear/linear.h"
+#include "linear/quantize.h"
+#include "rows/logits.h"
+#include "rows/rows.h"
 
 #define KERNEL_TABLE(isa)                                                                                                   \
     {                                                                                                                       \

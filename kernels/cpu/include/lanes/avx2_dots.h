@@ -1,4 +1,4 @@
-/* Dot products of bytes on AVX2, by products of pairs that saturate at 16 bits. Included by lanes_avx2.h. */
+/* Dot products of bytes on AVX2, by products of pairs that saturate at 16 bits. Included by lanes/avx2.h. */
 #ifndef OLLAMA_LANES_AVX2_DOTS_H
 #define OLLAMA_LANES_AVX2_DOTS_H
 

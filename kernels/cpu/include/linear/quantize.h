@@ -2,7 +2,7 @@
 #ifndef OLLAMA_QUANTIZE_H
 #define OLLAMA_QUANTIZE_H
 
-#include "activations.h"
+#include "formats/activations.h"
 
 #define SMALLEST_SCALED 0x1p-100f       /* below this 127 / max|x| may overflow; such a block counts as zeros */
 

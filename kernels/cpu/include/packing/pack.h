@@ -1,21 +1,15 @@
 /* Weights from the order of a file into 16-row groups (formats.h).
  *
- * The words (4 bytes) of 16 rows are transposed (pack_rows.h), so that a loop over the rows is a loop over lanes, which the
+ * The words (4 bytes) of 16 rows are transposed (packing/rows.h), so that a loop over the rows is a loop over lanes, which the
  * compiler turns into vectors; what is left of a format are masks and shifts of whole vectors. One Zen 4 core packs 2.9 (Q3_K) to
  * 7.7 GB/s (F32) so, and 0.7 (Q6_K) to 6.7 when it moves words or values one by one; memcpy moves 11.
  */
 #ifndef OLLAMA_PACK_H
 #define OLLAMA_PACK_H
 
-#include "formats.h"
-#include "pack_rows.h"
-
-/* Blocks of a row one after the other, with `in` at block b; packed as out[b]. */
-#define EACH_BLOCK(size, type) \
-    for (size_t b = 0; b < K / (size); b++, next_block(in, sizeof(struct type)))
-#define HALVES(type, member, to) gather_halves(in, offsetof(struct type, member), to)
-#define WORDS(type, member, count, to) gather_words(in, offsetof(struct type, member), count, to)
-#define BYTES(type, member, words, to) gather_bytes(in, offsetof(struct type, member), words, to)
+#include "formats/formats.h"
+#include "packing/low.h"
+#include "packing/rows.h"
 
 static void pack_32(struct source_rows *in, size_t K, uint32_t (*out)[16])
 {
@@ -98,19 +92,6 @@ static void pack_q8_0(struct source_rows *in, size_t K, struct packed_q8_0 *out)
         for (int i = 0; i < 8; i++)
             for (int r = 0; r < 16; r++) out[b].q[i][r] ^= 0x80808080u;
     }
-}
-
-typedef uint8_t sixteen_bytes __attribute__((vector_size(16)));
-
-/* Scales of two sub-blocks, and their minimums row by row, which share no bit -> 32 bytes. */
-static inline void join_scales(const uint8_t (*scales)[16], const uint8_t (*minimums)[16], uint8_t *out)
-{
-    sixteen_bytes scale[2], minimum[2];
-    memcpy(scale, scales, sizeof scale);
-    memcpy(minimum, minimums, sizeof minimum);
-    scale[0] |= __builtin_shufflevector(minimum[0], minimum[1], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-    scale[1] |= __builtin_shufflevector(minimum[0], minimum[1], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-    memcpy(out, scale, sizeof scale);
 }
 
 /* The 6-bit scales and minimums of Q4_K and Q5_K: in a file sub-block j < 4 has all bits of its own in bytes j and 4 + j, and
@@ -196,8 +177,6 @@ static void pack_q6_k(struct source_rows *in, size_t K, struct packed_q6_k *out)
         }
     }
 }
-
-#include "pack_low.h"
 
 /* Pack K values of 16 rows, whole blocks. */
 static void pack_rows(enum format format, struct source_rows *in, size_t K, void *out)

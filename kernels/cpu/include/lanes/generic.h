@@ -1,7 +1,7 @@
 /* Sixteen lanes in portable C: the vocabulary that kernels are written in, and the definition of what each word means.
  *
  * f32 is 16 float32, i32 is 16 int32, u8 is 64 bytes of which lane r owns bytes 4r..4r+3. Every float operation rounds once, to
- * nearest even; f32_fma is fused. lanes_avx2.h, lanes_avx512.h and lanes_neon.h mean the same, bit for bit.
+ * nearest even; f32_fma is fused. lanes/avx2.h, lanes/avx512.h and lanes/neon.h mean the same, bit for bit.
  */
 #ifndef OLLAMA_LANES_H
 #define OLLAMA_LANES_H
@@ -10,7 +10,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "half.h"
+#include "formats/half.h"
 
 enum { LANES = 16 };
 #define TILE_COLUMNS 1              /* columns of a panel: as many as have accumulators in registers */
@@ -127,6 +127,6 @@ static inline i32 i32_dot_pairs(i32 acc, const uint8_t *p, const int16_t *x)
     return acc;
 }
 
-#include "lanes_common.h"
+#include "lanes/common.h"
 
 #endif

@@ -4,7 +4,7 @@
 #ifndef OLLAMA_RECODE_H
 #define OLLAMA_RECODE_H
 
-#include "pack.h"
+#include "packing/pack.h"
 
 enum recoding { IQ1_S, IQ1_M, IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S, TQ1_0, TQ2_0, NVFP4, RECODINGS };
 

@@ -10,8 +10,8 @@
 #ifndef OLLAMA_ATTENTION_Q8_H
 #define OLLAMA_ATTENTION_Q8_H
 
-#include "page.h"
-#include "quantize.h"
+#include "attention/page.h"
+#include "linear/quantize.h"
 
 struct query_block {
     int8_t high[32], low[32];

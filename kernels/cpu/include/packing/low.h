@@ -1,6 +1,8 @@
-/* Packing of the formats of two and three bits and of those with tables. Included by pack.h. */
+/* Packing of the formats of two and three bits and of those with tables. */
 #ifndef OLLAMA_PACK_LOW_H
 #define OLLAMA_PACK_LOW_H
+
+#include "packing/rows.h"
 
 static void pack_mxfp4(struct source_rows *in, size_t K, struct packed_mxfp4 *out)
 {

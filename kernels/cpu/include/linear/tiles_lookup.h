@@ -1,8 +1,9 @@
-/* Tiles whose 4-bit numbers index a table (tables.h): one byte shuffle per vector. Included by linear.h. */
-#ifndef OLLAMA_LINEAR_TABLE_H
-#define OLLAMA_LINEAR_TABLE_H
+/* Tiles whose 4-bit numbers index a table (tables.h): one byte shuffle per vector. */
+#ifndef OLLAMA_LINEAR_TILES_LOOKUP_H
+#define OLLAMA_LINEAR_TILES_LOOKUP_H
 
-#include "tables.h"
+#include "formats/tables.h"
+#include "linear/tile.h"
 
 /* What nibbles in the low or high halves of a vector stand for. */
 ALWAYS_INLINE u8 looked_up(u8 table, const uint32_t *q, const int high)

@@ -1,4 +1,4 @@
-/* Words that are made of the words of lanes_*.h, the same for every instruction set. */
+/* Words that are made of the words of lanes/*.h, the same for every instruction set. */
 #ifndef OLLAMA_LANES_COMMON_H
 #define OLLAMA_LANES_COMMON_H
 

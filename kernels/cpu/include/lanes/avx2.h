@@ -1,4 +1,4 @@
-/* Sixteen lanes on AVX2 with FMA and F16C: two registers each, and with AVX-VNNI where LANES_VNNI is defined. What the words mean stands in lanes_generic.h. */
+/* Sixteen lanes on AVX2 with FMA and F16C: two registers each, and with AVX-VNNI where LANES_VNNI is defined. What the words mean stands in lanes/generic.h. */
 #ifndef OLLAMA_LANES_H
 #define OLLAMA_LANES_H
 
@@ -7,7 +7,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "half.h"
+#include "formats/half.h"
 
 enum { LANES = 16 };
 #define TILE_COLUMNS 4
@@ -190,12 +190,12 @@ static inline u8 u8_shr(u8 a, int n)
 }
 
 #ifdef LANES_VNNI
-#include "lanes_avx2_vnni.h"
+#include "lanes/avx2_vnni.h"
 #else
-#include "lanes_avx2_dots.h"
+#include "lanes/avx2_dots.h"
 #endif
 
-/* The trees of lanes_common.h in registers, the same sums in the same order. */
+/* The trees of lanes/common.h in registers, the same sums in the same order. */
 #define LANES_HAVE_TREES
 
 static inline float f32_sum_lanes(f32 v)
@@ -214,6 +214,6 @@ static inline float f32_max_lane(f32 v)
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
 
-#include "lanes_common.h"
+#include "lanes/common.h"
 
 #endif

@@ -1,4 +1,4 @@
-/* Sixteen lanes on Arm's Advanced SIMD: four registers each. What the words mean stands in lanes_generic.h.
+/* Sixteen lanes on Arm's Advanced SIMD: four registers each. What the words mean stands in lanes/generic.h.
  *
  * Compiled twice: for every ARMv8-A CPU, and with SDOT for those that have it (2018 on). SDOT multiplies signed bytes by signed
  * ones; weights are at most 63 or are brought there by taking their offset of 128 off, so signed is what they are.
@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "half.h"
+#include "formats/half.h"
 
 enum { LANES = 16 };
 #define TILE_COLUMNS 4
@@ -229,7 +229,7 @@ static inline i32 i32_dot_pairs(i32 acc, const uint8_t *p, const int16_t *x)
                  dot_four_pairs(acc.c, p + 16, two), dot_four_pairs(acc.d, p + 24, two)};
 }
 
-/* The trees of lanes_common.h in registers. */
+/* The trees of lanes/common.h in registers. */
 #define LANES_HAVE_TREES
 
 static inline float f32_sum_lanes(f32 v)
@@ -244,6 +244,6 @@ static inline float f32_max_lane(f32 v)
     return vgetq_lane_f32(larger(two, vdupq_laneq_f32(two, 1)), 0);
 }
 
-#include "lanes_common.h"
+#include "lanes/common.h"
 
 #endif

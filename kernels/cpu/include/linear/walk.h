@@ -14,6 +14,8 @@
 #ifndef OLLAMA_LINEAR_WALK_H
 #define OLLAMA_LINEAR_WALK_H
 
+#include "linear/tile.h"
+
 enum { WEIGHTS_CACHED = 256 * 1024, X_CACHED = 16 * 1024, MOST_GROUPS = 32, TURN_NBYTES = 2048 };
 
 typedef void tile_body(const int C, const struct tile *t, f32 *total);
@@ -98,29 +100,5 @@ ALWAYS_INLINE void walk(const struct linear_job *job, enum format format, size_t
         for (size_t first = 0; first < job->T; first += TILE_COLUMNS) run_panel(job, format, g, n, first, chunk, body);
     }
 }
-
-#define DEFINE_LINEAR(name, format)                                                \
-    static void linear_##name(const struct linear_job *job, size_t g0, size_t g1) \
-    {                                                                              \
-        walk(job, format, g0, g1, tile_##name);                                    \
-    }
-
-DEFINE_LINEAR(f32, F32)
-DEFINE_LINEAR(f16, F16)
-DEFINE_LINEAR(bf16, BF16)
-DEFINE_LINEAR(q4_0, Q4_0)
-DEFINE_LINEAR(q4_1, Q4_1)
-DEFINE_LINEAR(q5_0, Q5_0)
-DEFINE_LINEAR(q5_1, Q5_1)
-DEFINE_LINEAR(q8_0, Q8_0)
-DEFINE_LINEAR(iq4_nl, IQ4_NL)
-DEFINE_LINEAR(mxfp4, MXFP4)
-DEFINE_LINEAR(q2_k, Q2_K)
-DEFINE_LINEAR(q3_k, Q3_K)
-DEFINE_LINEAR(q4_k, Q4_K)
-DEFINE_LINEAR(q5_k, Q5_K)
-DEFINE_LINEAR(q6_k, Q6_K)
-DEFINE_LINEAR(iq4_xs, IQ4_XS)
-DEFINE_LINEAR(grid, GRID)
 
 #endif

@@ -1,12 +1,14 @@
-/* Tiles of two and three bits. Included by linear.h.
+/* Tiles of two and three bits.
  *
  * f of Q2_K is a sum of integers below 2^24 / 4, which float operations in any order give exactly; so do integer ones.
  *
  * A field in the upper bits of a byte is not shifted down: masked where it stands it makes the sum 4 or 8 times as large, and the
  * scale is divided by as much instead, which is exact and costs one operation per sub-block rather than one per vector.
  */
-#ifndef OLLAMA_LINEAR_LOW_H
-#define OLLAMA_LINEAR_LOW_H
+#ifndef OLLAMA_LINEAR_TILES_LOW_H
+#define OLLAMA_LINEAR_TILES_LOW_H
+
+#include "linear/tile.h"
 
 /* Vector of sub-block u of four: q for u = 0 and 2, 4 q for 1 and 3. */
 ALWAYS_INLINE u8 two_bits(u8 four, const int u)

@@ -1,4 +1,4 @@
-/* How attention is cut over threads. Included by program.h, whose records it reads.
+/* How attention is cut over threads.
  *
  *   many columns          a piece is a block of columns of one kv head over all runs of its slots
  *   few, long contexts    a piece is a block over one run; after a barrier, the records of a column's runs are joined in order
@@ -8,6 +8,8 @@
  */
 #ifndef OLLAMA_ATTEND_H
 #define OLLAMA_ATTEND_H
+
+#include "runtime/steps.h"
 
 static inline char *page_of(const void *cache, int32_t page, size_t kv_head, size_t n_kv_heads, const struct kv_head *head)
 {

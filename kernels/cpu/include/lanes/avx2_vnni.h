@@ -1,4 +1,4 @@
-/* Dot products of bytes with AVX-VNNI, where one instruction adds four products to 32 bits. Included by lanes_avx2.h. */
+/* Dot products of bytes with AVX-VNNI, where one instruction adds four products to 32 bits. Included by lanes/avx2.h. */
 #ifndef OLLAMA_LANES_AVX2_VNNI_H
 #define OLLAMA_LANES_AVX2_VNNI_H
 

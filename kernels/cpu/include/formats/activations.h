@@ -11,7 +11,7 @@
 #ifndef OLLAMA_ACTIVATIONS_H
 #define OLLAMA_ACTIVATIONS_H
 
-#include "formats.h"
+#include "formats/formats.h"
 
 struct x32 {
     int8_t q[32];

@@ -5,9 +5,9 @@
 #ifndef OLLAMA_UNPACK_H
 #define OLLAMA_UNPACK_H
 
-#include "half.h"
-#include "pack.h"
-#include "tables.h"
+#include "formats/formats.h"
+#include "formats/half.h"
+#include "formats/tables.h"
 
 /* Byte of k = 4 i + t of row r in a vector. */
 static inline int byte_of(const uint32_t *vector, int r, int t)

@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-#include "formats.h"
+#include "formats/formats.h"
 
 static const uint8_t zero_block[256];       /* stands in for a row past N; as long as the longest block of a file */
 
@@ -71,5 +71,25 @@ static inline void gather_halves(const struct source_rows *rows, size_t offset, 
 {
     for (int r = 0; r < 16; r++) memcpy(&out[r], rows->block[r] + offset, 2);
 }
+
+typedef uint8_t sixteen_bytes __attribute__((vector_size(16)));
+
+/* Scales of two sub-blocks, and their minimums row by row, which share no bit -> 32 bytes. */
+static inline void join_scales(const uint8_t (*scales)[16], const uint8_t (*minimums)[16], uint8_t *out)
+{
+    sixteen_bytes scale[2], minimum[2];
+    memcpy(scale, scales, sizeof scale);
+    memcpy(minimum, minimums, sizeof minimum);
+    scale[0] |= __builtin_shufflevector(minimum[0], minimum[1], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    scale[1] |= __builtin_shufflevector(minimum[0], minimum[1], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    memcpy(out, scale, sizeof scale);
+}
+
+/* Blocks of a row one after the other, with `in` at block b; packed as out[b]. */
+#define EACH_BLOCK(size, type) \
+    for (size_t b = 0; b < K / (size); b++, next_block(in, sizeof(struct type)))
+#define HALVES(type, member, to) gather_halves(in, offsetof(struct type, member), to)
+#define WORDS(type, member, count, to) gather_words(in, offsetof(struct type, member), count, to)
+#define BYTES(type, member, words, to) gather_bytes(in, offsetof(struct type, member), words, to)
 
 #endif

@@ -2,7 +2,7 @@
  *
  * Order of float operations, for one column (one query head of one token), which attends to slots begin .. end - 1:
  *
- *   score[s]  = scores of attention_f16.h or attention_q8.h;  softcap * tanh(score[s] / softcap) if there is one
+ *   score[s]  = scores of attention/f16.h or attention/q8.h;  softcap * tanh(score[s] / softcap) if there is one
  *   runs of 512 slots (page.h), each from m = -inf, l = 0, o = 0; its pages in order:
  *               m' = max(m, largest score);  if that changed anything, a = exp(m - m'), l = l * a, o[e] = o[e] * a
  *               p[s] = exp(score[s] - m'), 0 outside begin .. end
@@ -22,8 +22,8 @@
 #ifndef OLLAMA_ATTENTION_H
 #define OLLAMA_ATTENTION_H
 
-#include "attention_f16.h"
-#include "attention_q8.h"
+#include "attention/f16.h"
+#include "attention/q8.h"
 #include "kernels.h"
 
 #if ACCUMULATORS >= 24

@@ -2,7 +2,7 @@
 #ifndef OLLAMA_ATTENTION_F16_H
 #define OLLAMA_ATTENTION_F16_H
 
-#include "page.h"
+#include "attention/page.h"
 
 /* Queries of a tile: float32 [head_dim][C], times scale. */
 static inline void pack_query_f16(const float *q, size_t head_dim, float scale, char *tile, size_t C, size_t c)

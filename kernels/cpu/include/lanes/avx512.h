@@ -1,4 +1,4 @@
-/* Sixteen lanes on AVX-512 with VNNI: one register each. What the words mean stands in lanes_generic.h. */
+/* Sixteen lanes on AVX-512 with VNNI: one register each. What the words mean stands in lanes/generic.h. */
 #ifndef OLLAMA_LANES_H
 #define OLLAMA_LANES_H
 
@@ -7,7 +7,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "half.h"
+#include "formats/half.h"
 
 enum { LANES = 16 };
 #define TILE_COLUMNS 12
@@ -107,7 +107,7 @@ static inline i32 i32_dot_pairs(i32 acc, const uint8_t *p, const int16_t *x)
     return _mm512_dpwssd_epi32(acc, _mm512_cvtepu8_epi16(load_32_bytes(p)), i32_set(*(const any_i32 *)x));
 }
 
-/* The trees of lanes_common.h in registers, the same sums in the same order. */
+/* The trees of lanes/common.h in registers, the same sums in the same order. */
 #define LANES_HAVE_TREES
 
 static inline float f32_sum_lanes(f32 v)
@@ -126,6 +126,6 @@ static inline float f32_max_lane(f32 v)
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
 
-#include "lanes_common.h"
+#include "lanes/common.h"
 
 #endif

@@ -2,8 +2,8 @@
 #ifndef OLLAMA_STORE_H
 #define OLLAMA_STORE_H
 
-#include "page.h"
-#include "quantize.h"
+#include "attention/page.h"
+#include "linear/quantize.h"
 
 static void store_keys_f16(const float *k, char *keys, size_t slot, size_t head_dim)
 {
