@@ -33,7 +33,7 @@ THINK_LEVELS = ("low", "medium", "high", "max")
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class PreparedRequest:
     """An inference request that has been checked and may run.
 
     Attributes:
@@ -45,7 +45,7 @@ class Call:
     model: StoredModel
     facts: Facts
     options: Options
-    wanted: LoadRequest
+    load_spec: LoadRequest
     keep_alive_s: float | None
     started_ns: int
 
@@ -55,8 +55,10 @@ class Call:
         return self.keep_alive_s == 0
 
 
-async def checked(services: Services, request: Inference, go_template: str | None, needs: Sequence[str]) -> Call:
-    """The call that *request* asks for; nothing is loaded yet.
+async def prepare(
+    services: Services, request: Inference, go_template: str | None, needs: Sequence[str]
+) -> PreparedRequest:
+    """*request* checked, with its model, options and load spec; nothing is loaded yet.
 
     Args:
         needs: the capabilities it takes, besides thinking.
@@ -73,13 +75,13 @@ async def checked(services: Services, request: Inference, go_template: str | Non
         facts.require(request.model, capability)
     if request.think:
         facts.require(request.model, "thinking")
-    options, wanted = load_of(services, model, facts, request.options)
-    return Call(
+    options, load_spec = load_of(services, model, facts, request.options)
+    return PreparedRequest(
         request=request,
         model=model,
         facts=facts,
         options=options,
-        wanted=wanted,
+        load_spec=load_spec,
         keep_alive_s=_keep_alive(request.keep_alive),
         started_ns=started_ns,
     )
@@ -105,9 +107,9 @@ def _keep_alive(value: str | float | None) -> float | None:
 
 
 def load_of(
-    services: Services, model: StoredModel, facts: Facts, asked: Mapping[str, Any]
+    services: Services, model: StoredModel, facts: Facts, requested: Mapping[str, Any]
 ) -> tuple[Options, LoadRequest]:
-    """The options of a request that *asked* for some, and how the model is to be loaded for it.
+    """The options of a request with the options *requested*, and how the model is to be loaded for it.
 
     Options and workers are the request's, else the Modelfile's, else the environment's.
 
@@ -115,7 +117,7 @@ def load_of(
         RequestError: an option has the wrong type, or a worker no address.
     """
     default_num_ctx = services.config.context_length or DEFAULT_NUM_CTX
-    options = merge_options(Options(num_ctx=default_num_ctx), model.parameters, asked)
+    options = merge_options(Options(num_ctx=default_num_ctx), model.parameters, requested)
     servers = services.config.rpc_servers if options.rpc_servers is None else options.rpc_servers
     return options, LoadRequest(
         name=model.name.short,
@@ -132,17 +134,19 @@ def load_of(
     )
 
 
-def _num_ctx(asked: int, trained: int) -> int:
-    """The context to load with: what was *asked*, at most what the model was trained for unless that is 0."""
-    if 0 < trained < asked != DEFAULT_NUM_CTX:
-        log.warning("context.reduced", num_ctx=asked, trained=trained)
-    return max(MIN_NUM_CTX, min(asked, trained or asked))
+def _num_ctx(requested: int, trained: int) -> int:
+    """The context to load with: *requested*, at most what the model was trained for unless that is 0."""
+    if 0 < trained < requested != DEFAULT_NUM_CTX:
+        log.warning("context.reduced", num_ctx=requested, trained=trained)
+    return max(MIN_NUM_CTX, min(requested, trained or requested))
 
 
-def tokenizer_of(call: Call, tokenizer: Tokenizer | None) -> Tokenizer:
+def tokenizer_of(prepared: PreparedRequest, tokenizer: Tokenizer | None) -> Tokenizer:
     """The loaded model's tokenizer. Raises ModelFileError if the file has none."""
     if tokenizer is None:
-        raise ModelFileError(f"model {call.request.model!r}: the file has no vocabulary, so it cannot read a prompt")
+        raise ModelFileError(
+            f"model {prepared.request.model!r}: the file has no vocabulary, so it cannot read a prompt"
+        )
     return tokenizer
 
 
@@ -154,17 +158,17 @@ def encoded(tokenizer: Tokenizer, prompt: str) -> tuple[int, ...]:
 
 
 async def outputs(
-    services: Services, call: Call, loaded: LoadedModel, token_ids: tuple[int, ...]
+    services: Services, prepared: PreparedRequest, loaded: LoadedModel, token_ids: tuple[int, ...]
 ) -> AsyncGenerator[TextChunk | Finished, None]:
-    """Run *call* on the model that was loaded for it. What it took is logged, prompts and answers are not."""
-    request = call.request
+    """Run *prepared* on the model that was loaded for it. What it took is logged, prompts and answers are not."""
+    request = prepared.request
     request_id = secrets.token_hex(8)
     with structlog.contextvars.bound_contextvars(request_id=request_id, model=request.model):
         log.info("request.accepted", prompt_tokens=len(token_ids))
     generation = GenerationRequest(
         request_id=request_id,
         token_ids=token_ids,
-        options=call.options,
+        options=prepared.options,
         truncate=request.truncate,
         shift=request.shift,
         logprobs=request.logprobs,
@@ -196,11 +200,11 @@ def _facts_for_log(finished: Finished) -> dict[str, object]:
     }
 
 
-def metrics(call: Call, ready_ns: int, finished: Finished) -> dict[str, Any]:
+def metrics(prepared: PreparedRequest, ready_ns: int, finished: Finished) -> dict[str, Any]:
     """The counts and durations of the last chunk. *ready_ns*: when the model was there, monotonic."""
     return {
-        "total_duration": time.monotonic_ns() - call.started_ns,
-        "load_duration": ready_ns - call.started_ns,
+        "total_duration": time.monotonic_ns() - prepared.started_ns,
+        "load_duration": ready_ns - prepared.started_ns,
         "prompt_eval_count": finished.prompt_tokens,
         "prompt_eval_duration": round(finished.prefill_s * 1e9),
         "eval_count": finished.output_tokens,

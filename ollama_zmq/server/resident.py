@@ -34,7 +34,7 @@ class Resident:
         expires_at: when it will be unloaded if nobody comes, in seconds since the epoch.
         users: requests that run on it; unused: set while there are none.
         last_used: counts uses of all models.
-        leaves: it goes when its users are done; who comes meanwhile waits for what comes after it.
+        draining: no new users, unloaded when the last one leaves; who comes meanwhile waits for the next load.
     """
 
     model: StoredModel
@@ -44,7 +44,7 @@ class Resident:
     users: int = 0
     unused: asyncio.Event = field(default_factory=asyncio.Event)
     last_used: int = 0
-    leaves: bool = False
+    draining: bool = False
     timer: Timer | None = None
     templates: dict[str | None, ChatTemplate] = field(default_factory=dict)
 

@@ -1,12 +1,12 @@
 """Which models are loaded, for whom, and for how long.
 
-A request that a loaded model can serve takes it at once. Any other waits for its turn to load one; models load one
+A request that a loaded model can serve takes it at once. Any other waits for the load lock; models load one
 after another, while the loaded ones go on.
 
     same file, other runner options or workers  the one that is loaded goes when its users are done, then it is loaded
     there is memory, and not ``max_loaded``     it is loaded beside the others
-    there is not                                idle models go, the least recently used first; while that is not
-                                                enough, models in use go when their users are done
+    there is not                                idle models are evicted, least recently used first; while that is not
+                                                enough, models in use drain and go, too
     a model that is about to go                 who asks for it waits behind those for whom it goes, so that nobody
                                                 waits for ever
 
@@ -48,7 +48,7 @@ class Loader(Protocol):
 
     def load(
         self,
-        wanted: LoadRequest,
+        load_spec: LoadRequest,
         *,
         replaces: LoadedModel | None = None,
         idle: Sequence[LoadedModel] = (),
@@ -63,7 +63,7 @@ class Loader(Protocol):
         """Whether it is loaded still."""
 
 
-class Scheduler:
+class ModelScheduler:
     """Lends loaded models to requests, and loads others when they want them.
 
     Args:
@@ -91,7 +91,7 @@ class Scheduler:
         self._clock = clock
         self._call_later = call_later
         self._residents: dict[Path, Resident] = {}
-        self._turn = asyncio.Lock()
+        self._load_lock = asyncio.Lock()
         self._waiting = 0
         self._uses = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -105,7 +105,7 @@ class Scheduler:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is loaded and nothing is being loaded."""
-        return not self.residents and not self._turn.locked()
+        return not self.residents and not self._load_lock.locked()
 
     def loaded_from(self, path: Path) -> LoadedModel | None:
         """The model of the file *path*, if it is loaded."""
@@ -113,15 +113,15 @@ class Scheduler:
 
     @asynccontextmanager
     async def use(
-        self, model: StoredModel, wanted: LoadRequest, keep_alive_s: float | None = None
+        self, model: StoredModel, load_spec: LoadRequest, keep_alive_s: float | None = None
     ) -> AsyncIterator[Resident]:
-        """Borrow *wanted*, loaded if need be; ``keep_alive_s`` None leaves the model's own.
+        """Borrow *load_spec*, loaded if need be; ``keep_alive_s`` None leaves the model's own.
 
         Raises:
             ServerBusy: too many requests wait already.
             OllamaZmqError: it cannot be loaded.
         """
-        resident = await self._acquire(model, wanted)
+        resident = await self._acquire(model, load_spec)
         self._uses += 1
         resident.last_used = self._uses
         resident.enter(keep_alive_s, self._clock())
@@ -147,69 +147,71 @@ class Scheduler:
         for task in self._tasks:
             task.cancel()
 
-    async def _acquire(self, model: StoredModel, wanted: LoadRequest) -> Resident:
-        if (resident := self._fitting(wanted)) and not resident.leaves:
-            if resident.users - (wanted.num_parallel or CONTEXTS) >= self._max_queue:
+    async def _acquire(self, model: StoredModel, load_spec: LoadRequest) -> Resident:
+        if (resident := self._fitting(load_spec)) and not resident.draining:
+            if resident.users - (load_spec.num_parallel or CONTEXTS) >= self._max_queue:
                 raise _busy()
             return resident
         if self._waiting >= max(1, self._max_queue):
             raise _busy()
         self._waiting += 1
         try:
-            async with self._turn:
-                if resident := self._fitting(wanted):
-                    resident.leaves = False  # for whom it was to go has given up
+            async with self._load_lock:
+                if resident := self._fitting(load_spec):
+                    resident.draining = False  # for whom it was to go has given up
                     return resident
-                return await self._load_in_turn(model, wanted)
+                return await self._load_locked(model, load_spec)
         finally:
             self._waiting -= 1
 
-    def _fitting(self, wanted: LoadRequest) -> Resident | None:
-        """The loaded model of *wanted*'s file, if it was loaded as *wanted* asks, under whatever name."""
-        resident = self._residents.get(wanted.path)
+    def _fitting(self, load_spec: LoadRequest) -> Resident | None:
+        """The loaded model of *load_spec*'s file, if it was loaded as *load_spec* asks, under whatever name."""
+        resident = self._residents.get(load_spec.path)
         if resident is None or not self._broker.holds(resident.loaded):
             return None
-        same = replace(wanted, name=resident.loaded.request.name) == resident.loaded.request
+        same = replace(load_spec, name=resident.loaded.request.name) == resident.loaded.request
         return resident if same else None
 
-    # Loading, by whoever's turn it is
+    # Loading, by whoever holds the load lock
 
-    async def _load_in_turn(self, model: StoredModel, wanted: LoadRequest) -> Resident:
-        while self._max_loaded and len(others := self._others(wanted.path)) >= self._max_loaded:
-            await self._let_go(others[0])
+    async def _load_locked(self, model: StoredModel, load_spec: LoadRequest) -> Resident:
+        while self._max_loaded and len(others := self._others(load_spec.path)) >= self._max_loaded:
+            await self._evict(others[0])
         while True:
-            if (before := self._residents.get(wanted.path)) is not None:
+            if (before := self._residents.get(load_spec.path)) is not None:
                 await self._until_unused(before)
             try:
-                return await self._load(model, wanted)
+                return await self._load(model, load_spec)
             except MemoryInUse as error:
-                in_the_way = [other for other in self._others(wanted.path) if _number(other) in error.facts["models"]]
+                in_the_way = [
+                    other for other in self._others(load_spec.path) if _number(other) in error.facts["models"]
+                ]
                 if not in_the_way:
                     raise
-                await self._let_go(in_the_way[0])
+                await self._evict(in_the_way[0])
 
     def _others(self, path: Path) -> list[Resident]:
         """The models of other files, idle ones first, then the least recently used."""
         others = [resident for resident in self.residents if resident.loaded.request.path != path]
         return sorted(others, key=lambda resident: (resident.users > 0, resident.last_used))
 
-    async def _let_go(self, resident: Resident) -> None:
+    async def _evict(self, resident: Resident) -> None:
         """Unload *resident* when its users are done."""
         await self._until_unused(resident)
         await self._unload(resident)
 
     async def _until_unused(self, resident: Resident) -> None:
         """Wait until nobody uses *resident*, and let nobody new begin."""
-        resident.leaves = True
+        resident.draining = True
         try:
             await resident.unused.wait()
         except asyncio.CancelledError:
-            resident.leaves = False
+            resident.draining = False
             raise
 
-    async def _load(self, model: StoredModel, wanted: LoadRequest) -> Resident:
-        """Load in a task of its own: a client that leaves meanwhile does not stop it, and keeps its turn till then."""
-        loading = asyncio.ensure_future(self._replace(model, wanted))
+    async def _load(self, model: StoredModel, load_spec: LoadRequest) -> Resident:
+        """Load in a task of its own: a client that leaves meanwhile does not stop it, and holds the lock till then."""
+        loading = asyncio.ensure_future(self._replace(model, load_spec))
         try:
             return await asyncio.shield(loading)
         except asyncio.CancelledError:
@@ -218,15 +220,15 @@ class Scheduler:
                 self._start_timer(loading.result())
             raise
 
-    async def _replace(self, model: StoredModel, wanted: LoadRequest) -> Resident:
-        before = self._residents.pop(wanted.path, None)
+    async def _replace(self, model: StoredModel, load_spec: LoadRequest) -> Resident:
+        before = self._residents.pop(load_spec.path, None)
         if before is not None:
             before.stop_timer()
-        others = self._others(wanted.path)
+        others = self._others(load_spec.path)
         try:
             loaded = await _result(
                 self._broker.load(
-                    wanted,
+                    load_spec,
                     replaces=before.loaded if before else None,
                     idle=[other.loaded for other in others if other.users == 0],
                     busy=[other.loaded for other in others if other.users > 0],
@@ -234,13 +236,13 @@ class Scheduler:
             )
         except OllamaZmqError:
             if before is not None and self._broker.holds(before.loaded):  # it failed before the old one was dropped
-                self._residents[wanted.path], before.leaves = before, False
+                self._residents[load_spec.path], before.draining = before, False
                 self._start_timer(before)
             raise
-        resident = self._residents[wanted.path] = Resident(model, loaded, self._keep_alive_s)
+        resident = self._residents[load_spec.path] = Resident(model, loaded, self._keep_alive_s)
         resident.touch(self._clock())
         resident.unused.set()
-        log.info("model.loaded", model=wanted.name, load_ms=round(loaded.load_s * 1e3), num_ctx=loaded.num_ctx)
+        log.info("model.loaded", model=load_spec.name, load_ms=round(loaded.load_s * 1e3), num_ctx=loaded.num_ctx)
         return resident
 
     # Unloading

@@ -16,7 +16,7 @@ from ollama_zmq.errors import RequestError
 T = TypeVar("T")
 
 
-class Message(msgspec.Struct, omit_defaults=True):
+class ResponseMessage(msgspec.Struct, omit_defaults=True):
     """One turn of a conversation, in requests and responses."""
 
     role: str
@@ -130,7 +130,7 @@ class ChatResponse(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     model: str
     created_at: str
-    message: Message
+    message: ResponseMessage
     done: bool
     done_reason: str = ""
     total_duration: int = 0
@@ -185,7 +185,7 @@ class ModelRequest(msgspec.Struct, kw_only=True):
     name: str = ""
 
     @property
-    def asked(self) -> str:
+    def model_name(self) -> str:
         """The model's name as the client wrote it."""
         return self.model or self.name
 
@@ -223,7 +223,7 @@ class ShowResponse(msgspec.Struct, kw_only=True, omit_defaults=True):
     renderer: str = ""
     parser: str = ""
     details: Details
-    messages: list[Message] = []
+    messages: list[ResponseMessage] = []
     model_info: dict[str, Any]
     projector_info: dict[str, Any] = {}
     tensors: list[TensorEntry] = []

@@ -15,7 +15,7 @@ from ollama_zmq.config import Config
 from ollama_zmq.errors import CapacityError, RequestError
 from ollama_zmq.server.errors import BodyTooLarge
 from ollama_zmq.server.generation import Generations
-from ollama_zmq.server.scheduler import Scheduler
+from ollama_zmq.server.scheduler import ModelScheduler
 from ollama_zmq.server.schema import T, decode
 from ollama_zmq.store.models import Store
 
@@ -34,13 +34,13 @@ class Services:
     config: Config
     store: Store
     broker: Broker
-    scheduler: Scheduler
+    scheduler: ModelScheduler
     generations: Generations
 
     @classmethod
     def of(cls, config: Config, store: Store, broker: Broker) -> Services:
         """Put them together around a *broker* that runs."""
-        scheduler = Scheduler(
+        scheduler = ModelScheduler(
             broker,
             keep_alive_s=config.keep_alive_s,
             max_queue=config.max_queue,

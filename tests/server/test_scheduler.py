@@ -8,7 +8,7 @@ import pytest
 
 from ollama_zmq.bus.loads import LoadRequest
 from ollama_zmq.errors import MemoryInUse, OutOfDeviceMemory, ServerBusy, Unreachable
-from ollama_zmq.server.scheduler import Scheduler
+from ollama_zmq.server.scheduler import ModelScheduler
 from tests.server.fake_broker import FakeBroker
 
 
@@ -43,7 +43,9 @@ class World:
     def __init__(self, store, **settings):
         self.broker, self.timers, self.now = FakeBroker(), Timers(), 1000.0
         self.model = store.get("tiny")
-        self.scheduler = Scheduler(self.broker, clock=lambda: self.now, call_later=self.timers.call_later, **settings)
+        self.scheduler = ModelScheduler(
+            self.broker, clock=lambda: self.now, call_later=self.timers.call_later, **settings
+        )
 
     def wanted(self, name="tiny", **fields):
         return LoadRequest(name=name, path=fields.pop("path", self.model.gguf_path), **{"num_ctx": 64} | fields)

@@ -14,9 +14,9 @@ from starlette.responses import Response
 
 from ollama_zmq.engine.requests import Finished
 from ollama_zmq.errors import RequestError
-from ollama_zmq.server.inference import Call, checked, encoded, logprobs_of, metrics, outputs, tokenizer_of
+from ollama_zmq.server.inference import PreparedRequest, encoded, logprobs_of, metrics, outputs, prepare, tokenizer_of
 from ollama_zmq.server.resident import Resident
-from ollama_zmq.server.schema import ChatRequest, ChatResponse, DebugInfo, Message, ReceivedMessage, now
+from ollama_zmq.server.schema import ChatRequest, ChatResponse, DebugInfo, ReceivedMessage, ResponseMessage, now
 from ollama_zmq.server.services import Services, body_as, services_of
 from ollama_zmq.server.streaming import Chunked, json_response
 from ollama_zmq.text import templates
@@ -24,54 +24,56 @@ from ollama_zmq.text.prompts import conversation, newest_that_fit
 from ollama_zmq.text.tokenizer import Tokenizer
 
 
-async def chat(request: Request) -> Response:
+async def chat(http: Request) -> Response:
     """Answer a conversation, in chunks or in one piece."""
-    services, asked = services_of(request), await body_as(request, ChatRequest)
-    if not asked.model:
+    services, request = services_of(http), await body_as(http, ChatRequest)
+    if not request.model:
         raise RequestError("model is required")
-    if any(message.images for message in asked.messages):
-        raise RequestError(f'"{asked.model}" does not support images: this version reads text only')
-    call = await checked(services, asked, None, ["completion", *(["tools"] if asked.tools else [])])
-    if not asked.messages and call.unloads:
-        await services.scheduler.expire(call.wanted.path)
-        return json_response(_chunk(asked, done=True, done_reason="unload"))
-    in_one_piece = not asked.stream or not asked.messages or asked.debug_render_only
-    return Chunked(_chunks(services, call, asked), _merged if in_one_piece else None)
+    if any(message.images for message in request.messages):
+        raise RequestError(f'"{request.model}" does not support images: this version reads text only')
+    prepared = await prepare(services, request, None, ["completion", *(["tools"] if request.tools else [])])
+    if not request.messages and prepared.unloads:
+        await services.scheduler.expire(prepared.load_spec.path)
+        return json_response(_chunk(request, done=True, done_reason="unload"))
+    in_one_piece = not request.stream or not request.messages or request.debug_render_only
+    return Chunked(_chunks(services, prepared, request), _merged if in_one_piece else None)
 
 
-async def _chunks(services: Services, call: Call, asked: ChatRequest) -> AsyncGenerator[ChatResponse, None]:
-    async with services.scheduler.use(call.model, call.wanted, call.keep_alive_s) as resident:
+async def _chunks(
+    services: Services, prepared: PreparedRequest, request: ChatRequest
+) -> AsyncGenerator[ChatResponse, None]:
+    async with services.scheduler.use(prepared.model, prepared.load_spec, prepared.keep_alive_s) as resident:
         ready_ns = time.monotonic_ns()
-        if not asked.messages:
-            yield _chunk(asked, done=True, done_reason="load")
+        if not request.messages:
+            yield _chunk(request, done=True, done_reason="load")
             return
-        tokenizer = tokenizer_of(call, resident.loaded.tokenizer)
-        prompt = await asyncio.to_thread(_prompt, call, asked, resident, tokenizer)
-        if asked.debug_render_only:
-            yield _chunk(asked, debug_info=DebugInfo(prompt))
+        tokenizer = tokenizer_of(prepared, resident.loaded.tokenizer)
+        prompt = await asyncio.to_thread(_prompt, prepared, request, resident, tokenizer)
+        if request.debug_render_only:
+            yield _chunk(request, debug_info=DebugInfo(prompt))
             return
         token_ids = await asyncio.to_thread(encoded, tokenizer, prompt)
-        async with aclosing(outputs(services, call, resident.loaded, token_ids)) as answer:
+        async with aclosing(outputs(services, prepared, resident.loaded, token_ids)) as answer:
             async for output in answer:
                 if isinstance(output, Finished):
-                    yield _chunk(asked, done=True, done_reason=output.reason, **metrics(call, ready_ns, output))
+                    yield _chunk(request, done=True, done_reason=output.reason, **metrics(prepared, ready_ns, output))
                 else:
-                    yield _chunk(asked, output.text, logprobs=logprobs_of(output))
+                    yield _chunk(request, output.text, logprobs=logprobs_of(output))
 
 
-def _prompt(call: Call, asked: ChatRequest, resident: Resident, tokenizer: Tokenizer) -> str:
+def _prompt(prepared: PreparedRequest, request: ChatRequest, resident: Resident, tokenizer: Tokenizer) -> str:
     """The conversation as the model was trained to read it, without the oldest messages if they do not fit."""
-    template = resident.template(call.model.template)
+    template = resident.template(prepared.model.template)
     messages = conversation(
-        [_as_template_wants(message) for message in asked.messages],
-        system=call.model.system or "",
-        examples=[{"role": example.role, "content": example.content} for example in call.model.messages],
+        [_as_template_wants(message) for message in request.messages],
+        system=prepared.model.system or "",
+        examples=[{"role": example.role, "content": example.content} for example in prepared.model.messages],
     )
 
     def render(kept: Sequence[templates.Message]) -> str:
-        return template.render(kept, tools=asked.tools or None, think=asked.think)
+        return template.render(kept, tools=request.tools or None, think=request.think)
 
-    if asked.truncate:
+    if request.truncate:
         messages = newest_that_fit(
             messages, lambda kept: len(encoded(tokenizer, render(kept))), resident.loaded.num_ctx
         )
@@ -84,10 +86,10 @@ def _as_template_wants(message: ReceivedMessage) -> templates.Message:
     return kept | {"role": message.role.lower()}
 
 
-def _chunk(asked: ChatRequest, text: str = "", *, done: bool = False, **fields: Any) -> ChatResponse:
-    message = Message(role="assistant", content=text)
+def _chunk(request: ChatRequest, text: str = "", *, done: bool = False, **fields: Any) -> ChatResponse:
+    message = ResponseMessage(role="assistant", content=text)
     return msgspec.structs.replace(
-        ChatResponse(model=asked.model, created_at=now(), message=message, done=done), **fields
+        ChatResponse(model=request.model, created_at=now(), message=message, done=done), **fields
     )
 
 
@@ -95,6 +97,6 @@ def _merged(chunks: list[ChatResponse]) -> ChatResponse:
     """All chunks as one: the last one with everybody's text."""
     return msgspec.structs.replace(
         chunks[-1],
-        message=Message(role="assistant", content="".join(chunk.message.content for chunk in chunks)),
+        message=ResponseMessage(role="assistant", content="".join(chunk.message.content for chunk in chunks)),
         logprobs=[entry for chunk in chunks for entry in chunk.logprobs],
     )

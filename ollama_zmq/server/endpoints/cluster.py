@@ -33,9 +33,9 @@ async def cluster(request: Request) -> Response:
 async def plan(request: Request) -> Response:
     """Layers, bytes and predicted speeds; nothing is loaded."""
     services, asked = services_of(request), await body_as(request, PlanRequest)
-    if not asked.asked:
+    if not asked.model_name:
         raise RequestError("model is required")
-    model = await asyncio.to_thread(services.store.get, asked.asked)
+    model = await asyncio.to_thread(services.store.get, asked.model_name)
     facts = await asyncio.to_thread(facts_of, model, None)
     _, wanted = load_of(services, model, facts, asked.options)
     replaces = services.scheduler.loaded_from(wanted.path)

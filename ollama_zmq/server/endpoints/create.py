@@ -17,36 +17,36 @@ from ollama_zmq.store.create import Recipe
 from ollama_zmq.store.names import ModelName, parse_name
 
 
-async def create(request: Request) -> Response:
+async def create(http: Request) -> Response:
     """Make or replace a model."""
-    services, asked = services_of(request), await body_as(request, CreateRequest)
-    name, recipe = parse_name(asked.asked), recipe_of(asked)
-    return Chunked(_progress(services, name, recipe), None if asked.stream else _last)
+    services, request = services_of(http), await body_as(http, CreateRequest)
+    name, recipe = parse_name(request.model_name), recipe_of(request)
+    return Chunked(_progress(services, name, recipe), None if request.stream else _last)
 
 
-def recipe_of(asked: CreateRequest) -> Recipe:
+def recipe_of(request: CreateRequest) -> Recipe:
     """What the store is to do.
 
     Raises:
-        RequestError: a parameter or a role is unknown, a value has the wrong type, or quantization is asked for.
+        RequestError: a parameter or a role is unknown, a value has the wrong type, or quantization is request for.
     """
-    if asked.quantize:
-        raise RequestError(f"quantize={asked.quantize!r}: not supported yet; quantize the GGUF file before creating")
-    for message in asked.messages:
+    if request.quantize:
+        raise RequestError(f"quantize={request.quantize!r}: not supported yet; quantize the GGUF file before creating")
+    for message in request.messages:
         if message.role not in ROLES:
             raise RequestError(f"message role {message.role!r}: must be one of {', '.join(ROLES)}")
     return Recipe(
-        from_=asked.from_ or None,
-        files=asked.files,
-        adapters=asked.adapters,
-        template=asked.template or None,
-        system=asked.system or None,
-        license=[asked.license] if isinstance(asked.license, str) else asked.license,
-        parameters=_parameters(asked.parameters),
-        messages=[ChatMessage(message.role, message.content) for message in asked.messages],
-        renderer=asked.renderer or None,
-        parser=asked.parser or None,
-        requires=asked.requires or None,
+        from_=request.from_ or None,
+        files=request.files,
+        adapters=request.adapters,
+        template=request.template or None,
+        system=request.system or None,
+        license=[request.license] if isinstance(request.license, str) else request.license,
+        parameters=_parameters(request.parameters),
+        messages=[ChatMessage(message.role, message.content) for message in request.messages],
+        renderer=request.renderer or None,
+        parser=request.parser or None,
+        requires=request.requires or None,
     )
 
 

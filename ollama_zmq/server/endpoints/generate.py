@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from ollama_zmq.engine.requests import Finished
 from ollama_zmq.errors import RequestError
-from ollama_zmq.server.inference import Call, checked, encoded, logprobs_of, metrics, outputs, tokenizer_of
+from ollama_zmq.server.inference import PreparedRequest, encoded, logprobs_of, metrics, outputs, prepare, tokenizer_of
 from ollama_zmq.server.resident import Resident
 from ollama_zmq.server.schema import DebugInfo, GenerateRequest, GenerateResponse, now
 from ollama_zmq.server.services import Services, body_as, services_of
@@ -23,65 +23,69 @@ from ollama_zmq.text.prompts import render_generate
 from ollama_zmq.text.tokenizer import Tokenizer
 
 
-async def generate(request: Request) -> Response:
+async def generate(http: Request) -> Response:
     """Continue a prompt, in chunks or in one piece."""
-    services, asked = services_of(request), await body_as(request, GenerateRequest)
-    _check(asked)
-    call = await checked(services, asked, asked.template, ["completion", *(["insert"] if asked.suffix else [])])
-    if not asked.prompt and call.unloads:
-        await services.scheduler.expire(call.wanted.path)
-        return json_response(_chunk(asked, done=True, done_reason="unload"))
-    in_one_piece = not asked.stream or not asked.prompt or asked.debug_render_only
-    return Chunked(_chunks(services, call, asked), _merged if in_one_piece else None)
+    services, request = services_of(http), await body_as(http, GenerateRequest)
+    _check(request)
+    prepared = await prepare(
+        services, request, request.template, ["completion", *(["insert"] if request.suffix else [])]
+    )
+    if not request.prompt and prepared.unloads:
+        await services.scheduler.expire(prepared.load_spec.path)
+        return json_response(_chunk(request, done=True, done_reason="unload"))
+    in_one_piece = not request.stream or not request.prompt or request.debug_render_only
+    return Chunked(_chunks(services, prepared, request), _merged if in_one_piece else None)
 
 
-def _check(asked: GenerateRequest) -> None:
-    if asked.raw and (asked.template is not None or asked.system is not None or asked.context):
+def _check(request: GenerateRequest) -> None:
+    if request.raw and (request.template is not None or request.system is not None or request.context):
         raise RequestError("raw mode does not support template, system, or context")
-    if asked.images:
-        raise RequestError(f'"{asked.model}" does not support images: this version reads text only')
+    if request.images:
+        raise RequestError(f'"{request.model}" does not support images: this version reads text only')
 
 
-async def _chunks(services: Services, call: Call, asked: GenerateRequest) -> AsyncGenerator[GenerateResponse, None]:
-    async with services.scheduler.use(call.model, call.wanted, call.keep_alive_s) as resident:
+async def _chunks(
+    services: Services, prepared: PreparedRequest, request: GenerateRequest
+) -> AsyncGenerator[GenerateResponse, None]:
+    async with services.scheduler.use(prepared.model, prepared.load_spec, prepared.keep_alive_s) as resident:
         ready_ns = time.monotonic_ns()
-        if not asked.prompt:
-            yield _chunk(asked, done=True, done_reason="load")
+        if not request.prompt:
+            yield _chunk(request, done=True, done_reason="load")
             return
-        tokenizer = tokenizer_of(call, resident.loaded.tokenizer)
-        prompt = await asyncio.to_thread(_prompt, call, asked, resident)
-        if asked.debug_render_only:
-            yield _chunk(asked, debug_info=DebugInfo(prompt))
+        tokenizer = tokenizer_of(prepared, resident.loaded.tokenizer)
+        prompt = await asyncio.to_thread(_prompt, prepared, request, resident)
+        if request.debug_render_only:
+            yield _chunk(request, debug_info=DebugInfo(prompt))
             return
-        token_ids = await asyncio.to_thread(_token_ids, tokenizer, asked.context, prompt)
-        async with aclosing(outputs(services, call, resident.loaded, token_ids)) as answer:
+        token_ids = await asyncio.to_thread(_token_ids, tokenizer, request.context, prompt)
+        async with aclosing(outputs(services, prepared, resident.loaded, token_ids)) as answer:
             async for output in answer:
                 if isinstance(output, Finished):
-                    context = [] if asked.raw else list(output.context)
+                    context = [] if request.raw else list(output.context)
                     yield _chunk(
-                        asked,
+                        request,
                         done=True,
                         done_reason=output.reason,
                         context=context,
-                        **metrics(call, ready_ns, output),
+                        **metrics(prepared, ready_ns, output),
                     )
                 else:
-                    yield _chunk(asked, output.text, logprobs=logprobs_of(output))
+                    yield _chunk(request, output.text, logprobs=logprobs_of(output))
 
 
-def _prompt(call: Call, asked: GenerateRequest, resident: Resident) -> str:
+def _prompt(prepared: PreparedRequest, request: GenerateRequest, resident: Resident) -> str:
     """The text the model continues."""
-    if asked.raw:
-        return asked.prompt
-    template = resident.template(asked.template or call.model.template)
-    examples = [] if asked.context else call.model.messages
+    if request.raw:
+        return request.prompt
+    template = resident.template(request.template or prepared.model.template)
+    examples = [] if request.context else prepared.model.messages
     return render_generate(
         template,
-        prompt=asked.prompt,
-        system=(call.model.system or "") if asked.system is None else asked.system,
-        suffix=asked.suffix,
+        prompt=request.prompt,
+        system=(prepared.model.system or "") if request.system is None else request.system,
+        suffix=request.suffix,
         examples=[{"role": example.role, "content": example.content} for example in examples],
-        think=asked.think,
+        think=request.think,
     )
 
 
@@ -95,9 +99,9 @@ def _token_ids(tokenizer: Tokenizer, context: list[int], prompt: str) -> tuple[i
     return (*context, *tokenizer.encode(prompt, add_special=False, parse_special=True))
 
 
-def _chunk(asked: GenerateRequest, text: str = "", *, done: bool = False, **fields: Any) -> GenerateResponse:
+def _chunk(request: GenerateRequest, text: str = "", *, done: bool = False, **fields: Any) -> GenerateResponse:
     return msgspec.structs.replace(
-        GenerateResponse(model=asked.model, created_at=now(), response=text, done=done), **fields
+        GenerateResponse(model=request.model, created_at=now(), response=text, done=done), **fields
     )
 
 

@@ -20,9 +20,9 @@ from ollama_zmq.server.resident import Resident
 from ollama_zmq.server.schema import (
     CopyRequest,
     Details,
-    Message,
     ModelEntry,
     ModelRequest,
+    ResponseMessage,
     RunningModel,
     ShowRequest,
     ShowResponse,
@@ -37,15 +37,15 @@ MAX_SHOWN_ITEMS = 5
 HIDDEN_KEYS = frozenset(("general.name", "tokenizer.chat_template"))
 
 
-async def tags(request: Request) -> Response:
+async def tags(http: Request) -> Response:
     """All models, the newest first."""
-    models = await asyncio.to_thread(services_of(request).store.list)
+    models = await asyncio.to_thread(services_of(http).store.list)
     return json_response({"models": [_entry(model) for model in models]})
 
 
-async def ps(request: Request) -> Response:
+async def ps(http: Request) -> Response:
     """The models in memory, the one that expires last first."""
-    return json_response({"models": [_running(resident) for resident in services_of(request).scheduler.residents]})
+    return json_response({"models": [_running(resident) for resident in services_of(http).scheduler.residents]})
 
 
 def _running(resident: Resident) -> RunningModel:
@@ -62,27 +62,27 @@ def _running(resident: Resident) -> RunningModel:
     )
 
 
-async def show(request: Request) -> Response:
+async def show(http: Request) -> Response:
     """Everything about one model."""
-    asked = await body_as(request, ShowRequest)
-    if not asked.asked:
+    request = await body_as(http, ShowRequest)
+    if not request.model_name:
         raise RequestError("model is required")
-    model = await asyncio.to_thread(services_of(request).store.get, asked.asked)
-    return json_response(await asyncio.to_thread(_shown, model, asked))
+    model = await asyncio.to_thread(services_of(http).store.get, request.model_name)
+    return json_response(await asyncio.to_thread(_shown, model, request))
 
 
-async def copy(request: Request) -> Response:
+async def copy(http: Request) -> Response:
     """Give a model a second name."""
-    asked = await body_as(request, CopyRequest)
-    await asyncio.to_thread(services_of(request).store.copy, asked.source, asked.destination)
+    request = await body_as(http, CopyRequest)
+    await asyncio.to_thread(services_of(http).store.copy, request.source, request.destination)
     return Response()
 
 
-async def delete(request: Request) -> Response:
+async def delete(http: Request) -> Response:
     """Remove a model; one that is loaded is unloaded when its last request is done."""
-    services, asked = services_of(request), await body_as(request, ModelRequest)
-    model = await asyncio.to_thread(services.store.get, asked.asked)
-    await asyncio.to_thread(services.store.delete, asked.asked)
+    services, request = services_of(http), await body_as(http, ModelRequest)
+    model = await asyncio.to_thread(services.store.get, request.model_name)
+    await asyncio.to_thread(services.store.delete, request.model_name)
     for resident in services.scheduler.residents:
         if resident.model.name == model.name:
             await services.scheduler.expire(resident.loaded.request.path)
@@ -111,13 +111,13 @@ def _modified(model: StoredModel) -> str:
     return rfc3339(int(model.modified.timestamp() * 1e6) * 1000)
 
 
-def _shown(model: StoredModel, asked: ShowRequest) -> ShowResponse:
+def _shown(model: StoredModel, request: ShowRequest) -> ShowResponse:
     facts = facts_of(model)
     with open_gguf(model.gguf_path) as gguf:
-        info = _model_info(gguf, verbose=asked.verbose)
-        tensors = _tensors(gguf) if asked.verbose else []
-    system = asked.system or model.system or ""
-    parameters = model.parameters | asked.options
+        info = _model_info(gguf, verbose=request.verbose)
+        tensors = _tensors(gguf) if request.verbose else []
+    system = request.system or model.system or ""
+    parameters = model.parameters | request.options
     return ShowResponse(
         license="\n".join(model.license),
         modelfile=_modelfile(model, system, parameters),
@@ -127,7 +127,7 @@ def _shown(model: StoredModel, asked: ShowRequest) -> ShowResponse:
         renderer=model.config.renderer,
         parser=model.config.parser,
         details=details_of(model),
-        messages=[Message(message.role, message.content) for message in model.messages],
+        messages=[ResponseMessage(message.role, message.content) for message in model.messages],
         model_info=info,
         tensors=tensors,
         capabilities=list(facts.capabilities),
