@@ -245,11 +245,11 @@ class CoordinatorLoop:
             return
         now = time.monotonic()
         engine.complete(done.microbatch, done.logits, now)
-        after_s = time.monotonic() - now
+        sampling_s = time.monotonic() - now
         self.pump(done.model)
         self._models.deliver(engine.drain_outputs())
         engine.pacing.observe(done.times)
-        engine.pacing.observe_broker(BrokerTime(done.times[0].rows, len(done.logits), self._watch.lap(), after_s))
+        engine.pacing.observe_broker(BrokerTime(done.times[0].rows, len(done.logits), self._watch.lap(), sampling_s))
 
     def _fail(self, model: int, error: OllamaZmqError) -> None:
         """End every request of a model with *error*."""

@@ -229,13 +229,13 @@ class Pipeline:
     def _time(self, flight: InFlight, ran: Ran, now: float) -> StageTime:
         work_s, microbatch = ran.compute_us / 1e6, flight.microbatch
         rows = len(microbatch.rows if self.stages[flight.stage].part == "head" else microbatch.token_ids)
-        way_s = max(now - flight.sent_at - work_s, 0.0) if flight.only_in_flight else None
-        # It was waiting at the worker when that answered the one before: what passed since is its turn.
+        transfer_s = max(now - flight.sent_at - work_s, 0.0) if flight.only_in_flight else None
+        # It was waiting at the worker when that answered the one before: what passed since is its overhead.
         link, cost = self._links[self.stages[flight.stage].address], self._costs[flight.stage]
-        waited = flight.sent_at + cost.way.seconds(rows) < link.answered_at
-        turn_s = max(now - link.answered_at - work_s, 0.0) if waited else None
+        waited = flight.sent_at + cost.transfer.seconds(rows) < link.answered_at
+        overhead_s = max(now - link.answered_at - work_s, 0.0) if waited else None
         link.answered_at = now
-        return StageTime(rows, work_s, way_s, turn_s)
+        return StageTime(rows, work_s, transfer_s, overhead_s)
 
     def _loaded(self) -> list[Effect]:
         self.phase = Phase.LOADED
@@ -255,7 +255,7 @@ class Pipeline:
         stage, microbatch = self.stages[flight.stage], flight.microbatch
         link = self._links[stage.address]
         cost, T = self._costs[flight.stage], len(microbatch.token_ids)
-        expected_s = cost.work.seconds(T) + cost.way.seconds(T)
+        expected_s = cost.work.seconds(T) + cost.transfer.seconds(T)
         limit_s = DEADLINE_S + DEADLINE_FACTOR * expected_s if link.remote else float("inf")
         flight.sent_at, flight.deadline = now, now + limit_s
         flight.only_in_flight = not link.steps

@@ -26,7 +26,7 @@ from itertools import accumulate
 
 from ollama_zmq.cluster.cost_model import CostEstimate, WorkerProfile
 from ollama_zmq.engine.costs import Line
-from ollama_zmq.engine.pacing import AFTER
+from ollama_zmq.engine.pacing import SAMPLING
 from ollama_zmq.errors import OutOfDeviceMemory
 from ollama_zmq.ops.program import PAGE_SLOTS
 from ollama_zmq.units import human_bytes
@@ -166,7 +166,7 @@ class CostTable:
         local = len(self.profiles) - 1
         stages_s = sum(self.stage_s(j, layers.start, layers.stop) for j, layers in stages)
         head_s = self.head_s if all(j == local for j, _ in stages) else self.head_s + self._transfer_s[local]
-        return stages_s + head_s + AFTER.seconds(1)
+        return stages_s + head_s + SAMPLING.seconds(1)
 
 
 def _sums(values: Sequence[float]) -> list[float]:

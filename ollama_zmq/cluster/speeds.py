@@ -24,7 +24,7 @@ from ollama_zmq.cluster.cost_model import PROMPT_TOKENS, WorkerProfile
 from ollama_zmq.cluster.stages import Stage
 from ollama_zmq.cluster.state import Percentiles, StageLatency, TokenSpeeds
 from ollama_zmq.engine.costs import Line
-from ollama_zmq.engine.pacing import NOTHING, Pacing, StageCost
+from ollama_zmq.engine.pacing import ZERO_COST, Pacing, StageCost
 from ollama_zmq.engine.requests import Microbatch
 
 STEPS = 512
@@ -37,7 +37,7 @@ OVERHEAD = Line(2e-4, 0.0)  # of a worker around the kernels, read from answers 
 def stage_cost(stage: Stage, profile: WorkerProfile, hidden_size: int) -> StageCost:
     """Return what *stage* is expected to cost on the worker of *profile*."""
     compute, transfer = profile.compute(stage.cost), profile.transfer(hidden_size)
-    overhead = OVERHEAD if profile.is_remote else NOTHING
+    overhead = OVERHEAD if profile.is_remote else ZERO_COST
     return StageCost(stage.address, compute, transfer, stage.part == "head", profile.share, overhead)
 
 
@@ -50,7 +50,7 @@ def forecast(costs: Sequence[StageCost], max_tokens: int) -> TokenSpeeds:
 
 def token_us(cost: StageCost) -> float:
     """Return microseconds of one decoded token on a stage, with the transfer."""
-    return (cost.work.seconds(1) + cost.way.seconds(1)) * 1e6
+    return (cost.work.seconds(1) + cost.transfer.seconds(1)) * 1e6
 
 
 @dataclass(slots=True)

@@ -1,25 +1,27 @@
-"""How many microbatches may be in flight, and how large they are: a cost model of the stages that run them.
+"""Pipeline parallelism, paced: how many microbatches may be in flight, and the token budget of each.
 
-A stage takes s(rows) = f + k * rows (:mod:`costs`), the way to it and back l(rows). n sequences that decode are cut
-into G groups of g = n / G that follow each other through the P stages:
+This is a cost model of the stages that run them, and of how prompts are cut (chunked prefill). A stage takes
+s(rows) = f + k * rows (:mod:`costs`), the transfer to it and back l(rows). n sequences that decode are cut into G
+groups of g = n / G that follow each other through the P stages:
 
     T_loop(g) = a(g) + w(g) + sum of s_i(g) + l_i(g)             until a group is back
-    pace(g)   = max of s_i(g) + o_i(g), b(g), l_i(g) / 2, c(g)   between two groups at the slowest place
+    pace(g)   = max of s_i(g) + o_i(g), b(g), l_i(g) / 2, c(g)   between two groups at the slowest worker
     tokens/s  = n * min(1 / T_loop(g), 1 / (G * pace(g)))
 
-Around the kernels a worker needs o(rows) to read, check and answer, which is part of the way of a group that flies
-alone, and of the place's time when groups follow each other: 0.3 to 0.5 ms, with which five groups of two rows were
-0.88 times as fast over three stages of 1 + 1 ms a row as three of three rows. The broker is a stage too: b(rows) is all
-that it does for a microbatch, of which a(rows), sampling and text, is in no way. Behind each stage a group may find it
-sampling for another of the G - 1, and waits for half of that: w = P * a / 2 * (G - 1) * a / T_loop, which matters where
-sampling takes milliseconds. c(g) is the sum of s_i(g) over the stages on this machine, each times the share of its
-cores that it computes with: two workers of one thread each and a head do not work at the same time on two cores.
+Around the kernels a worker has an overhead o(rows): it reads, checks and answers, which is part of the transfer of a
+group that is in flight alone, and of the worker's time when groups follow each other: 0.3 to 0.5 ms, with which five
+groups of two rows were 0.88 times as fast over three stages of 1 + 1 ms a row as three of three rows. The broker is a
+stage too: b(rows) is all that it does for a microbatch, of which a(rows), sampling and text, is in no transfer. Behind
+each stage a group may find it sampling for another of the G - 1, and waits for half of that:
+w = P * a / 2 * (G - 1) * a / T_loop, which matters where sampling takes milliseconds. c(g) is the sum of s_i(g) over
+the stages on this machine, each times the share of its cores that it computes with: two workers of one thread each and
+a head do not work at the same time on two cores.
 
 More groups keep more stages busy until the slowest never waits, and then only repeat f. G is the one with the most
 tokens per second, and a larger one only when it gains ``WORTH``: a message costs something too.
 
 A prompt of T tokens in chunks of c takes T_loop(c) + (T / c - 1) * pace(c), least near c = sqrt(T * f / ((P - 1) * k)).
-T_loop / pace chunks in flight keep the slowest place busy. No chunk takes a place longer than ``MAX_STEP_S`` (three
+T_loop / pace chunks in flight keep the slowest worker busy. No chunk takes a worker longer than ``MAX_STEP_S`` (three
 single tokens' time where those are slow), and while sequences decode, c is small enough that they wait at most
 ``MAX_SLOWDOWN`` times as long for their next token as without it, or as long as they will when all the prompts decode,
 too: many clients that come together would otherwise wait long for few. A head is only asked for the rows whose logits
@@ -41,9 +43,9 @@ MAX_STEP_S = 0.5
 MAX_SLOWDOWN = 2.0
 MAX_IN_FLIGHT = 32
 REFIT_EVERY = 16  # microbatches; the first ones are believed at once
-NOTHING = Line(0.0, 0.0)
+ZERO_COST = Line(0.0, 0.0)
 BROKER = Line(4e-4, 5e-5)  # until it was measured: handling frames, and a sampled token with its text
-AFTER = Line(5e-5, 4e-5)
+SAMPLING = Line(5e-5, 4e-5)  # a sampled token with its text
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,43 +53,43 @@ class StageCost:
     """What a stage is expected to cost before it was measured.
 
     Attributes:
-        place: the worker it runs on; stages of one place wait for each other.
-        work, way: seconds by rows of computing, and of the way to the worker and back.
-        turn: what the worker needs around the kernels, which the way has in it.
+        worker: the address of the one it runs on; stages of one worker wait for each other.
+        work, transfer: seconds by rows of computing, and of the network to the worker and back.
+        overhead: what the worker needs around the kernels, which the transfer has in it.
         wanted_only: it computes the rows whose logits are wanted, not all tokens.
         share: of this machine's cores that it computes with; 0 for another machine.
     """
 
-    place: str
+    worker: str
     work: Line
-    way: Line
+    transfer: Line
     wanted_only: bool = False
     share: float = 0.0
-    turn: Line = NOTHING
+    overhead: Line = ZERO_COST
 
 
 class StageTime(msgspec.Struct, frozen=True):
     """What a stage took for one microbatch.
 
     Attributes:
-        way_s: None when the worker was busy, which hides the way.
-        turn_s: of the worker around the kernels; None when it was not busy, which hides that.
+        transfer_s: None when the worker was busy, which hides the transfer.
+        overhead_s: of the worker around the kernels; None when it was not busy, which hides that.
     """
 
     rows: int
     work_s: float
-    way_s: float | None
-    turn_s: float | None = None
+    transfer_s: float | None
+    overhead_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class BrokerTime:
-    """What the broker did for one microbatch: in all, and of that behind the last stage (sampling, text)."""
+    """What the broker did for one microbatch: in all, and of that for sampling and text, behind the last stage."""
 
     tokens: int
     wanted: int
     busy_s: float
-    after_s: float
+    sampling_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +119,9 @@ class Pacing:
         self.fixed = fixed
         self._stages = stages
         self._work = [CostCurve(stage.work) for stage in stages]
-        self._way = [CostCurve(stage.way) for stage in stages]
-        self._turn = [CostCurve(stage.turn) for stage in stages]
-        self._busy, self._after = CostCurve(BROKER), CostCurve(AFTER)
+        self._transfer = [CostCurve(stage.transfer) for stage in stages]
+        self._overhead = [CostCurve(stage.overhead) for stage in stages]
+        self._busy, self._sampling = CostCurve(BROKER), CostCurve(SAMPLING)
         self._plans: dict[tuple[int, int, int], Plan] = {}
         self._groups: dict[int, int] = {}  # what was chosen last for so many sequences
         self._slowdowns: dict[tuple[int, int], float] = {}
@@ -127,16 +129,16 @@ class Pacing:
 
     def observe(self, times: Sequence[StageTime]) -> None:
         """Take what the stages took for one microbatch."""
-        for time, work, way, turn in zip(times, self._work, self._way, self._turn, strict=True):
+        for time, work, transfer, overhead in zip(times, self._work, self._transfer, self._overhead, strict=True):
             if time.rows:
                 work.observe(time.rows, time.work_s)
-                if time.way_s is not None:
-                    way.observe(time.rows, time.way_s)
-                if time.turn_s is not None:
-                    turn.observe(time.rows, time.turn_s)
+                if time.transfer_s is not None:
+                    transfer.observe(time.rows, time.transfer_s)
+                if time.overhead_s is not None:
+                    overhead.observe(time.rows, time.overhead_s)
         self._observed += 1
         if self._observed < REFIT_EVERY or self._observed % REFIT_EVERY == 0:
-            for curve in (*self._work, *self._way, *self._turn, self._busy, self._after):
+            for curve in (*self._work, *self._transfer, *self._overhead, self._busy, self._sampling):
                 curve.fit()
             self._plans.clear()
             self._slowdowns.clear()
@@ -145,7 +147,7 @@ class Pacing:
         """Take what the broker did for one microbatch."""
         self._busy.observe(time.tokens, time.busy_s)
         if time.wanted:
-            self._after.observe(time.wanted, time.after_s)
+            self._sampling.observe(time.wanted, time.sampling_s)
 
     def plan(self, decoding: int, prompt: int, prompts: int = 0) -> Plan:
         """The plan for so many sequences that decode and so many tokens of so many prompts."""
@@ -169,9 +171,9 @@ class Pacing:
     def round_s(self, decoding: int, groups: int, rows: int = 1) -> float:
         """Seconds in which each of *decoding* sequences, in *groups* groups, has *rows* rows computed."""
         size, share = rows * math.ceil(decoding / groups), rows * decoding / groups
-        loop_s, after_s = self.loop_s(size, size), self._after.seconds(size)
-        busy = min((groups - 1) * after_s / loop_s, 1.0)  # how often a microbatch finds the broker sampling for another
-        return max(loop_s + len(self._stages) * busy * after_s / 2, groups * self.pace_s(share, share))
+        loop_s, sampling_s = self.loop_s(size, size), self._sampling.seconds(size)
+        busy = min((groups - 1) * sampling_s / loop_s, 1.0)  # how often one finds the broker sampling for another
+        return max(loop_s + len(self._stages) * busy * sampling_s / 2, groups * self.pace_s(share, share))
 
     def prefill_s(self, prompt: int, chunk: int, wanted: float = 0.0) -> float:
         """Seconds of a prompt in chunks that follow each other, each beside *wanted* rows of sequences that decode."""
@@ -181,21 +183,21 @@ class Pacing:
     def loop_s(self, tokens: float, wanted: float) -> float:
         """Seconds that a microbatch is in flight when no other is."""
         rows = self._rows(tokens, wanted)
-        stages_s = sum(self._work_s(i, r) + self._way[i].seconds(r) for i, r in enumerate(rows) if r)
-        return stages_s + (self._after.seconds(wanted) if wanted else 0.0)
+        stages_s = sum(self._work_s(i, r) + self._transfer[i].seconds(r) for i, r in enumerate(rows) if r)
+        return stages_s + (self._sampling.seconds(wanted) if wanted else 0.0)
 
     def pace_s(self, tokens: float, wanted: float) -> float:
-        """Seconds between two microbatches at the slowest place."""
-        places: dict[str, float] = {}
+        """Seconds between two microbatches at the slowest worker."""
+        workers: dict[str, float] = {}
         longest, shared = self._busy.seconds(tokens), 0.0
         for i, rows in enumerate(self._rows(tokens, wanted)):
             if not rows:
                 continue
             stage, work_s = self._stages[i], self._work_s(i, rows)
-            places[stage.place] = places.get(stage.place, 0.0) + work_s + self._turn[i].seconds(rows)
+            workers[stage.worker] = workers.get(stage.worker, 0.0) + work_s + self._overhead[i].seconds(rows)
             shared += stage.share * work_s
-            longest = max(longest, self._way[i].line.row_s * rows / 2)
-        return max(longest, shared, *places.values())
+            longest = max(longest, self._transfer[i].line.row_s * rows / 2)
+        return max(longest, shared, *workers.values())
 
     def _work_s(self, i: int, rows: float) -> float:
         return self._work[i].seconds(rows) if rows else 0.0
@@ -230,7 +232,7 @@ class Pacing:
         return max(self.loop_s(wanted + chunk, wanted), depth * self.pace_s(wanted + chunk, wanted))
 
     def _depth(self, chunk: int, wanted: float, groups: int) -> int:
-        """Microbatches that keep the slowest place busy; one more when nobody waits for a token."""
+        """Microbatches that keep the slowest worker busy; one more when nobody waits for a token."""
         full = self.loop_s(wanted + chunk, wanted) / self.pace_s(wanted + chunk, wanted)
         return min(max(round(full) + (not wanted), groups), MAX_IN_FLIGHT)
 

@@ -478,12 +478,12 @@ def test_what_waited_behind_a_step_of_another_model_tells_the_worker_s_turn_and_
     first, second = run(workers, decode_step(), 1), run(workers, decode_step(), 2)
     workers.now += 1.0
     (ahead,), (behind,) = workers.carry_out(first), workers.carry_out(second)
-    assert ahead.times[0].way_s == pytest.approx(1.001 - 10e-6)
-    assert ahead.times[0].turn_s is None
-    assert behind.times[0].way_s is None
-    assert behind.times[0].turn_s == pytest.approx(0.002 - 10e-6)  # since the answer before: also of the head's
+    assert ahead.times[0].transfer_s == pytest.approx(1.001 - 10e-6)
+    assert ahead.times[0].overhead_s is None
+    assert behind.times[0].transfer_s is None
+    assert behind.times[0].overhead_s == pytest.approx(0.002 - 10e-6)  # since the answer before: also of the head's
     (alone,) = workers.carry_out(run(workers, decode_step(), 2))
-    assert alone.times[0].way_s == pytest.approx(0.001 - 10e-6)
+    assert alone.times[0].transfer_s == pytest.approx(0.001 - 10e-6)
 
 
 def test_steps_that_failed_or_were_dropped_are_not_at_the_worker_any_more(workers, network):
@@ -495,7 +495,7 @@ def test_steps_that_failed_or_were_dropped_are_not_at_the_worker_any_more(worker
     run(workers, decode_step(), 1)
     workers.carry_out(workers.coordinator.unload(1))
     (alone,) = workers.carry_out(run(workers, decode_step(), 2))
-    assert alone.times[0].way_s is not None
+    assert alone.times[0].transfer_s is not None
 
 
 def test_a_lost_worker_ends_only_the_models_that_used_it(workers, network):

@@ -14,7 +14,7 @@ from ollama_zmq.cluster.load_plan import ClusterSnapshot
 from ollama_zmq.cluster.placement import Policy
 from ollama_zmq.cluster.stages import LOCAL, LoadOrder, demand_of
 from ollama_zmq.cluster.state import PlanState
-from ollama_zmq.engine.pacing import AFTER
+from ollama_zmq.engine.pacing import SAMPLING
 from ollama_zmq.formats.gguf import open_gguf
 from ollama_zmq.models.network import Network
 
@@ -76,7 +76,7 @@ def test_decode_waits_for_every_byte_and_every_way(order):
     assert stage.predicted_us == pytest.approx(token_s * 1e6, rel=0.02)
     predicted = plans(order, snapshot(profile(A, decode=2e9)))[A].predicted
     assert 1 / predicted.decode_tokens_per_s == pytest.approx(
-        (stage.predicted_us + head.predicted_us) / 1e6 + AFTER.seconds(1)
+        (stage.predicted_us + head.predicted_us) / 1e6 + SAMPLING.seconds(1)
     )
 
 

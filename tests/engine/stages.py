@@ -1,8 +1,8 @@
-"""Stages in virtual time: an engine's microbatches pass workers that take s(rows) = f + k * rows and a way to them.
+"""Stages in virtual time: an engine's microbatches pass workers that take s(rows) = f + k * rows, and a transfer.
 
-Each stage takes microbatches in order, one at a time, as a worker does, and needs its turn around each of them. So does
-the broker: f for all that it sends and receives for a microbatch, in equal parts, and k for each row that it samples.
-Nobody sleeps and no clock is read.
+Each stage takes microbatches in order, one at a time, as a worker does, and has its overhead around each of them. So
+does the broker: f for all that it sends and receives for a microbatch, in equal parts, and k for each row that it
+samples. Nobody sleeps and no clock is read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from ollama_zmq.engine.costs import Line
 from ollama_zmq.engine.engine import Engine
-from ollama_zmq.engine.pacing import NOTHING, BrokerTime, StageCost, StageTime
+from ollama_zmq.engine.pacing import ZERO_COST, BrokerTime, StageCost, StageTime
 from ollama_zmq.engine.requests import Finished, TextChunk
 from tests.engine.fakes import FakeTokenizer, V, generation
 
@@ -32,10 +32,10 @@ class Talker:
         return logits
 
 
-def stage(place, f_ms, k_ms, rtt_ms=0.0, *, head=False, turn_ms=0.0):
-    """A stage's cost; the way is the round trip and the worker's turn."""
-    way, turn = Line((rtt_ms + turn_ms) / 1e3, 0.0), Line(turn_ms / 1e3, 0.0)
-    return StageCost(place, Line(f_ms / 1e3, k_ms / 1e3), way, head, turn=turn)
+def stage(worker, f_ms, k_ms, rtt_ms=0.0, *, head=False, overhead_ms=0.0):
+    """A stage's cost; the transfer is the round trip and the worker's overhead."""
+    transfer, overhead = Line((rtt_ms + overhead_ms) / 1e3, 0.0), Line(overhead_ms / 1e3, 0.0)
+    return StageCost(worker, Line(f_ms / 1e3, k_ms / 1e3), transfer, head, overhead=overhead)
 
 
 @dataclass
@@ -54,11 +54,11 @@ class Simulation:
     ``slowness`` of a stage may change while it runs. ``broker`` is what the broker does for a microbatch in all.
     """
 
-    def __init__(self, stages, *, model=None, believed=1.0, max_in_flight=0, broker=NOTHING, **sizes):
+    def __init__(self, stages, *, model=None, believed=1.0, max_in_flight=0, broker=ZERO_COST, **sizes):
         self.broker = broker
         self.stages, self.slowness, self.model = stages, [1.0] * len(stages), model or Talker()
         expected = [
-            StageCost(s.place, Line(s.work.fixed_s * believed, s.work.row_s * believed), s.way, s.wanted_only)
+            StageCost(s.worker, Line(s.work.fixed_s * believed, s.work.row_s * believed), s.transfer, s.wanted_only)
             for s in stages
         ]
         self.engine = Engine(
@@ -69,9 +69,9 @@ class Simulation:
             max_in_flight=max_in_flight,
         )
         self.now, self.said, self.done, self.outputs = 0.0, {}, [], []
-        self._free = {"broker": 0.0} | {s.place: 0.0 for s in stages}
-        self._answered_at = {s.place: 0.0 for s in stages}
-        self._at = {s.place: 0 for s in stages}
+        self._free = {"broker": 0.0} | {s.worker: 0.0 for s in stages}
+        self._answered_at = {s.worker: 0.0 for s in stages}
+        self._at = {s.worker: 0 for s in stages}
         self._events, self._count = [], 0
 
     def submit(self, *requests):
@@ -105,30 +105,31 @@ class Simulation:
             self._leave(Flight(microbatch, self.model.run(microbatch)))
 
     def _leave(self, flight):
-        """Let the broker send *flight* to its stage; the way there begins when it begins with that."""
-        place = self.stages[flight.stage].place
-        flight.sent_at, flight.alone = max(self.now, self._free["broker"]), not self._at[place]
-        self._at[place] += 1
+        """Let the broker send *flight* to its stage; the transfer there begins when it begins with that."""
+        worker = self.stages[flight.stage].worker
+        flight.sent_at, flight.alone = max(self.now, self._free["broker"]), not self._at[worker]
+        self._at[worker] += 1
         self._handle(flight, self._send)
 
     def _send(self, flight):
         cost, i = self.stages[flight.stage], flight.stage
         rows = len(flight.microbatch.rows) if cost.wanted_only else len(flight.microbatch.token_ids)
-        work_s, way_s = cost.work.seconds(rows) * self.slowness[i], cost.way.seconds(rows) - cost.turn.fixed_s
-        self._free[cost.place] = max(self.now + way_s / 2, self._free[cost.place]) + cost.turn.fixed_s + work_s
+        work_s, overhead_s = cost.work.seconds(rows) * self.slowness[i], cost.overhead.fixed_s
+        transfer_s = cost.transfer.seconds(rows) - overhead_s
+        self._free[cost.worker] = max(self.now + transfer_s / 2, self._free[cost.worker]) + overhead_s + work_s
         flight.times.append(StageTime(rows, work_s, None))
-        self._later(self._free[cost.place] + way_s / 2, self._came_back, flight)
+        self._later(self._free[cost.worker] + transfer_s / 2, self._came_back, flight)
 
     def _came_back(self, flight):
         cost, time = self.stages[flight.stage], flight.times[-1]
-        before, self._answered_at[cost.place] = self._answered_at[cost.place], self.now
+        before, self._answered_at[cost.worker] = self._answered_at[cost.worker], self.now
         flight.times[-1] = StageTime(
             time.rows,
             time.work_s,
             self.now - flight.sent_at - time.work_s if flight.alone else None,
-            self.now - before - time.work_s if flight.sent_at + cost.way.seconds(time.rows) < before else None,
+            self.now - before - time.work_s if flight.sent_at + cost.transfer.seconds(time.rows) < before else None,
         )
-        self._at[cost.place] -= 1
+        self._at[cost.worker] -= 1
         flight.stage += 1
         left = self.stages[flight.stage :]
         if left and left[0].wanted_only and not flight.microbatch.rows:

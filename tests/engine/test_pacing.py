@@ -15,9 +15,9 @@ from tests.engine.stages import Simulation, gaps, stage, streams
 SHAPES = {"cpu": (1.0, 1.0), "gpu": (4.0, 0.05), "1b": (7.5, 3.4)}  # f and k of a stage, in milliseconds
 
 
-def pipeline(shape="cpu", n_stages=3, rtt_ms=0.0, turn_ms=0.0):
+def pipeline(shape="cpu", n_stages=3, rtt_ms=0.0, overhead_ms=0.0):
     f, k = SHAPES[shape]
-    layers = [stage(f"w{i}", f, k, rtt_ms, turn_ms=turn_ms) for i in range(n_stages)]
+    layers = [stage(f"w{i}", f, k, rtt_ms, overhead_ms=overhead_ms) for i in range(n_stages)]
     return [*layers, stage("local", f / 4, k / 4, head=True)]
 
 
@@ -41,10 +41,10 @@ def test_the_groups_found_are_as_good_as_the_best_and_never_worse_than_one(shape
         assert found >= 0.99 * every[0]
 
 
-@pytest.mark.parametrize("turn_ms", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("overhead_ms", [0.0, 0.5, 2.0])
 @pytest.mark.parametrize("broker", [(0.0, 0.0), (4.0, 0.1), (0.5, 1.0), (0.5, 5.0)])
-def test_a_broker_and_workers_that_take_time_of_their_own_get_the_best_groups_too(broker, turn_ms):
-    own, stages = Line(broker[0] / 1e3, broker[1] / 1e3), pipeline(turn_ms=turn_ms)
+def test_a_broker_and_workers_that_take_time_of_their_own_get_the_best_groups_too(broker, overhead_ms):
+    own, stages = Line(broker[0] / 1e3, broker[1] / 1e3), pipeline(overhead_ms=overhead_ms)
     every = [throughput(stages, 9, max_in_flight=groups, broker=own) for groups in range(1, 10)]
     assert throughput(stages, 9, broker=own) >= 0.95 * max(every)
 
