@@ -5,7 +5,8 @@
 
 A program carries no data and no addresses. Its MessagePack bytes are hashed and the hash is its id, so both sides
 mean the same thing by it. ``verify`` is the only gate: after it every value has a known shape, every attribute is in
-range, every weight and cache is declared, and every value is written before it is read and written once.
+range, every weight and cache is declared, every value is written before it is read and written once, and no name is
+more than an identifier (``NAME``). How large a program may be is bounded, so that planning one takes no time.
 
 Two sizes stay open until a step runs: ``T``, the tokens of the pass, and ``R``, the rows somebody wants. Two values are
 given by the step and never declared: ``positions`` int32 [T] and ``rows`` int32 [R]. The first axis of every tensor
@@ -16,8 +17,10 @@ what a device has checked is ever used as an index: ``rows`` by ``take_rows``, t
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import msgspec
@@ -25,7 +28,7 @@ import msgspec
 from ollama_zmq import packing
 from ollama_zmq.errors import OpError, ShapeError
 from ollama_zmq.ops.registry import op_named
-from ollama_zmq.ops.spec import OPEN_SYMBOLS, Op, Shape
+from ollama_zmq.ops.spec import OPEN_SYMBOLS, Op, Shape, shown
 
 PAGE_SLOTS = 64  # tokens in one page of the KV cache, the same on every device
 KV_TYPES = {"f16": (1, 2), "q8_0": (32, 34)}  # numbers in a block, bytes it takes
@@ -33,10 +36,16 @@ POSITIONS = "positions"
 ROWS = "rows"
 STEP_VALUES = (POSITIONS, ROWS)
 
-MAX_CALLS = 50_000
-MAX_VALUES = 50_000
+MAX_NBYTES = 2 << 20  # of a program's bytes; 126 layers of llama are 2,017 calls, 1,134 weights, 171 KB
+MAX_CALLS = 8_000
+MAX_VALUES = 20_000
+MAX_ANGLES = 8  # tables of angles that its ropes ask for, which take a device milliseconds each
 MAX_SIZE = 1 << 31
-MAX_NAME = 128
+MAX_NUMBERS = 1 << 40  # of a weight, or of a row of a value: no sum of bytes comes near 2^63
+MAX_RANK = 3  # of a weight
+MAX_HEAD = 1024  # sizes of a cache: heads, numbers of a key, numbers of a value
+NAME = re.compile(r"[A-Za-z0-9_.#-]{1,128}")
+MAX_PROGRAM_NAME = 256  # that one is for people, and identifies nothing
 INPUT_RANKS = {"int32": 1, "float32": 2}
 
 
@@ -102,8 +111,10 @@ class Program(msgspec.Struct, frozen=True, array_like=True):
         """Return the program in *data*, not yet verified.
 
         Raises:
-            OpError: not a program.
+            OpError: not a program, or too large.
         """
+        if len(data) > MAX_NBYTES:
+            raise OpError(f"a program of {len(data)} bytes, at most {MAX_NBYTES}")
         try:
             program: Program = packing.unpack(data, cls)
         except ValueError as error:
@@ -147,54 +158,86 @@ def verify(program: Program) -> Verified:
     """Check *program* completely and infer the shape of every value.
 
     Raises:
-        OpError: too large, a name used twice or never written, an unknown op or attribute.
+        OpError: too large, a name that is no identifier, used twice or never written, an unknown op or attribute.
         ShapeError: some call does not fit, or an output is not what is declared.
     """
-    if len(program.inputs) != 1 or len(program.outputs) != 1:
-        found = f"{len(program.inputs)} inputs and {len(program.outputs)} outputs"
-        raise OpError(f"program {program.name!r}: {found}, expected one of each")
-    if len(program.calls) > MAX_CALLS:
-        raise OpError(f"program {program.name!r}: {len(program.calls)} calls, at most {MAX_CALLS}")
+    _check_size(program)
     shapes: dict[str, Shape] = {POSITIONS: ("T",), ROWS: ("R",)}
     dtypes: dict[str, str] = {POSITIONS: "int32", ROWS: "int32"}
     _declare_input(program.inputs[0], shapes, dtypes)
     for weight in program.weights:
+        if not 1 <= len(weight.shape) <= MAX_RANK:
+            raise ShapeError(f"weight {shown(weight.name)}: {len(weight.shape)} axes, expected 1 to {MAX_RANK}")
         _declare(weight.name, weight.shape, "any", shapes, dtypes)
     for cache in program.caches:
-        _declare(cache.name, (cache.n_kv_heads, cache.head_dim, cache.value_dim), "kv", shapes, dtypes)
-        if cache.type not in KV_TYPES:
-            known = ", ".join(KV_TYPES)
-            raise OpError(f"cache {cache.name[:MAX_NAME]!r}: type {cache.type[:MAX_NAME]!r}, expected one of {known}")
+        _declare_cache(cache, shapes, dtypes)
     for call in program.calls:
         _infer(call, shapes, dtypes)
+    _check_angles(program)
     _check_output(program.outputs[0], shapes, dtypes)
     return Verified(program, shapes)
+
+
+def _check_size(program: Program) -> None:
+    name = program.name
+    if len(name) > MAX_PROGRAM_NAME or not name.isprintable():
+        raise OpError(f"program {shown(name)}: expected a name of printable characters, at most {MAX_PROGRAM_NAME}")
+    if len(program.inputs) != 1 or len(program.outputs) != 1:
+        found = f"{len(program.inputs)} inputs and {len(program.outputs)} outputs"
+        raise OpError(f"program {name!r}: {found}, expected one of each")
+    if len(program.calls) > MAX_CALLS:
+        raise OpError(f"program {name!r}: {len(program.calls)} calls, at most {MAX_CALLS}")
+
+
+def _check_angles(program: Program) -> None:
+    angles = {angles_of(call) for call in program.calls if call.op in ("rope", "rope_factors")}
+    if len(angles) > MAX_ANGLES:
+        raise OpError(f"program {program.name!r}: ropes by {len(angles)} tables of angles, at most {MAX_ANGLES}")
+
+
+def angles_of(rope: Call) -> tuple[Any, ...]:
+    """Return what the angles of a call of ``rope`` or ``rope_factors`` depend on besides positions."""
+    return rope.args.get("factors"), *(rope.attrs[name] for name in ("rotary_dim", "theta", "scale"))
 
 
 def _declare_input(tensor: TensorSpec, shapes: dict[str, Shape], dtypes: dict[str, str]) -> None:
     rows, columns = tensor.shape[:1], tensor.shape[1:]
     right = len(tensor.shape) == INPUT_RANKS.get(tensor.dtype) and all(isinstance(size, int) for size in columns)
     if rows != ("T",) or not right:
-        name, found = tensor.name[:MAX_NAME], f"{tensor.dtype[:MAX_NAME]} {list(tensor.shape)}"
-        raise ShapeError(f"input {name}: {found}, expected int32 [T] or float32 [T, D]", arg=name)
+        found = f"{shown(tensor.dtype)} {shown(list(tensor.shape))}"
+        raise ShapeError(f"input {shown(tensor.name)}: {found}, expected int32 [T] or float32 [T, D]")
     _declare(tensor.name, tensor.shape, tensor.dtype, shapes, dtypes)
+
+
+def _declare_cache(cache: CacheSpec, shapes: dict[str, Shape], dtypes: dict[str, str]) -> None:
+    shape = (cache.n_kv_heads, cache.head_dim, cache.value_dim)
+    _declare(cache.name, shape, "kv", shapes, dtypes)
+    if max(shape) > MAX_HEAD:
+        raise ShapeError(f"cache {cache.name!r}: sizes {list(shape)}, expected 1..{MAX_HEAD}", arg=cache.name)
+    if cache.type not in KV_TYPES:
+        known = ", ".join(KV_TYPES)
+        raise OpError(f"cache {cache.name!r}: type {shown(cache.type)}, expected one of {known}")
 
 
 def _check_output(tensor: TensorSpec, shapes: dict[str, Shape], dtypes: dict[str, str]) -> None:
     shape, dtype = shapes.get(tensor.name), dtypes.get(tensor.name)
     if (shape, dtype) != (tensor.shape, tensor.dtype) or dtype != "float32":
-        declared = f"{tensor.dtype} {tensor.shape}"
-        raise ShapeError(f"output {tensor.name[:MAX_NAME]}: {dtype} {shape}, declared {declared}, expected float32")
+        declared = f"{shown(tensor.dtype)} {shown(tensor.shape)}"
+        raise ShapeError(f"output {shown(tensor.name)}: {dtype} {shape}, declared {declared}, expected float32")
 
 
 def _declare(name: str, shape: Shape, dtype: str, shapes: dict[str, Shape], dtypes: dict[str, str]) -> None:
-    if not name or len(name) > MAX_NAME or name in shapes:
-        raise OpError(f"value {name[:MAX_NAME]!r}: empty, too long, or declared twice", value=name)
+    if not NAME.fullmatch(name):
+        raise OpError(f"value {shown(name)}: expected 1 to 128 of A-Z a-z 0-9 _ . # - as a name")
+    if name in shapes:
+        raise OpError(f"value {name!r}: declared twice", value=name)
     if len(shapes) >= MAX_VALUES:
         raise OpError(f"more than {MAX_VALUES} values")
     for size in shape:
         if size not in OPEN_SYMBOLS if isinstance(size, str) else not 1 <= size < MAX_SIZE:
-            raise ShapeError(f"{name}: size {size!r} is not T, R or 1..{MAX_SIZE - 1}", arg=name)
+            raise ShapeError(f"{name}: size {shown(size)} is not T, R or 1..{MAX_SIZE - 1}", arg=name)
+    if prod(size for size in shape if isinstance(size, int)) > MAX_NUMBERS:
+        raise ShapeError(f"{name}: {list(shape)} are more than {MAX_NUMBERS} numbers", arg=name)
     shapes[name] = shape
     dtypes[name] = dtype
 
@@ -202,11 +245,11 @@ def _declare(name: str, shape: Shape, dtype: str, shapes: dict[str, Shape], dtyp
 def _infer(call: Call, shapes: dict[str, Shape], dtypes: dict[str, str]) -> None:
     op = op_named(call.op)
     if set(call.args) != set(op.args):
-        raise OpError(f"{op.name}: arguments {sorted(call.args)}, expected {sorted(op.args)}", op=op.name)
+        raise OpError(f"{op.name}: arguments {shown(sorted(call.args))}, expected {sorted(op.args)}", op=op.name)
     read = {name: call.args[name] for name in op.names("input", "weight", "cache")}
     for name, value in read.items():
         if value not in shapes:
-            raise OpError(f"{op.name}.{name}: value {value[:MAX_NAME]!r} is not written before it is read", op=op.name)
+            raise OpError(f"{op.name}.{name}: value {shown(value)} is not written before it is read", op=op.name)
         if dtypes[value] != op.args[name].dtype:
             raise ShapeError(f"{op.name}.{name}: dtype {dtypes[value]}, expected {op.args[name].dtype}", op=op.name)
     _check_rows(op, read, shapes)
@@ -219,7 +262,7 @@ def _check_rows(op: Op, read: Mapping[str, str], shapes: Mapping[str, Shape]) ->
     """Refuse what would index by unchecked numbers, or find other rows than the step's T tokens."""
     for name, value in read.items():
         if name != value and (name in STEP_VALUES or value in STEP_VALUES):
-            raise OpError(f"{op.name}.{name}: {value[:MAX_NAME]!r} cannot stand here: a step gives its own", op=op.name)
+            raise OpError(f"{op.name}.{name}: {shown(value)} cannot stand here: a step gives its own", op=op.name)
         by_token = (op.uses_pages or ROWS in op.args) and op.args[name].dims.startswith("T")
         if by_token and shapes[value][:1] != ("T",):
             raise ShapeError(

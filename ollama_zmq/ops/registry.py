@@ -17,7 +17,7 @@ from ollama_zmq.ops.rms_norm import RMS_NORM
 from ollama_zmq.ops.rope import ROPE, ROPE_FACTORS
 from ollama_zmq.ops.route import ROUTE
 from ollama_zmq.ops.silu_mul import SILU_MUL
-from ollama_zmq.ops.spec import Op
+from ollama_zmq.ops.spec import Op, shown
 from ollama_zmq.ops.store_kv import STORE_KV
 from ollama_zmq.ops.take_rows import TAKE_ROWS
 
@@ -53,7 +53,7 @@ def op_named(name: str) -> Op:
     try:
         return OPS[name]
     except KeyError:
-        raise UnsupportedOp(f"unknown op {name!r}: the peers run different versions of ollama-zmq", op=name) from None
+        raise UnsupportedOp(f"unknown op {shown(name)}: the peers run different versions of ollama-zmq") from None
 
 
 def ops_hash() -> str:

@@ -21,6 +21,13 @@ Shape = tuple[Size, ...]
 Kind = Literal["input", "weight", "cache", "output"]
 
 OPEN_SYMBOLS = frozenset({"T", "R"})
+MAX_SHOWN = 160
+
+
+def shown(value: Any) -> str:
+    """Return what stands in an error for a value that came from a peer: its ``repr``, cut where it is long."""
+    text = repr(value[: MAX_SHOWN + 1] if isinstance(value, str) else value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +122,11 @@ class Attr:
         """Raise :class:`OpError` unless *value* is of the right type and in range."""
         if self.type is str:
             if value not in self.choices:
-                raise OpError(f"{name}={value!r}, expected one of {', '.join(self.choices)}", attr=name)
+                raise OpError(f"{name}={shown(value)}, expected one of {', '.join(self.choices)}", attr=name)
             return
         allowed = (int, float) if self.type is float else (int,)
         if isinstance(value, bool) or not isinstance(value, allowed):
-            raise OpError(f"{name}={value!r}, expected {self.type.__name__}", attr=name)
+            raise OpError(f"{name}={shown(value)}, expected {self.type.__name__}", attr=name)
         if not self.low <= value <= self.high:
             raise OpError(f"{name}={value} is outside {self.low:g}..{self.high:g}", attr=name)
 
@@ -160,7 +167,7 @@ class Op:
         sizes = self._sizes_from(attrs)
         wanted = self.names("input", "weight", "cache")
         if set(shapes) != set(wanted):
-            raise ShapeError(f"{self.name}: arguments {sorted(shapes)}, expected {sorted(wanted)}", op=self.name)
+            raise ShapeError(f"{self.name}: arguments {shown(sorted(shapes))}, expected {sorted(wanted)}", op=self.name)
         for name in wanted:
             self.args[name].bind(f"{self.name}.{name}", shapes[name], sizes)
         if self.rule and (complaint := self.rule(attrs, sizes)):
@@ -169,7 +176,9 @@ class Op:
 
     def _sizes_from(self, attrs: Mapping[str, Any]) -> dict[str, Size]:
         if set(attrs) != set(self.attrs):
-            raise OpError(f"{self.name}: attributes {sorted(attrs)}, expected {sorted(self.attrs)}", op=self.name)
+            raise OpError(
+                f"{self.name}: attributes {shown(sorted(attrs))}, expected {sorted(self.attrs)}", op=self.name
+            )
         sizes: dict[str, Size] = {}
         for name, attr in self.attrs.items():
             attr.check(f"{self.name}.{name}", attrs[name])

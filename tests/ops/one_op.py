@@ -115,7 +115,7 @@ class Tables:
     def rows(self, name: str, array: np.ndarray) -> Value:
         """Declare float32 [T, D] whose row t is row ``token_ids[t]`` of *array*."""
         poisoned = np.concatenate([array, np.full_like(array[:1], np.nan)])
-        return self.ops.embed(self.token_ids, self.weight(f"table of {name}", plain(poisoned)))
+        return self.ops.embed(self.token_ids, self.weight(f"table.{name}", plain(poisoned)))
 
 
 def run_op(device, name, arrays, attrs=None, step=None):

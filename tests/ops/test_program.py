@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 from ollama_zmq.errors import OpError, ShapeError, UnsupportedOp
 from ollama_zmq.ops.builder import Builder
 from ollama_zmq.ops.program import (
+    MAX_ANGLES,
+    MAX_CALLS,
+    MAX_NBYTES,
     MAX_SIZE,
     CacheSpec,
     Call,
@@ -117,12 +120,12 @@ def test_row_floats_counts_what_each_call_writes():
 WRONG = {
     "no input": (changed(inputs=()), OpError, "0 inputs and 1 outputs"),
     "two outputs": (changed(outputs=PROGRAM.outputs * 2), OpError, "1 inputs and 2 outputs"),
-    "input of fixed rows": (with_input("float32", (5, 8)), ShapeError, "input hidden_state"),
-    "input of R rows": (with_input("float32", ("R", 8)), ShapeError, "input hidden_state"),
-    "input with an open width": (with_input("float32", ("T", "T")), ShapeError, "input hidden_state"),
-    "input of rank 1": (with_input("float32", ("T",)), ShapeError, "input hidden_state"),
-    "input of another dtype": (with_input("float64", ("T", 8)), ShapeError, "input hidden_state"),
-    "input of unknown symbol": (with_input("float32", ("T", "X")), ShapeError, "input hidden_state"),
+    "input of fixed rows": (with_input("float32", (5, 8)), ShapeError, "input 'hidden_state'"),
+    "input of R rows": (with_input("float32", ("R", 8)), ShapeError, "input 'hidden_state'"),
+    "input with an open width": (with_input("float32", ("T", "T")), ShapeError, "input 'hidden_state'"),
+    "input of rank 1": (with_input("float32", ("T",)), ShapeError, "input 'hidden_state'"),
+    "input of another dtype": (with_input("float64", ("T", 8)), ShapeError, "input 'hidden_state'"),
+    "input of unknown symbol": (with_input("float32", ("T", "X")), ShapeError, "input 'hidden_state'"),
     "weight of size 0": (changed(weights=(WeightSpec("norm", 0, (0,)),)), ShapeError, "norm: size 0"),
     "weight too large": (changed(weights=(WeightSpec("norm", 0, (MAX_SIZE,)),)), ShapeError, "norm: size"),
     "weight declared twice": (changed(weights=PROGRAM.weights * 2), OpError, "'norm'.*declared twice"),
@@ -135,8 +138,20 @@ WRONG = {
     "cache not declared": (changed(caches=()), OpError, r"store_kv\.cache: value 'kv.0' is not written"),
     "weight not declared": (changed(weights=()), OpError, r"rms_norm\.weight: value 'norm' is not written"),
     "a step value declared": (changed(weights=(WeightSpec("rows", 0, (8,)),)), OpError, "'rows'.*declared twice"),
-    "empty name": (changed(weights=(WeightSpec("", 0, (8,)),)), OpError, "empty"),
-    "long name": (changed(weights=(WeightSpec("w" * 129, 0, (8,)),)), OpError, "too long"),
+    "weight of no axis": (changed(weights=(WeightSpec("norm", 0, ()),)), ShapeError, "'norm': 0 axes"),
+    "weight of four axes": (changed(weights=(WeightSpec("norm", 0, (1, 1, 1, 8)),)), ShapeError, "'norm': 4 axes"),
+    "weight past 64 bits": (
+        changed(weights=(WeightSpec("norm", 0, (1 << 30, 1 << 30, 1 << 30)),)),
+        ShapeError,
+        r"norm: \[1073741824, .* more than 1099511627776 numbers",
+    ),
+    "cache of large heads": (
+        changed(caches=(CacheSpec("kv.0", 1, 4, 1025, "f16"),)),
+        ShapeError,
+        r"cache 'kv.0': sizes \[1, 4, 1025\], expected 1..1024",
+    ),
+    "a program's name with an escape code": (changed(name="\x1b[2J"), OpError, r"program '\\x1b\[2J'"),
+    "a program's name too long": (changed(name="p" * 257), OpError, "program 'ppp.*at most 256"),
     "unknown op": (with_call(0, op="exec"), UnsupportedOp, "unknown op 'exec'"),
     "argument missing": (with_call(0, args={"x": "hidden_state", "out": "v0"}), OpError, "rms_norm: arguments"),
     "argument surplus": (with_args(0, y="hidden_state"), OpError, "rms_norm: arguments"),
@@ -160,12 +175,12 @@ WRONG = {
     "output not written": (
         changed(outputs=(TensorSpec("v99", "float32", ("R", 8)),)),
         ShapeError,
-        "output v99: None None",
+        "output 'v99': None None",
     ),
     "output of another shape": (
         changed(outputs=(TensorSpec("v7", "float32", ("T", 8)),)),
         ShapeError,
-        "output v7",
+        "output 'v7'",
     ),
     "output of integers": (changed(outputs=(TensorSpec("rows", "int32", ("R",)),)), ShapeError, "expected float32"),
     "output a weight": (changed(outputs=(TensorSpec("wq", "any", (8, 8)),)), ShapeError, "expected float32"),
@@ -179,6 +194,67 @@ def test_a_wrong_program_is_refused_by_name(what):
     program, error, named = WRONG[what]
     with pytest.raises(error, match=named):
         verify(program)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "w" * 129, "x packed 0 by r", "angles 1", "a/b", "../w", "a\n", "\x1b[2J", "\u202e", "é", "a:b", "'"]
+)
+def test_a_name_that_is_no_identifier_is_refused_wherever_it_stands(name):
+    """Quoted and cut, so that it may be shown."""
+    spec = WeightSpec("norm", 0, (8,))
+    for program in (
+        with_args(0, out=name),
+        changed(inputs=(TensorSpec(name, "float32", ("T", 8)),)),
+        changed(weights=(msgspec.structs.replace(spec, name=name), *PROGRAM.weights)),
+        changed(caches=(msgspec.structs.replace(PROGRAM.caches[0], name=name), *PROGRAM.caches)),
+    ):
+        with pytest.raises(OpError, match=r"expected 1 to 128 of A-Z a-z 0-9 _ \. # - as a name") as caught:
+            verify(program)
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 400
+
+
+def adds(count):
+    """A chain of *count* adds."""
+    calls = [Call("add", {"a": f"v{i}", "b": f"v{i}", "out": f"v{i + 1}"}, {}) for i in range(count)]
+    x, out = (TensorSpec(name, "float32", ("T", 8)) for name in ("v0", f"v{count}"))
+    return Program("adds", (x,), (out,), (), (), tuple(calls))
+
+
+def ropes(count):
+    """A program whose ropes turn by *count* tables of angles."""
+    ops = Builder("ropes")
+    x = ops.input("x", ("T", 4))
+    for i in range(count):
+        x = ops.rope(x, ops.positions, None, n_heads=1, head_dim=4, rotary_dim=4, theta=1e4 + i)
+        x = ops.rope(x, ops.positions, None, n_heads=1, head_dim=4, rotary_dim=4, theta=1e4 + i, pairing="halves")
+    return ops.program("out", x)
+
+
+def test_a_program_is_as_large_as_planning_allows_and_no_larger():
+    verify(adds(MAX_CALLS))
+    verify(ropes(MAX_ANGLES))
+    with pytest.raises(OpError, match="'adds': 8001 calls, at most 8000"):
+        verify(adds(MAX_CALLS + 1))
+    with pytest.raises(OpError, match="'ropes': ropes by 9 tables of angles, at most 8"):
+        ropes(MAX_ANGLES + 1)
+    with pytest.raises(OpError, match="a program of 2097153 bytes, at most 2097152"):
+        Program.from_bytes(bytes(MAX_NBYTES + 1))
+
+
+def test_an_error_shows_a_part_of_what_is_long():
+    for program in (
+        with_call(0, op="o" * 4000),
+        with_call(0, args={f"{i:04000}": "x" for i in range(50)}),
+        with_call(0, attrs={f"{i:04000}": 1 for i in range(50)}),
+        with_attrs(2, pairing="p" * 4000),
+        with_args(0, x="v" * 4000),
+        with_input("d" * 4000, ("T", 8)),
+        changed(outputs=(TensorSpec("o" * 4000, "f" * 4000, ("s" * 4000,)),)),
+    ):
+        with pytest.raises(OpError) as caught:
+            verify(program)
+        assert len(str(caught.value)) < 700
 
 
 def rows_program():
