@@ -12,7 +12,7 @@ from ollama_zmq.devices.base import Array, Budget, Step
 from ollama_zmq.errors import OpError, OutOfDeviceMemory, ShapeError
 from ollama_zmq.kernels.cpu import program as compiled
 from ollama_zmq.kernels.cpu.memory import Memory
-from ollama_zmq.kernels.cpu.plan import Plan, PlannedOp, StepKind, plan
+from ollama_zmq.kernels.cpu.plan import Plan, PlannedOp, StepKind, Value, plan
 from ollama_zmq.kernels.cpu.pool import Pool
 from ollama_zmq.kernels.cpu.weights import FORMATS, CpuWeight
 from ollama_zmq.ops.program import CacheSpec, Verified, check_inputs
@@ -114,7 +114,7 @@ class CpuExecutable:
         self._cache_specs = {cache.name: cache for cache in verified.program.caches}
         self._place_caches()
         self._weights = dict(weights)
-        self._frequencies: dict[str, Array] = {}
+        self._frequencies: dict[Value, Array] = {}
         thread_nbytes = _thread_nbytes(self._plan, verified)
         scratch = self._scratch + _aligned(self._plan.scratch_nbytes)
         self._program = compiled.Program(
@@ -159,7 +159,7 @@ class CpuExecutable:
             out, pages = self._address(op.writes), self._caches[cache]
             self._program.add_attention(self._address(q), sinks, out, pages, self._cache_specs[cache], op.attrs)
 
-    def _address(self, value: str) -> int:
+    def _address(self, value: Value) -> int:
         return self._scratch + self._plan.offsets[value]
 
     def _linear_part(self, op: PlannedOp) -> tuple[int, ...]:

@@ -11,23 +11,30 @@ Calls are laid into the earliest step that may hold them:
 Where a linear reads a value, the value is first packed into the panels its format wants (``activations.h``), once per
 value and kind. The angles of RoPE are made once per step for all layers. An op on rows writes over its input where
 nobody reads that any more.
+
+A value of the program is known by its name. What the plan adds is known by a tuple of all that it depends on, which no
+name from the wire can equal: who asks for the same tuple means the same bytes.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from heapq import heappop, heappush
 from typing import Any
 
 from ollama_zmq.errors import UnsupportedOp
 from ollama_zmq.kernels.cpu.program import slots_nbytes
 from ollama_zmq.kernels.cpu.simd import activation_nbytes
 from ollama_zmq.kernels.cpu.weights import format_of
-from ollama_zmq.ops.program import Call, Verified
+from ollama_zmq.ops.program import Call, Verified, angles_of
 from ollama_zmq.ops.registry import op_named
 
 ALIGNMENT = 64  # bytes; a cache line, and what panels need
+
+Value = str | tuple[Any, ...]  # a value of the program or a cache by its name; what the plan adds by what it depends on
 
 
 class StepKind(Enum):
@@ -52,8 +59,8 @@ class PlannedOp:
     """
 
     op: str
-    reads: tuple[str, ...]
-    writes: str
+    reads: tuple[Value, ...]
+    writes: Value
     weight: str = ""
     attrs: dict[str, Any] = field(default_factory=dict)
 
@@ -77,10 +84,12 @@ class Plan:
 
     Attributes:
         offsets: value -> byte offset in scratch; values that live at different times share places.
+        sizes: value -> bytes it may have there.
     """
 
     steps: list[PlannedStep]
-    offsets: dict[str, int]
+    offsets: dict[Value, int]
+    sizes: dict[Value, int]
     scratch_nbytes: int
 
 
@@ -99,14 +108,14 @@ def plan(verified: Verified, max_tokens: int, max_rows: int | None = None) -> Pl
 
 class _Planner:
     def __init__(self, verified: Verified) -> None:
-        self.shapes = dict(verified.shapes)
+        self.shapes = verified.shapes
         self.verified = verified
         self.weights = {weight.name: weight for weight in verified.program.weights}
         self.steps: list[PlannedStep] = []
-        self.ready: dict[str, int] = {}  # value -> step that makes it, cache -> last step that touched it
-        self.row_nbytes: dict[str, tuple[str, int]] = {}  # value -> what its rows count, bytes of one
-        self.fixed_nbytes: dict[str, int] = {}  # value -> bytes besides those of its rows
-        self.made: dict[tuple[Any, ...], str] = {}  # panels and angles by what they are of
+        self.alike: dict[tuple[StepKind, str], list[int]] = {}  # the steps of a kind and symbol, rising
+        self.ready: dict[Value, int] = {}  # value -> step that makes it, cache -> last step that touched it
+        self.row_nbytes: dict[Value, tuple[str, int]] = {}  # value -> what its rows count, bytes of one
+        self.fixed_nbytes: dict[Value, int] = {}  # value -> bytes besides those of its rows
 
     def copy_input(self) -> None:
         """Bring the input, which may lie at any address, into scratch. Token ids are read in place, by ``embed``."""
@@ -159,23 +168,23 @@ class _Planner:
             self.row_nbytes[op.writes] = symbol, nbytes
 
     def _step(self, kind: StepKind, symbol: str, after: int) -> int:
-        if kind not in (StepKind.ATTENTION, StepKind.GATHER):
-            for at in range(after, len(self.steps)):
-                if self.steps[at].kind is kind and self.steps[at].symbol == symbol:
-                    return at
+        """Return the first step of this kind from *after* on, a new one where there is none or it cannot be shared."""
+        alike = self.alike.setdefault((kind, symbol), [])
+        first = bisect_left(alike, after)
+        if first < len(alike) and kind not in (StepKind.ATTENTION, StepKind.GATHER):
+            return alike[first]
         self.steps.append(PlannedStep(kind, symbol))
-        return len(self.steps) - 1
+        alike.append(len(self.steps) - 1)
+        return alike[-1]
 
     def _linear(self, call: Call) -> None:
         x, weight, out = call.args["x"], call.args["weight"], call.args["out"]
         symbol, K = self.shapes[x]
         activation = format_of(self.weights[weight]).activation
-        key = ("pack", x, activation)
-        if key not in self.made:
-            self.made[key] = self._new_name(f"{x} packed {activation}")
-            op = PlannedOp("pack", (x,), self.made[key], attrs={"activation": activation, "width": int(K)})
+        panels = ("pack", x, activation)
+        if panels not in self.ready:
+            op = PlannedOp("pack", (x,), panels, attrs={"activation": activation, "width": int(K)})
             self._row_op(op, str(symbol), activation_nbytes(activation, int(K)))
-        panels = self.made[key]
         step = self._step(StepKind.LINEAR, str(symbol), self.ready[panels] + 1)
         self.steps[step].ops.append(PlannedOp("linear", (panels,), out, weight))
         self.ready[out] = step
@@ -184,19 +193,18 @@ class _Planner:
     def _routed(self, call: Call) -> dict[str, Any]:
         return {"n_experts": int(self.shapes[call.args["routing"]][1]), "n_used": int(call.attrs["n_used"])}
 
-    def _slots(self, call: Call) -> str:
+    def _slots(self, call: Call) -> Value:
         """Return the value that holds the routing's slots, sorted by expert."""
         routing, attrs = call.args["routing"], self._routed(call)
-        key = ("slots", routing, attrs["n_used"])
-        if key not in self.made:
-            self.made[key] = value = self._new_name(f"{routing} slots {attrs['n_used']}")
+        value = ("slots", routing, attrs["n_used"])
+        if value not in self.ready:
             symbol = str(self.shapes[routing][0])
             step = self._step(StepKind.GATHER, symbol, self.ready[routing] + 1)
             self.steps[step].ops.append(PlannedOp("gather", (routing,), value, attrs=attrs))
             self.ready[value] = step
             self.fixed_nbytes[value] = slots_nbytes(0, **attrs)
             self.row_nbytes[value] = symbol, slots_nbytes(1, **attrs) - self.fixed_nbytes[value]
-        return self.made[key]
+        return value
 
     def _expert_sum(self, call: Call) -> None:
         reads = (call.args["x"], call.args["routing"], self._slots(call))
@@ -207,34 +215,24 @@ class _Planner:
         x, weight, out = call.args["x"], call.args["weight"], call.args["out"]
         slots, K, (symbol, W) = self._slots(call), self.weights[weight].shape[2], self.shapes[x]
         activation = format_of(self.weights[weight]).activation
-        key = ("pack", x, activation, slots)
-        if key not in self.made:
-            self.made[key] = self._new_name(f"{x} packed {activation} by {slots}")
+        panels = ("pack_slots", x, slots, activation, K)  # a row of x is one input of K values or one for each slot
+        if panels not in self.ready:
             attrs = self._routed(call) | {"activation": activation, "width": K, "shared": int(W) == K}
-            op = PlannedOp("pack_slots", (x, slots), self.made[key], attrs=attrs)
+            op = PlannedOp("pack_slots", (x, slots), panels, attrs=attrs)
             self._row_op(op, str(symbol), attrs["n_used"] * activation_nbytes(activation, K))
-        panels = self.made[key]
         step = self._step(StepKind.EXPERTS, str(symbol), self.ready[panels] + 1)
         self.steps[step].ops.append(PlannedOp("expert_linear", (panels, slots), out, weight, self._routed(call)))
         self.ready[out] = step
         self.row_nbytes[out] = str(symbol), 4 * int(self.shapes[out][1])
 
     def _rope(self, call: Call) -> None:
-        factors = call.args.get("factors", "")
-        key = ("angles", factors, *(call.attrs[name] for name in ("rotary_dim", "theta", "scale")))
-        if key not in self.made:
-            self.made[key] = self._new_name(f"angles {len(self.made)}")
-            op = PlannedOp("angles", (), self.made[key], factors, call.attrs)
+        angles = ("angles", *angles_of(call))
+        if angles not in self.ready:
+            op = PlannedOp("angles", (), angles, call.args.get("factors", ""), call.attrs)
             self._row_op(op, "T", 4 * int(call.attrs["rotary_dim"]))
         out = call.args["out"]
-        op = PlannedOp("rope", (call.args["x"], self.made[key]), out, attrs=call.attrs)
+        op = PlannedOp("rope", (call.args["x"], angles), out, attrs=call.attrs)
         self._row_op(op, "T", 4 * int(self.shapes[out][1]))
-
-    def _new_name(self, name: str) -> str:
-        """Return *name*, changed where the program has a value of that name."""
-        while name in self.shapes:
-            name += "'"
-        return name
 
     def _attention(self, call: Call) -> None:
         q, cache, out = call.args["q"], call.args["cache"], call.args["out"]
@@ -250,7 +248,7 @@ class _Planner:
             for value, (symbol, nbytes) in self.row_nbytes.items()
         }
         offsets, nbytes = _place(lives, sizes, _overwrites(self.steps, lives, sizes))
-        return Plan(self.steps, offsets, nbytes)
+        return Plan(self.steps, offsets, sizes, nbytes)
 
 
 def _aligned(nbytes: int) -> int:
@@ -263,9 +261,9 @@ def _ops(steps: Sequence[PlannedStep]) -> Iterator[tuple[int, PlannedOp]]:
             yield at, op
 
 
-def _lifetimes(steps: Sequence[PlannedStep], output: str) -> dict[str, tuple[int, int]]:
+def _lifetimes(steps: Sequence[PlannedStep], output: str) -> dict[Value, tuple[int, int]]:
     """Return value -> (step that makes it, last step that reads it)."""
-    lives: dict[str, tuple[int, int]] = {}
+    lives: dict[Value, tuple[int, int]] = {}
     for at, op in _ops(steps):
         for value in (*op.reads, op.writes):
             lives[value] = (lives.get(value, (at, at))[0], at)
@@ -278,11 +276,11 @@ IN_PLACE = frozenset({"add", "add_bias", "rms_norm", "layer_norm", "silu_mul", "
 
 
 def _overwrites(
-    steps: Sequence[PlannedStep], lives: dict[str, tuple[int, int]], sizes: dict[str, int]
-) -> dict[str, str]:
+    steps: Sequence[PlannedStep], lives: dict[Value, tuple[int, int]], sizes: dict[Value, int]
+) -> dict[Value, Value]:
     """Return value -> the value it may be written over: same size, and read by nobody after the op that makes it."""
-    last_reader: dict[str, PlannedOp] = {value: op for _, op in _ops(steps) for value in op.reads}
-    over: dict[str, str] = {}
+    last_reader: dict[Value, PlannedOp] = {value: op for _, op in _ops(steps) for value in op.reads}
+    over: dict[Value, Value] = {}
     for at, op in _ops(steps):
         if op.op not in IN_PLACE:
             continue
@@ -294,25 +292,57 @@ def _overwrites(
 
 
 def _place(
-    lives: dict[str, tuple[int, int]], sizes: dict[str, int], over: dict[str, str]
-) -> tuple[dict[str, int], int]:
+    lives: dict[Value, tuple[int, int]], sizes: dict[Value, int], over: dict[Value, Value]
+) -> tuple[dict[Value, int], int]:
     """Return value -> offset, and the bytes needed in all. First fit, in the order in which values come to life."""
-    root: dict[str, str] = {}
-    ends: dict[str, int] = {}
+    root: dict[Value, Value] = {}
+    ends: dict[Value, int] = {}
     for value in sorted(sizes, key=lambda v: lives[v][0]):
-        root[value] = root.get(over.get(value, ""), "") or value
+        root[value] = root[over[value]] if value in over else value
         ends[root[value]] = max(ends.get(root[value], 0), lives[value][1])
-    offsets: dict[str, int] = {}
-    active: list[tuple[int, int, int]] = []  # offset, end of it, last step
-    total = 0
+    offsets: dict[Value, int] = {}
+    active: list[tuple[int, int, int]] = []  # heap of the last step, offset, end of each that is placed
+    gaps = _Gaps()
     for value in sorted(ends, key=lambda v: lives[v][0]):
-        active = [block for block in active if block[2] >= lives[value][0]]
-        offset = 0
-        for begin, end, _ in sorted(active):
-            if offset + sizes[value] <= begin:
-                break
-            offset = max(offset, end)
-        offsets[value] = offset
-        active.append((offset, offset + sizes[value], ends[value]))
-        total = max(total, offset + sizes[value])
-    return {value: offsets[root[value]] for value in sizes}, total
+        while active and active[0][0] < lives[value][0]:
+            _, begin, end = heappop(active)
+            gaps.give(begin, end)
+        offsets[value] = gaps.take(sizes[value])
+        heappush(active, (ends[value], offsets[value], offsets[value] + sizes[value]))
+    return {value: offsets[root[value]] for value in sizes}, gaps.most
+
+
+class _Gaps:
+    """The places in scratch where nothing stands, which end with one that has no end.
+
+    Attributes:
+        most: the end of what was ever taken.
+    """
+
+    def __init__(self) -> None:
+        self.most = 0
+        self._gaps: list[tuple[int, int]] = []  # begin and end of those below ``_top``, rising, none beside another
+        self._top = 0
+
+    def take(self, nbytes: int) -> int:
+        """Return where *nbytes* stand: in the first gap that holds them."""
+        for i, (begin, end) in enumerate(self._gaps):
+            if end - begin >= nbytes:
+                self._gaps[i : i + 1] = [(begin + nbytes, end)] if end - begin > nbytes else []
+                return begin
+        begin, self._top = self._top, self._top + nbytes
+        self.most = max(self.most, self._top)
+        return begin
+
+    def give(self, begin: int, end: int) -> None:
+        """Note that nothing stands in *begin* .. *end* any more, and join it with the gaps beside it."""
+        i = bisect_left(self._gaps, (begin, end))
+        if i and self._gaps[i - 1][1] == begin:
+            i -= 1
+            begin = self._gaps.pop(i)[0]
+        if i < len(self._gaps) and self._gaps[i][0] == end:
+            end = self._gaps.pop(i)[1]
+        if end == self._top:
+            self._top = begin
+        else:
+            insort(self._gaps, (begin, end))

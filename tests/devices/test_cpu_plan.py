@@ -1,5 +1,6 @@
 """Laws of planning: how calls become steps, and which values may share memory."""
 
+import sys
 from itertools import combinations
 
 import pytest
@@ -113,12 +114,94 @@ def test_scratch_does_not_grow_with_layers(tmp_path):
     assert sizes[0] == sizes[1]
 
 
-def test_values_may_be_named_like_what_the_plan_adds():
-    ops = Builder("names")
-    x = ops.input("angles 0", ("T", 32))
-    turned = ops.rope(x, ops.positions, None, n_heads=1, head_dim=32, rotary_dim=32, theta=1e4)
-    planned = plan(verify(ops.program("out", turned)), 1)
-    assert len(planned.offsets) == 3
+def test_no_name_equals_what_the_plan_adds(layers):
+    """Names are texts that a peer chose."""
+    planned = plan(layers, 4)
+    for _, op in ops_of(planned):
+        known = op.writes in layers.shapes
+        assert isinstance(op.writes, str) == known == (op.op not in ("pack", "angles", "pack_slots", "gather"))
+
+
+def experts(*widths):
+    """x [T, 8] through stacks of 4 experts that read it as one input or as 4, one after the other."""
+    ops = Builder("experts")
+    x = ops.input("x", ("T", 8))
+    routing = ops.linear(x, ops.weight(WeightSpec("g", QuantType.F32.id, (4, 8))))
+    for i, K in enumerate(widths):
+        stack = ops.weight(WeightSpec(f"w{i}", QuantType.F32.id, (4, 1, K)))
+        out = ops.expert_linear(x, routing, stack, n_used=4)
+    return verify(ops.program("out", out))
+
+
+@pytest.mark.parametrize(("widths", "packed"), [((8, 8), [8]), ((2, 2), [2]), ((2, 8), [2, 8]), ((8, 2), [8, 2])])
+def test_experts_share_panels_only_of_the_same_width(widths, packed):
+    planned = plan(experts(*widths), 3)
+    assert [op.attrs["width"] for _, op in ops_of(planned) if op.op == "pack_slots"] == packed
+
+
+def all_alive(n):
+    """Half the calls make values that all live until the other half reads them, last first."""
+    ops = Builder("alive")
+    x = total = ops.input("x", ("T", 8))
+    made = [ops.add(x, x) for _ in range(n // 2)]
+    while made:
+        total = ops.add(made.pop(), total)
+    return ops.program("out", total)
+
+
+def chained(n):
+    """Each call takes two steps of its own."""
+    ops = Builder("chained")
+    x, square = ops.input("x", ("T", 8)), ops.weight(WeightSpec("w", QuantType.F32.id, (8, 8)))
+    for _ in range(n):
+        x = ops.linear(x, square)
+    return ops.program("out", x)
+
+
+def late(n):
+    """Rows that could be taken at the very first are asked for after a long chain."""
+    ops = Builder("late")
+    x, square = ops.input("x", ("T", 8)), ops.weight(WeightSpec("w", QuantType.F32.id, (8, 8)))
+    y = x
+    for _ in range(n // 2):
+        y = ops.linear(y, square)
+    for _ in range(n // 2):
+        ops.take_rows(x, ops.rows)
+    return ops.program("out", y)
+
+
+def attended(n):
+    """A store and an attention each, all of one cache."""
+    ops = Builder("attended")
+    x, cache = ops.input("x", ("T", 8)), ops.cache("kv", n_kv_heads=1, head_dim=8)
+    for _ in range(n // 2):
+        ops.store_kv(x, x, cache, n_kv_heads=1, head_dim=8)
+        x = ops.attention(x, cache, n_heads=1, n_kv_heads=1, head_dim=8, scale=1.0)
+    return ops.program("out", x)
+
+
+def lines_of(function, *args):
+    """How many lines of Python a call runs."""
+    lines = 0
+
+    def count(frame, event, arg):
+        nonlocal lines
+        lines += event == "line"
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        function(*args)
+    finally:
+        sys.settrace(before)
+    return lines
+
+
+@pytest.mark.parametrize("shape", [all_alive, chained, late, attended])
+def test_planning_twice_the_calls_is_twice_the_work(shape):
+    small, large = (lines_of(plan, verify(shape(n)), 4) for n in (400, 800))
+    assert large < 2.2 * small
 
 
 def test_a_type_without_kernels_is_named():
