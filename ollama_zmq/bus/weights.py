@@ -30,13 +30,19 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Which bytes a weight is, and how they are read. Equal identities are the same weight."""
+    """Which bytes a weight is, and how they are read. Equal identities are the same weight.
+
+    Attributes:
+        blob: the file they are of; "" for one that has no name.
+        sender: program and name of a weight in a file without a name, which nobody shares.
+    """
 
     blob: str
     offset: int
     nbytes: int
     type: int
     shape: tuple[int, ...]
+    sender: tuple[bytes, str] | None = None
 
 
 def identity_of(program: bytes, spec: WeightSpec, source: WeightSource) -> Identity:
@@ -53,8 +59,8 @@ def identity_of(program: bytes, spec: WeightSpec, source: WeightSource) -> Ident
         raise RemoteProtocolError(f"weight {spec.name!r}: {source.nbytes} bytes, its type and shape need {nbytes}")
     if source.offset < 0 or len(source.blob) > MAX_BLOB_NAME:
         raise RemoteProtocolError(f"weight {spec.name!r}: offset {source.offset} or name of the blob is out of range")
-    blob = source.blob or f"program {program.hex()}: {spec.name}"
-    return Identity(blob, source.offset, nbytes, spec.type, spec.shape)
+    sender = None if source.blob else (program, spec.name)
+    return Identity(source.blob, source.offset, nbytes, spec.type, spec.shape, sender)
 
 
 @dataclass(slots=True)
@@ -86,7 +92,7 @@ class Weights:
 
     def in_store(self, identity: Identity) -> bool:
         """Whether this machine's own store has the bytes."""
-        file = self._file(identity.blob)
+        file = self._file(identity.blob) if identity.blob else None
         if file is None:
             return False
         if identity.offset + identity.nbytes > len(file):

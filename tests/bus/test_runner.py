@@ -178,6 +178,33 @@ def test_the_same_place_in_unnamed_files_is_not_the_same_weight(runner, device):
     assert messages(runner.define(define_of(other))) == [Defined(other.id, ("w",))]
 
 
+def test_no_name_of_a_file_means_a_weight_that_was_sent(runner):
+    other = linear_program(name="other")
+    ready(runner)
+    for blob in (f"program {PROGRAM.id.hex()}: w", PROGRAM.id.hex(), "w", "None"):
+        assert messages(runner.define(define_of(other, blob=blob))) == [Defined(other.id, ("w",))]
+
+
+@pytest.mark.parametrize("kind", ["reference", "cpu"])
+def test_two_names_may_be_of_the_same_bytes(kind, tmp_path):
+    path = tmp_path / "blob"
+    path.write_bytes(WEIGHT[:4].tobytes())
+    device = open_device(kind, threads=1, budget=Budget(64 << 20))
+    runner = Runner(device, {BLOB: path}.get)
+    program = linear_program(n=4, layers=2)
+    define = define_of(program, blob=BLOB)
+    sources = tuple(msgspec.structs.replace(source, offset=0) for source in define.sources)
+    runner.define(msgspec.structs.replace(define, sources=sources))
+    while runner.busy:
+        runner.load_next()
+    x = random_weight(1, 4, seed=1)
+    [reply] = runner.run(run_of(program, 1), x, 0)
+    np.testing.assert_allclose(reply.tensors["output"], x @ WEIGHT[:4].T @ WEIGHT[:4].T, rtol=1e-5)
+    runner.release_all()
+    assert device.budget.used == 0
+    device.close()
+
+
 def test_the_same_bytes_as_another_type_are_another_weight(stored):
     other = linear_program(n=4, k=8)
     stored.define(define_of(PROGRAM, blob=BLOB, offset=100))
