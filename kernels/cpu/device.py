@@ -52,6 +52,7 @@ class CpuDevice:
         self._small_pools: WeakValueDictionary[int, Pool] = WeakValueDictionary()
         self._allocator = SlabAllocator(budget)
         self._open: list[CpuWeight | CpuExecutable] = []
+        self._prune_at = 1
         self._closed = False
 
     def check(self, verified: Verified) -> None:
@@ -140,7 +141,10 @@ class CpuDevice:
             raise OpError("the CPU device is closed")
 
     def _keep(self, item: CpuWeight | CpuExecutable) -> None:
-        self._open = [*(kept for kept in self._open if kept.is_open), item]
+        if len(self._open) >= self._prune_at:  # at twice as many as were open last: what is closed costs little
+            self._open = [kept for kept in self._open if kept.is_open]
+            self._prune_at = 2 * len(self._open) + 1
+        self._open.append(item)
 
     def measure(self) -> Speeds:
         """Measure what it will run, in half a second. What it allocates is gone afterwards; it works in any budget."""
@@ -175,7 +179,8 @@ def _matching(verified: Verified, weights: Mapping[str, DeviceWeight]) -> dict[s
     found: dict[str, CpuWeight] = {}
     for spec in verified.program.weights:
         weight = weights.get(spec.name)
-        if not isinstance(weight, CpuWeight) or weight.spec != spec:
+        # Two names may be of the same bytes.
+        if not isinstance(weight, CpuWeight) or (weight.spec.type, weight.spec.shape) != (spec.type, spec.shape):
             given = "missing" if weight is None else f"{weight.spec}"
             raise ShapeError(f"weight {spec.name!r}: {given}, expected {spec}", weight=spec.name)
         found[spec.name] = weight

@@ -215,7 +215,8 @@ def _type_of(spec: WeightSpec) -> QuantType:
 
 def _values_of(spec: WeightSpec, weights: Mapping[str, DeviceWeight]) -> Array:
     weight = weights.get(spec.name)
-    if not isinstance(weight, ReferenceWeight) or weight.spec != spec:
+    # Two names may be of the same bytes.
+    if not isinstance(weight, ReferenceWeight) or (weight.spec.type, weight.spec.shape) != (spec.type, spec.shape):
         found = "not loaded" if weight is None else f"loaded as {weight.spec}"
         raise OpError(f"weight {spec.name!r} is {found}, the program needs {spec}", weight=spec.name)
     return weight.values

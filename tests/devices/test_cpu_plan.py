@@ -122,6 +122,22 @@ def test_no_name_equals_what_the_plan_adds(layers):
         assert isinstance(op.writes, str) == known == (op.op not in ("pack", "angles", "pack_slots", "gather"))
 
 
+def test_a_cache_is_filled_again_only_after_those_who_read_it():
+    """Though the chain of rows before the attention could hold the second store too."""
+    ops = Builder("twice")
+    x, square = ops.input("x", ("T", 8)), ops.weight(WeightSpec("w", QuantType.F32.id, (8, 8)))
+    cache, heads = ops.cache("kv", n_kv_heads=1, head_dim=8), {"n_kv_heads": 1, "head_dim": 8}
+    ops.store_kv(x, x, cache, **heads)
+    q = ops.add(ops.linear(x, square), x)
+    first = ops.attention(q, cache, n_heads=1, **heads, scale=1.0)
+    ops.store_kv(q, x, cache, **heads)
+    second = ops.attention(q, cache, n_heads=1, **heads, scale=1.0)
+    planned = plan(verify(ops.program("out", ops.add(first, second))), 4)
+    order = [(op.op, at) for at, op in ops_of(planned) if op.op in ("store_kv", "attention")]
+    assert [op for op, _ in order] == ["store_kv", "attention"] * 2
+    assert len({at for _, at in order}) == 4
+
+
 def experts(*widths):
     """x [T, 8] through stacks of 4 experts that read it as one input or as 4, one after the other."""
     ops = Builder("experts")
