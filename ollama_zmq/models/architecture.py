@@ -43,8 +43,8 @@ class Model(Protocol):
     def layer(self, ops: Ops, i: int, hidden_state: Value, given: LayerValues) -> Value:
         """Hidden state [T, D] -> hidden state [T, D] after layer *i*."""
 
-    def embed(self, ops: Ops, token_ids: Value, weight: Value) -> Value:
-        """Token ids [T] -> hidden state [T, D]."""
+    def enter(self, ops: Ops, hidden_state: Value) -> Value:
+        """Rows of the embedding [T, D] -> hidden state [T, D] before layer 0; the first stage begins with it."""
 
     def head(self, ops: Ops, hidden_state: Value, norm: Value, output: Value) -> Value:
         """Hidden state [R, D] -> logits [R, V]."""

@@ -68,8 +68,8 @@ class Llama:
         """Name within a layer -> whether every file must have it."""
         return ATTENTION_WEIGHTS | (EXPERT_WEIGHTS if self.n_experts else DENSE_WEIGHTS)
 
-    def embed(self, ops: Ops, token_ids: Value, weight: Value) -> Value:
-        return ops.embed(token_ids, weight)
+    def enter(self, ops: Ops, hidden_state: Value) -> Value:
+        return hidden_state
 
     def layer(self, ops: Ops, i: int, hidden_state: Value, given: LayerValues) -> Value:
         w = given.weights

@@ -77,14 +77,11 @@ class Network:
         """Return how many numbers the file's tensors hold."""
         return self.gguf.n_parameters
 
-    def embed_program(self) -> Program:
-        """Token ids [T] -> hidden state [T, D]."""
-        ops = Builder("embed")
-        token_ids = ops.input("token_ids", ("T",), "int32")
-        return ops.program("hidden_state", self.model.embed(ops, token_ids, ops.weight(self.embedding)))
-
     def layers_program(self, layers: range) -> Program:
-        """Hidden state [T, D] -> hidden state [T, D] after *layers*; [R, D], the rows asked for, after the last one."""
+        """Hidden state [T, D] -> hidden state [T, D] after *layers*; [R, D], the rows asked for, after the last one.
+
+        Before layer 0 the hidden state is rows of the embedding, which whoever runs the first stage looks up.
+        """
         ops = Builder(f"layers {layers.start}..{layers.stop - 1}")
         hidden_state = self._run_layers(ops, ops.input("hidden_state", ("T", self.hidden_size)), layers)
         if layers.stop == self.n_layers:
@@ -101,11 +98,13 @@ class Network:
         """Token ids [T] -> logits [R, V]: all of it on one device."""
         ops = Builder("whole")
         token_ids = ops.input("token_ids", ("T",), "int32")
-        hidden_state = self.model.embed(ops, token_ids, ops.weight(self.embedding))
-        hidden_state = self._run_layers(ops, hidden_state, range(self.n_layers))
+        rows = ops.embed(token_ids, ops.weight(self.embedding))
+        hidden_state = self._run_layers(ops, rows, range(self.n_layers))
         return ops.program("logits", self._run_head(ops, hidden_state))
 
     def _run_layers(self, ops: Builder, hidden_state: Value, layers: range) -> Value:
+        if layers.start == 0:
+            hidden_state = self.model.enter(ops, hidden_state)
         factors = ops.weight(self.rope_factors) if self.rope_factors and layers else None
         for i in layers:
             given = LayerValues(
@@ -137,13 +136,13 @@ class Network:
     def _check(self) -> None:
         """Refuse tensors that do not fit together, and those that no op reads: ignored, they would spoil the text."""
         try:
-            programs = (self.embed_program(), self.layers_program(range(self.n_layers)), self.head_program())
+            program = self.whole_program()
         except OpError as error:
             raise ModelFileError(f"{self.gguf.path}: the tensors do not fit: {error}") from error
         if self.embedding.shape[1] != self.hidden_size:
             found = f"has {self.embedding.shape[1]} columns, expected {self.hidden_size}"
             raise ModelFileError(f"{self.gguf.path}: tensor {EMBED!r} {found}", tensor=EMBED)
-        read = {weight.name for program in programs for weight in program.weights}
+        read = {weight.name for weight in program.weights}
         for name in self.gguf.tensors:
             if name not in read and not name.endswith(DERIVED):
                 raise ModelFileError(

@@ -20,6 +20,11 @@ from tests.models_tiny import write_tiny_llama
 V, D = 40, 512
 
 
+def lookup_of(spec):
+    ops = Builder("embed")
+    return ops.program("rows", ops.embed(ops.input("token_ids", ("T",), "int32"), ops.weight(spec)))
+
+
 def embedded(verified, spec, data, token_ids):
     """What the CPU's embed kernel makes of *token_ids*."""
     device = open_device("cpu", threads=1, budget=Budget(1 << 28))
@@ -33,8 +38,8 @@ def embedded(verified, spec, data, token_ids):
 @pytest.mark.parametrize("kind", ["F16", "Q4_1", "Q8_0", "Q6_K"])
 def test_rows_of_a_file_are_those_of_the_embed_kernel(kind, tmp_path):
     with open_gguf(write_tiny_llama(tmp_path / "tiny.gguf", kind=kind)) as gguf:
-        verified = verify(Network(gguf).embed_program())
-        (spec,) = verified.program.weights
+        spec = Network(gguf).embedding
+        verified = verify(lookup_of(spec))
         token_ids = np.arange(spec.shape[0], dtype=np.int32)[::-1].copy()
         expected = embedded(verified, spec, gguf.data(spec.name), token_ids)
         assert np.array_equal(Embedding(gguf).rows(token_ids), expected)
@@ -45,8 +50,7 @@ def test_dequantizers_kernels_and_the_look_up_give_the_same_bits(number):
     """Split equals unsplit only if the broker's look-up and the device's are the same, NaN and all."""
     kind, spec = type_of_id(number), WeightSpec("w", number, (V, D))
     data = np.random.default_rng(0).integers(0, 256, tensor_nbytes(kind, (V, D)), dtype=np.uint8)
-    ops = Builder("embed")
-    verified = verify(ops.program("rows", ops.embed(ops.input("token_ids", ("T",), "int32"), ops.weight(spec))))
+    verified = verify(lookup_of(spec))
     with np.errstate(all="ignore"):
         expected = dequantize(kind, memoryview(data), (V, D))
     found = embedded(verified, spec, memoryview(data), np.arange(V, dtype=np.int32))

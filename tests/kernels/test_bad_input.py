@@ -34,7 +34,7 @@ def path(request, tmp_path):
 
 
 def programs(network):
-    return [network.embed_program(), network.layers_program(range(2)), network.head_program()]
+    return [network.layers_program(range(2)), network.head_program()]
 
 
 def test_a_pass_without_tokens_is_a_pass(device, path):
@@ -48,7 +48,7 @@ def test_a_pass_without_tokens_is_a_pass(device, path):
 def test_inputs_may_stand_at_any_address(device, path):
     step = Step.of([len(TOKENS)], [0], [[0]], range(len(TOKENS)))
     with running(device, path, programs) as model:
-        expected = given = TOKENS
+        expected = given = model.first_input(TOKENS)
         for executable in model.executables:
             expected = np.array(executable.run(expected, step))
             given = unaligned(np.array(executable.run(unaligned(given), step)))

@@ -1,4 +1,4 @@
-"""Programs of a model file, loaded on a device: what a worker does, without the wire."""
+"""Programs of a model file, loaded on a device: what the broker and its workers do, without the wire."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ollama_zmq.devices.base import Step
+from ollama_zmq.engine.embedding import Embedding
 from ollama_zmq.formats.gguf import open_gguf
 from ollama_zmq.models.network import Network
 from ollama_zmq.ops.program import PAGE_SLOTS, verify
@@ -22,6 +23,12 @@ class Stages:
     def __init__(self, network, executables) -> None:
         self.network = network
         self.executables = executables
+        self.embedding = Embedding(network.gguf)
+
+    def first_input(self, token_ids):
+        """What the first stage is given: token ids if it looks rows up itself, as the broker looks them up if not."""
+        takes_ids = self.executables[0].verified.program.inputs[0].name == "token_ids"
+        return token_ids if takes_ids else self.embedding.rows(token_ids)
 
     def run(self, token_ids, start=0, pages=(2, 0, 3), rows=None):
         """Logits [R, V] of *token_ids* at positions from *start* on, all rows if *rows* is None."""
@@ -30,8 +37,8 @@ class Stages:
         step = Step.of([len(value)], [start], [pages], wanted)
         return np.array(self.run_step(value, step))
 
-    def run_step(self, value, step):
-        wanted = len(step.rows)
+    def run_step(self, token_ids, step):
+        value, wanted = self.first_input(token_ids), len(step.rows)
         for executable in self.executables:
             if executable.verified.program.name == "head":
                 step = Step.of([1] * wanted, [0] * wanted, (), range(wanted))
@@ -40,10 +47,10 @@ class Stages:
 
 
 def cut(network, *cuts):
-    """The programs of the model: embedding, layers cut before each of *cuts*, head."""
+    """The programs of the model: layers cut before each of *cuts*, and the head; the broker looks rows up."""
     borders = [0, *cuts, network.n_layers]
     stages = [network.layers_program(range(a, b)) for a, b in pairwise(borders)]
-    return [network.embed_program(), *stages, network.head_program()]
+    return [*stages, network.head_program()]
 
 
 @contextmanager

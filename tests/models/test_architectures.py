@@ -55,6 +55,20 @@ def test_a_stage_for_each_layer_is_one_model(device, path):
         assert_array_equal(model.run(FEW_TOKENS), whole)
 
 
+def test_what_follows_the_lookup_is_done_once_wherever_the_model_is_cut(device, path, monkeypatch):
+    """As in an architecture that scales its embedding."""
+    with running(device, path) as model:
+        n_layers, plain = model.network.n_layers, model.run(FEW_TOKENS)
+        kind = type(model.network.model)
+    monkeypatch.setattr(kind, "enter", lambda self, ops, hidden_state: ops.add(hidden_state, hidden_state))
+    with running(device, path) as model:
+        whole = model.run(FEW_TOKENS)
+    assert not np.allclose(whole, plain, **CLOSE)
+    for cuts in ((), (1,), range(1, n_layers)):
+        with running(device, path, lambda network, cuts=cuts: cut(network, *cuts)) as model:
+            assert_array_equal(model.run(FEW_TOKENS), whole)
+
+
 def test_the_future_does_not_leak(device, path):
     other = TOKENS.copy()
     other[70:] = other[70:][::-1]
