@@ -25,6 +25,7 @@ from collections.abc import Callable, Mapping
 from itertools import count
 from types import MappingProxyType
 
+from ollama_zmq.cluster.answers import cleaned
 from ollama_zmq.cluster.events import (
     Attached,
     ConnectionFailed,
@@ -142,30 +143,42 @@ class Coordinator:
         return min([now + (0.1 if self.links.some_join else 1.0), *deadlines])
 
     def _on_message(self, event: Got, now: float) -> list[Effect]:
-        address, message, sequence = event.address, event.envelope.message, event.envelope.seq
+        address, link = event.address, self.links[event.address]
         try:
-            self.links[address].count(sequence)
-            if isinstance(message, Ran):
-                pipeline = self._programs.get(message.program)
-                return [] if pipeline is None else pipeline.ran(message, event.envelope.tensors["output"], now)
-            effects = self._advance(address, lambda link: link.receive(message, now), now)
+            link.count(event.envelope.seq)
+            message = cleaned(event.envelope.message)
             if isinstance(message, Failed):
-                return effects + self._on_failed(address, message, now)
-            pipeline = self._programs.get(getattr(message, "program", b""))
-            return effects if pipeline is None else effects + self._on_program(pipeline, event, now)
+                return self._on_failed(address, message, now)
+            if isinstance(message, Ran | Ready | Defined | Stored):
+                pipeline = self._pipeline_of(message.program, link)
+                return [] if pipeline is None else self._on_program(pipeline, address, message, event, now)
+            return self._advance(address, lambda link: link.receive(message, now), now)
         except RemoteProtocolError as error:
-            return self._drop(address, str(error), now)
+            return self._drop(address, f"worker {address} broke the protocol: {error}", now)
 
-    def _on_program(self, pipeline: Pipeline, event: Got, now: float) -> list[Effect]:
-        address, message = event.address, event.envelope.message
+    def _pipeline_of(self, program: bytes, link: Link) -> Pipeline | None:
+        """The model that has *program* as a stage on the worker of *link*; None when that is over.
+
+        Raises:
+            RemoteProtocolError: that worker was never sent this program.
+        """
+        if program not in link.defined:
+            raise RemoteProtocolError(f"program {program.hex()[:64]} was not sent to it")
+        pipeline = self._programs.get(program)
+        return pipeline if pipeline is not None and pipeline.address_of(program) == link.address else None
+
+    def _on_program(
+        self, pipeline: Pipeline, address: str, message: Ran | Ready | Defined | Stored, event: Got, now: float
+    ) -> list[Effect]:
         match message:
+            case Ran():
+                return pipeline.ran(message, event.envelope.tensors["output"], now)
             case Ready():
                 return pipeline.ready(message, now)
             case Defined():
                 return pipeline.defined(address, message) + self._chunks(pipeline, address)
             case Stored():
                 return pipeline.stored(address, message) + self._chunks(pipeline, address)
-        return []
 
     def _chunks(self, pipeline: Pipeline, address: str) -> list[Effect]:
         return pipeline.chunks(address, busy=self.n_in_flight > 0)
@@ -175,13 +188,15 @@ class Coordinator:
         error = error_class(message.kind)(f"{where}{message.detail}")
         if isinstance(error, StageLost):  # it has nothing of ours any more
             return self._drop(address, str(error), now)
-        pipeline = self._programs.get(message.program)
-        if pipeline is not None:
+        if message.program:
+            pipeline = self._pipeline_of(message.program, self.links[address])
+            if pipeline is None:
+                return []
             if isinstance(error, OutOfDeviceMemory) and pipeline.is_loading_on(address):
                 error = self._memory_error(pipeline.order, address, error)
-            return self._ended(pipeline, pipeline.failed(message.microbatch, error))
+            return self._ended(pipeline, pipeline.failed(message.program, message.microbatch, error))
         concerned = [pipeline for pipeline in self.pipelines.values() if pipeline.is_loading_on(address)]
-        return [effect for each in concerned for effect in self._ended(each, each.failed(-1, error))]
+        return [effect for each in concerned for effect in self._ended(each, each.failed(b"", -1, error))]
 
     def _tick(self, now: float) -> list[Effect]:
         effects: list[Effect] = []

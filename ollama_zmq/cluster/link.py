@@ -32,14 +32,16 @@ from enum import Enum
 import msgspec
 import numpy as np
 
+from ollama_zmq.cluster.answers import MAX_TEXT
 from ollama_zmq.cluster.cost_model import WorkerProfile
 from ollama_zmq.cluster.events import Connect, Disconnect, Effect, Send
 from ollama_zmq.cluster.state import WorkerState
 from ollama_zmq.errors import RemoteProtocolError
 from ollama_zmq.ops.registry import ops_hash
+from ollama_zmq.printable import printable_line
 from ollama_zmq.version import PROTOCOL, VERSION
 from ollama_zmq.wire.frames import Envelope
-from ollama_zmq.wire.messages import AnyMessage, Hello, Ping, Pong, Refused, Welcome
+from ollama_zmq.wire.messages import AnyMessage, Define, Hello, Ping, Pong, Refused, Welcome
 
 JOIN_LIMIT_S = 5.0
 REFUSED_GRACE_S = 1.0
@@ -76,6 +78,7 @@ class Link:
         detail: why it is lost or refused, for a person.
         steps: microbatches there, or on the way there or back, of all models.
         answered_at: when it last answered a step.
+        defined: ids of the programs that were sent to it on this connection.
     """
 
     address: str
@@ -96,13 +99,14 @@ class Link:
     probes: list[float] = field(default_factory=list)
     steps: set[int] = field(default_factory=set)
     answered_at: float = 0.0
+    defined: set[bytes] = field(default_factory=set)
 
     def join(self, epoch: int, now: float) -> list[Effect]:
         """Begin a new connection under a new *epoch*."""
         self.status, self.epoch, self.joined_at = Status.CONNECTING, epoch, now
         self.detail, self.welcome = "", None
         self.sequence_out = self.sequence_in = 0
-        self.probes, self.steps = [], set()
+        self.probes, self.steps, self.defined = [], set(), set()
         return [Connect(self.address, epoch)]
 
     @property
@@ -127,6 +131,11 @@ class Link:
             self.welcome.call_s,
             tuple(device.name for device in self.welcome.devices),
         )
+
+    @property
+    def memory_nbytes(self) -> int:
+        """The most bytes that a program on it can take; 0 before it is ready."""
+        return max(self.welcome.memory_total, self.welcome.memory_budget) if self.welcome is not None else 0
 
     def state(self, held_bytes: int, layers: str) -> WorkerState:
         """What ``/api/cluster`` shows of it, and of the models that it holds."""
@@ -182,7 +191,7 @@ class Link:
 
     def drop(self, status: Status, detail: str) -> list[Effect]:
         """End the connection and remember why."""
-        self.status, self.detail = status, detail
+        self.status, self.detail = status, printable_line(detail, MAX_TEXT)
         return [Disconnect(self.address, self.epoch)]
 
     def count(self, sequence: int) -> None:
@@ -192,7 +201,7 @@ class Link:
             RemoteProtocolError: one was lost on the way (a gap in the sequence).
         """
         if sequence != self.sequence_in:
-            raise RemoteProtocolError(f"{self.address}: message {sequence} arrived, {self.sequence_in} was next")
+            raise RemoteProtocolError(f"message {sequence} arrived, {self.sequence_in} was next")
         self.sequence_in += 1
 
     def receive(self, message: AnyMessage, now: float) -> list[Effect]:
@@ -222,6 +231,8 @@ class Link:
         """Return *message* numbered as the next one of this epoch."""
         sequence = self.sequence_out
         self.sequence_out += 1
+        if isinstance(message, Define):
+            self.defined.add(message.program)
         return Envelope(message, tensors or {}, epoch=self.epoch, seq=sequence)
 
     def _welcomed(self, welcome: Welcome, now: float) -> list[Effect]:

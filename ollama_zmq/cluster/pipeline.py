@@ -27,6 +27,7 @@ from enum import Enum
 
 import numpy as np
 
+from ollama_zmq.cluster.answers import MAX_US, check_output, check_range
 from ollama_zmq.cluster.events import (
     Computed,
     Effect,
@@ -106,6 +107,7 @@ class Pipeline:
         self._numbers = numbers
         self._held: dict[bytes, int] = {}  # program -> bytes, by the plan until its worker has counted them
         self._unready: set[bytes] = set()
+        self._defined: set[bytes] = set()
         self._uploads: dict[str, Upload] = {}
         self._latency: list[LatencyWindow] = []
         self._speed = SpeedMeter()
@@ -121,6 +123,10 @@ class Pipeline:
         """Whether a worker is about to load a part of it."""
         return self.phase in LOADING and address in self.addresses
 
+    def address_of(self, program: bytes) -> str:
+        """The worker of the stage with *program*; "" when it has no such stage."""
+        return next((stage.address for stage in self.stages if stage.program == program), "")
+
     def held(self) -> dict[str, int]:
         """Worker address -> bytes that it uses for this model, or is going to by the plan."""
         return {address: self.held_on(address) for address in self.addresses}
@@ -135,7 +141,7 @@ class Pipeline:
         """Begin to load the model as *stages*."""
         self.phase, self.placement, self.stages = Phase.DEFINING, placement, stages
         self._held = {stage.program: stage.need for stage in stages}
-        self._unready = {stage.program for stage in stages}
+        self._unready, self._defined = {stage.program for stage in stages}, set()
         self._latency, self._speed = [LatencyWindow() for _ in stages], SpeedMeter()
         profiles = (self._links[stage.address].profile for stage in stages)
         hidden_size = self.order.network.hidden_size
@@ -149,19 +155,26 @@ class Pipeline:
         """Queue what the worker misses.
 
         Raises:
-            RemoteProtocolError: it misses what its program does not have.
+            RemoteProtocolError: it misses what its program does not have, or what it has been asked for already.
         """
         stage = self._stage_of(message.program)
         if self.phase is Phase.DEFINING:
             sources = {source.name: source for source in stage.define.sources}
+            if message.program in self._defined or len(set(message.missing)) != len(message.missing):
+                raise RemoteProtocolError("it misses a weight twice")
+            self._defined.add(message.program)
             for name in message.missing:
                 if name not in sources:
-                    raise RemoteProtocolError(f"worker {address} misses weight {name!r}, which is not in its program")
+                    raise RemoteProtocolError(f"it misses weight {name[:128]!r}, which is not in its program")
                 self._uploads[address].add(message.program, sources[name])
         return []
 
     def stored(self, address: str, message: Stored) -> list[Effect]:
-        """Take note of what has arrived."""
+        """Take note of what has arrived.
+
+        Raises:
+            RemoteProtocolError: more than was sent.
+        """
         if self.phase is not Phase.DEFINING or address not in self._uploads:
             return []
         self._uploads[address].acknowledged(message.received)
@@ -179,9 +192,14 @@ class Pipeline:
         ]
 
     def ready(self, message: Ready, now: float) -> list[Effect]:
-        """A stage is ready; with the last one a token goes through all of them."""
+        """A stage is ready; with the last one a token goes through all of them.
+
+        Raises:
+            RemoteProtocolError: it takes more memory than its worker has.
+        """
         if self.phase is not Phase.DEFINING or message.program not in self._unready:
             return []
+        check_range("nbytes", message.nbytes, 0, self._links[self.address_of(message.program)].memory_nbytes)
         self._held[message.program] = message.nbytes
         self._unready.discard(message.program)
         if self._unready:
@@ -199,11 +217,19 @@ class Pipeline:
         return self._dispatch(next(self._numbers), InFlight(microbatch, 0, now, 0.0), tensor, now)
 
     def ran(self, message: Ran, output: Array, now: float) -> list[Effect]:
-        """A stage is done with a microbatch: on to the next, or out. What nobody waits for is dropped."""
+        """A stage is done with a microbatch: on to the next, or out. What nobody waits for is dropped.
+
+        Raises:
+            RemoteProtocolError: the output is not of this step, or a duration is none.
+        """
         flight = self.in_flight.get(message.microbatch)
         if flight is None or self.stages[flight.stage].program != message.program:
             return []
-        microbatch = flight.microbatch
+        microbatch, stage = flight.microbatch, self.stages[flight.stage]
+        check_range("compute_us", message.compute_us, 0, MAX_US)
+        check_range("queue_us", message.queue_us, 0, MAX_US)
+        if self._links[stage.address].remote:
+            check_output(output, self._output_rows(microbatch, stage), self._output_width(stage))
         if len(microbatch.lengths) == len(microbatch.token_ids) and microbatch is not WARM_UP:
             self._latency[flight.stage].add((now - flight.sent_at) * 1e6, message.compute_us, message.queue_us)
         flight.times.append(self._time(flight, message, now))
@@ -219,6 +245,13 @@ class Pipeline:
             output = np.zeros((0, self.order.network.vocab_size), np.float32)
         return [Computed(self.order.model, microbatch.id, output, tuple(flight.times))]
 
+    def _output_rows(self, microbatch: Microbatch, stage: Stage) -> int:
+        return len(microbatch.rows if stage.gives_rows else microbatch.token_ids)
+
+    def _output_width(self, stage: Stage) -> int:
+        network = self.order.network
+        return network.hidden_size if stage.part == "layers" else network.vocab_size
+
     def _complete(self, number: int) -> InFlight:
         """Take a microbatch from the stage where it is."""
         flight = self.in_flight.pop(number)
@@ -227,7 +260,8 @@ class Pipeline:
         return flight
 
     def _time(self, flight: InFlight, ran: Ran, now: float) -> StageTime:
-        work_s, microbatch = ran.compute_us / 1e6, flight.microbatch
+        work_s = min(ran.compute_us / 1e6, now - flight.sent_at)  # a worker may say anything
+        microbatch = flight.microbatch
         rows = len(microbatch.rows if self.stages[flight.stage].part == "head" else microbatch.token_ids)
         transfer_s = max(now - flight.sent_at - work_s, 0.0) if flight.only_in_flight else None
         # It was waiting at the worker when that answered the one before: what passed since is its overhead.
@@ -276,11 +310,15 @@ class Pipeline:
 
     # Failing and ending
 
-    def failed(self, microbatch: int, error: OllamaZmqError) -> list[Effect]:
-        """A worker cannot do what it was asked: that ends a load, and one step of a loaded model."""
+    def failed(self, program: bytes, microbatch: int, error: OllamaZmqError) -> list[Effect]:
+        """A worker cannot do what it was asked: that ends a load, and one step of a loaded model.
+
+        A failed step counts from the stage where it is; what no step waits for is ignored.
+        """
         if self.phase in LOADING:
             return [*self.release(), LoadFailed(self.order.model, error)]
-        if microbatch not in self.in_flight:
+        flight = self.in_flight.get(microbatch)
+        if flight is None or self.stages[flight.stage].program != program:
             return []
         flight = self._complete(microbatch)
         self._speed.drop(flight.microbatch)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from ollama_zmq.cluster.answers import check_range
 from ollama_zmq.wire.messages import CHUNK_BYTES, WeightSource
 
 IDLE_CREDIT_BYTES = 4 << 20
@@ -56,5 +57,10 @@ class Upload:
         return chunks
 
     def acknowledged(self, nbytes: int) -> None:
-        """Take *nbytes* as arrived."""
+        """Take *nbytes* as arrived.
+
+        Raises:
+            RemoteProtocolError: so many are not in flight.
+        """
+        check_range("received", nbytes, 0, self.sent - self.done)
         self.done += nbytes

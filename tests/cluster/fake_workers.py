@@ -58,6 +58,7 @@ class FakeWorkers:
         lacking: addresses whose workers hold no weights and must be sent them.
         mute: addresses that never answer.
         answers: overrides, (address, message type) -> what to answer instead.
+        lies: (address, type of the answer) -> what is said in its place.
         seen: every effect that was carried out or is for the loop's caller, in order.
     """
 
@@ -66,6 +67,7 @@ class FakeWorkers:
     lacking: set[str] = field(default_factory=set)
     mute: set[str] = field(default_factory=set)
     answers: dict[tuple[str, type], Callable[[AnyMessage], list[AnyMessage]]] = field(default_factory=dict)
+    lies: dict[tuple[str, type], Callable[[AnyMessage], AnyMessage]] = field(default_factory=dict)
     seen: list[Effect] = field(default_factory=list)
     sequences: dict[tuple[str, int], int] = field(default_factory=dict)
     programs: dict[bytes, Program] = field(default_factory=dict)
@@ -95,6 +97,11 @@ class FakeWorkers:
         """Let *event* happen and carry out what follows; return what came of it for the model."""
         return self.carry_out(self.coordinator.handle(event, self.now))
 
+    def say(self, address: str, message: AnyMessage, **tensors: np.ndarray) -> list[Effect]:
+        """Let the worker at *address* send *message* unasked; return what came of it."""
+        (event,) = self._got(address, self.coordinator.links[address].epoch, [(message, tensors)])
+        return self.happen(event)
+
     def sent(self, kind: type[AnyMessage]) -> list[tuple[str, AnyMessage]]:
         """Return (address, message) of every message of this *kind* so far."""
         return [
@@ -115,7 +122,9 @@ class FakeWorkers:
 
     def _got(self, address: str, epoch: int, answers: list[tuple[AnyMessage, dict[str, np.ndarray]]]) -> list[Event]:
         events: list[Event] = []
-        for message, tensors in answers:
+        for honest, tensors in answers:
+            lie = self.lies.get((address, type(honest)))
+            message = lie(honest) if lie is not None else honest
             number = self.sequences.get((address, epoch), 0)
             self.sequences[(address, epoch)] = number + 1
             events.append(Got(address, Envelope(message, tensors, epoch=epoch, seq=number)))
@@ -155,8 +164,8 @@ class FakeWorkers:
 
     def _ran(self, message: Run, envelope: Envelope) -> np.ndarray:
         """Hidden states count the stages they have passed: every stage adds one."""
-        _, width = self.programs[message.program].outputs[0].shape
+        many, width = self.programs[message.program].outputs[0].shape
         value = envelope.tensors["input"].reshape(len(envelope.tensors["input"]), -1)[:, :1].astype(np.float32) + 1
-        if message.rows:
+        if many == "R":
             value = value[list(message.rows)]
         return np.repeat(value, int(width), axis=1)

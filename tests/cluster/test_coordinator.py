@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,7 +13,6 @@ from ollama_zmq.cluster.events import (
     ConnectionFailed,
     ConnectionLost,
     Disconnect,
-    Effect,
     Got,
     Joined,
     LoadFailed,
@@ -28,12 +24,11 @@ from ollama_zmq.cluster.events import (
     StepFailed,
     Tick,
 )
-from ollama_zmq.cluster.pipeline import Phase, Pipeline
-from ollama_zmq.cluster.stages import LOCAL, LoadOrder, Stage
+from ollama_zmq.cluster.pipeline import Phase
+from ollama_zmq.cluster.stages import LOCAL, Stage
 from ollama_zmq.cluster.uploads import BUSY_CREDIT_BYTES, IDLE_CREDIT_BYTES, Upload
 from ollama_zmq.engine.requests import Microbatch
 from ollama_zmq.errors import MemoryInUse, OutOfDeviceMemory, ShapeError, StageLost, Unreachable
-from ollama_zmq.formats.gguf import open_gguf
 from ollama_zmq.models.network import Network
 from ollama_zmq.wire.frames import Envelope
 from ollama_zmq.wire.messages import (
@@ -51,44 +46,7 @@ from ollama_zmq.wire.messages import (
     WeightSource,
 )
 from tests.cluster.fake_workers import BUDGET, FakeWorkers, welcome
-
-A, B = "a:50052", "b:50052"
-
-
-@pytest.fixture(scope="module")
-def network(tiny_gguf: Path) -> Iterator[Network]:
-    with open_gguf(tiny_gguf) as gguf:
-        yield Network(gguf)
-
-
-@pytest.fixture
-def workers() -> FakeWorkers:
-    return FakeWorkers(Coordinator("f00d"))
-
-
-def order(network: Network, *addresses: str, model: int = 1, **fields: Any) -> LoadOrder:
-    return LoadOrder(model, "tiny", network, "sha256-00", addresses, 128, 1, 16, **fields)
-
-
-def load(workers: FakeWorkers, wanted: LoadOrder) -> list[Effect]:
-    return workers.carry_out(workers.coordinator.load(wanted, workers.now))
-
-
-def run(workers: FakeWorkers, microbatch: Microbatch, model: int = 1) -> list[Effect]:
-    """Start a step whose hidden state is 7 everywhere."""
-    pipeline = model_of(workers, model)
-    if len(pipeline.stages) == 1:
-        return workers.coordinator.run(model, microbatch, microbatch.token_ids, workers.now)
-    tensor = np.full((1, pipeline.order.network.hidden_size), 7, np.float32)
-    return workers.coordinator.run(model, microbatch, tensor, workers.now)
-
-
-def model_of(workers: FakeWorkers, model: int = 1) -> Pipeline:
-    return workers.coordinator.pipelines[model]
-
-
-def decode_step(number: int = 1) -> Microbatch:
-    return Microbatch(number, np.array([7], np.int32), lengths=(1,), positions=(0,), pages=((0,),), rows=(0,))
+from tests.cluster.steps import A, B, decode_step, load, model_of, order, run
 
 
 def test_two_workers_share_the_layers_and_the_ends_stay_here(workers, network):
@@ -489,7 +447,7 @@ def test_what_waited_behind_a_step_of_another_model_tells_the_worker_s_turn_and_
 def test_steps_that_failed_or_were_dropped_are_not_at_the_worker_any_more(workers, network):
     load(workers, order(network, A, model=1))
     load(workers, order(network, A, model=2))
-    workers.answers[A, Run] = lambda message: [Failed("OpError", "no", message.program, message.microbatch)]
+    workers.answers[A, Run] = lambda message: [Failed(message.program, message.microbatch, "OpError", "no")]
     workers.carry_out(run(workers, decode_step(), 1))
     del workers.answers[A, Run]
     run(workers, decode_step(), 1)
