@@ -35,7 +35,7 @@ def executable_nbytes(planned: Plan, verified: Verified, threads: int, *, kv_pag
         caches
         + _aligned(planned.scratch_nbytes)
         + threads * _thread_nbytes(planned, verified)
-        + _records_nbytes(planned, verified, kv_pages, max_tokens)
+        + _softmax_states_nbytes(planned, verified, kv_pages, max_tokens)
         + _numbers_nbytes(planned, max_tokens)
     )
 
@@ -56,11 +56,12 @@ def _thread_nbytes(planned: Plan, verified: Verified) -> int:
     return _aligned(max(needs, default=0))
 
 
-def _records_nbytes(planned: Plan, verified: Verified, kv_pages: int, max_tokens: int) -> int:
-    """Return the bytes of the records of runs: of every query head over the whole cache, in up to 32 sequences."""
-    runs = -(-kv_pages // compiled.RUN_PAGES) + min(max_tokens, 32)
-    heads = (op.attrs["n_heads"] * int(compiled.record_nbytes(cache)) for op, cache in _attended(planned, verified))
-    return _aligned(runs * max(heads, default=0))
+def _softmax_states_nbytes(planned: Plan, verified: Verified, kv_pages: int, max_tokens: int) -> int:
+    """Return the bytes of KV splits' softmax states: every query head over the whole cache, in up to 32 sequences."""
+    splits = -(-kv_pages // compiled.SPLIT_PAGES) + min(max_tokens, 32)
+    attended = _attended(planned, verified)
+    heads = (op.attrs["n_heads"] * int(compiled.softmax_state_nbytes(cache)) for op, cache in attended)
+    return _aligned(splits * max(heads, default=0))
 
 
 def _frequency_ops(planned: Plan) -> list[PlannedOp]:
@@ -123,8 +124,8 @@ class CpuExecutable:
             len(self._plan.steps),
             scratch=scratch,
             thread_scratch=thread_nbytes // 4,
-            records=scratch + threads * thread_nbytes,
-            record_floats=_records_nbytes(self._plan, verified, kv_pages, max_tokens) // 4,
+            softmax_states=scratch + threads * thread_nbytes,
+            n_state_floats=_softmax_states_nbytes(self._plan, verified, kv_pages, max_tokens) // 4,
             max_tokens=max_tokens,
             max_rows=max_rows,
             kv_pages=kv_pages if self._uses_pages else -1,

@@ -16,8 +16,8 @@ from program_h cimport (
     ADD, ADD_BIAS, ANGLES, COPY, EMBED, EXPERT_SUM, LAYER_NORM, PACK, PACK_SLOTS, RMS_NORM, ROPE, ROUTE, SILU_MUL, STORE_KV,
     TAKE_ROWS,
     ATTENTION_STEP, EXPERTS_STEP, GATHER_STEP, LINEAR_STEP, ROWS_STEP,
-    C_RUN_PAGES, KV_F16, KV_Q8_0, PAGE_SLOTS,
-    activation_t, attention_floats, c_page_nbytes, c_pass, c_pool, c_program, c_record_floats, c_step, format_t, gather_op,
+    C_SPLIT_PAGES, KV_F16, KV_Q8_0, PAGE_SLOTS,
+    activation_t, attention_floats, c_page_nbytes, c_pass, c_pool, c_program, c_state_floats, c_step, format_t, gather_op,
     groups_of, kernel_table, kv_head, kv_type_t, linear_part, program_run, row_kind_t, row_op, slots_size, step_kind_t,
 )
 
@@ -27,7 +27,7 @@ ROW_KINDS = {
     "route": ROUTE, "pack_slots": PACK_SLOTS, "expert_sum": EXPERT_SUM,
 }
 
-RUN_PAGES = C_RUN_PAGES
+SPLIT_PAGES = C_SPLIT_PAGES
 KV_TYPES = {"f16": KV_F16, "q8_0": KV_Q8_0}
 
 
@@ -42,10 +42,10 @@ def attention_scratch_nbytes(cache):
     return sizeof(float) * attention_floats(&head)
 
 
-def record_nbytes(cache):
-    """Return the bytes of what one query head has seen of a run of slots."""
+def softmax_state_nbytes(cache):
+    """Return the bytes of the partial softmax state (m, l, o) of one query head over one KV split."""
     cdef kv_head head = head_of(cache)
-    return sizeof(float) * c_record_floats(&head)
+    return sizeof(float) * c_state_floats(&head)
 
 
 def page_nbytes(cache):
@@ -66,7 +66,7 @@ cdef class Program:
         kernels: a capsule of :func:`simd.kernels_named`.
         pool: the :class:`pool.Pool` that the steps run on.
         scratch: address of attention's scratch, *thread_scratch* floats for each thread.
-        records: address of *record_floats* floats for the records of attention's runs.
+        softmax_states: address of *n_state_floats* floats for the softmax states of attention's KV splits.
         max_tokens: the most tokens, and sequences, of one run; max_rows: the most rows it may ask for.
         kv_pages: pages in each cache; -1 for a program without caches.
         width: D of an input float32 [T, D]; 0 for token ids int32 [T], of a *vocabulary* that is 0 if any will do.
@@ -90,8 +90,8 @@ cdef class Program:
         *,
         uintptr_t scratch,
         size_t thread_scratch,
-        uintptr_t records,
-        size_t record_floats,
+        uintptr_t softmax_states,
+        size_t n_state_floats,
         size_t max_tokens,
         size_t max_rows,
         long kv_pages,
@@ -106,8 +106,8 @@ cdef class Program:
         self.program.pool = <c_pool *>PyCapsule_GetPointer(pool.handle, "pool")
         self.program.scratch = <float *>scratch
         self.program.thread_scratch = thread_scratch
-        self.program.records = <float *>records
-        self.program.record_floats = record_floats
+        self.program.softmax_states = <float *>softmax_states
+        self.program.n_state_floats = n_state_floats
         self.program.steps = <c_step *>calloc(n_steps + 1, sizeof(c_step))
         self.numbers = <int32_t *>calloc(4 * max_tokens + 1, sizeof(int32_t))
         self.tables = <const int32_t **>calloc(max_tokens + 1, sizeof(int32_t *))

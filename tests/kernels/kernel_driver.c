@@ -186,20 +186,20 @@ static void fill_pages(char *cache, const struct kv_head *head, size_t slots)
     free(key), free(value);
 }
 
-/* Whole blocks, and runs that are joined: they must be equal, so one digest stands for both. */
+/* Whole blocks, and KV splits that are joined: they must be equal, so one digest stands for both. */
 static uint64_t attended(const struct attention_job *job, float *out, size_t tokens, size_t width)
 {
-    size_t columns = tokens * job->group, record = record_floats(&job->head), runs = (job->position + tokens - 1) / RUN_SLOTS + 1;
-    float *records = buffer(runs * columns * record * sizeof *records);
+    size_t columns = tokens * job->group, n_floats = state_floats(&job->head), splits = (job->position + tokens - 1) / SPLIT_SLOTS + 1;
+    float *states = buffer(splits * columns * n_floats * sizeof *states);
     for (size_t first = 0; first < columns; first += BLOCK_COLUMNS)
         k->attention(job, first, columns - first < BLOCK_COLUMNS ? columns - first : BLOCK_COLUMNS);
     uint64_t digest = digest_of(out, tokens * width);
     memset(out, 0x5a, tokens * width * sizeof *out);
-    for (size_t run = 0; run < runs; run++)
+    for (size_t split = 0; split < splits; split++)
         for (size_t first = 0; first < columns; first += 5)
-            k->attention_run(job, first, columns - first < 5 ? columns - first : 5, run, records + (run * columns + first) * record);
-    for (size_t c = 0; c < columns; c++) k->attention_join(job, c, records + c * record, columns * record, 0);
-    free(records);
+            k->attention_split(job, first, columns - first < 5 ? columns - first : 5, split, states + (split * columns + first) * n_floats);
+    for (size_t c = 0; c < columns; c++) k->attention_join(job, c, states + c * n_floats, columns * n_floats, 0);
+    free(states);
     return digest == digest_of(out, tokens * width) ? digest : 0;
 }
 

@@ -21,7 +21,7 @@ struct linear_job {
 typedef void linear_kernel(const struct linear_job *job, size_t first_group, size_t end_group);
 
 /* One kv head of one sequence. A column is one query head of one token: column c is token c / group, head c % group of the kv head.
- * It attends to its own slot and the window - 1 before. Records are page.h's. */
+ * It attends to its own slot and the window - 1 before. Softmax states are page.h's. */
 struct attention_job {
     const float *q;             /* in  [tokens, n_heads * head.keys], at this kv head's first query head */
     float *out;                 /* out [tokens, n_heads * head.values], likewise */
@@ -51,8 +51,8 @@ struct kernels {
     void (*store_keys[KV_TYPES])(const float *k, char *keys, size_t slot, size_t head_dim);
     void (*store_values[KV_TYPES])(const float *v, char *values, size_t slot, size_t value_dim);
     void (*attention)(const struct attention_job *job, size_t first_column, size_t count);
-    void (*attention_run)(const struct attention_job *job, size_t first_column, size_t count, size_t run, float *records);
-    void (*attention_join)(const struct attention_job *job, size_t column, float *records, size_t stride, size_t first_run);
+    void (*attention_split)(const struct attention_job *job, size_t first_column, size_t count, size_t split, float *states);
+    void (*attention_join)(const struct attention_job *job, size_t column, float *states, size_t stride, size_t first_split);
     uint32_t (*column_maxima)(const float *logits, size_t V, float *maxima, size_t n_columns);
     size_t (*find_from)(const float *logits, size_t V, float least, size_t n_equal, int32_t *ids);
     double (*exp_sum)(const float *logits, size_t V, float peak, float scale);

@@ -24,9 +24,9 @@ cdef extern from "runtime/program.h" nogil:
         size_t values
     cdef enum:
         KV_F16, KV_Q8_0
-        C_RUN_PAGES "RUN_PAGES"
+        C_SPLIT_PAGES "SPLIT_PAGES"
     size_t attention_floats "attention_scratch"(const kv_head *head)
-    size_t c_record_floats "record_floats"(const kv_head *head)
+    size_t c_state_floats "state_floats"(const kv_head *head)
     size_t c_page_nbytes "page_nbytes"(const kv_head *head)
     size_t slots_size "slots_nbytes"(size_t T, size_t n_experts, size_t n_used)
     ctypedef struct row_op "struct row_op":
@@ -99,7 +99,7 @@ cdef extern from "runtime/program.h" nogil:
         int count
         float *scratch
         size_t thread_scratch
-        float *records
-        size_t record_floats
+        float *softmax_states
+        size_t n_state_floats
         c_pass given "pass"
     void program_run(c_program *p)

@@ -9,7 +9,7 @@
 #define KERNEL_TABLE(isa)                                                                                                   \
     {                                                                                                                       \
         .name = isa, .panel_columns = TILE_COLUMNS, .pack_activation = pack_activation, .rms_norm = rms_norm,               \
-        .silu_mul = silu_mul, .rope = rope, .attention = attention, .attention_run = attention_run,                         \
+        .silu_mul = silu_mul, .rope = rope, .attention = attention, .attention_split = attention_split,                     \
         .attention_join = attention_join, .store_keys = {store_keys_f16, store_keys_q8_0},                                  \
         .store_values = {store_values_f16, store_values_q8_0},                                                              \
         .route = route, .expert_sum = expert_sum, .column_maxima = column_maxima, .find_from = find_from,                   \

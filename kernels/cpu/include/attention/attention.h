@@ -1,18 +1,21 @@
 /* attention: query columns of one kv head over the pages of a sequence. Contract: ollama_zmq/ops/attention.py.
  *
+ * Paged attention with an online softmax, and flash-decoding (split-KV) over it: the cache is cut in KV splits of 512 slots, each of which
+ * leaves a partial softmax state (m, l, o), and the states are joined in the order of splits, whoever made them.
+ *
  * Order of float operations, for one column (one query head of one token), which attends to slots begin .. end - 1:
  *
  *   score[s]  = scores of attention/f16.h or attention/q8.h;  softcap * tanh(score[s] / softcap) if there is one
- *   runs of 512 slots (page.h), each from m = -inf, l = 0, o = 0; its pages in order:
+ *   KV splits (page.h), each from m = -inf, l = 0, o = 0; its pages in order:
  *               m' = max(m, largest score);  if that changed anything, a = exp(m - m'), l = l * a, o[e] = o[e] * a
  *               p[s] = exp(score[s] - m'), 0 outside begin .. end
  *               l = l + f32_sum_lanes((p[0:16] + p[16:32]) + (p[32:48] + p[48:64]));  o[e] = fma over own s of p[s] * v[s, e]
- *   runs in order:  the first as it is, then  m' = max(m, m_run), a = exp(m - m'), b = exp(m_run - m')
- *                   l = fma(l, a, l_run * b), O[e] = fma(O[e], a, o_run[e] * b)
+ *   splits in order:  the first as it is, then  m' = max(m, m_split), a = exp(m - m'), b = exp(m_split - m')
+ *                   l = fma(l, a, l_split * b), O[e] = fma(O[e], a, o_split[e] * b)
  *   out[e]    = O[e] / l;  with a sink: m' = max(m, sink), a = exp(m - m'),  (O[e] * a) / fma(l, a, exp(sink - m'))
  *
- * so a column does not depend on what else is in its tile, and runs may be attended to by any thread. Slots outside begin .. end are
- * neither added nor read as values: they hold whatever was there before. Runs and pages that no column attends to are not read.
+ * so a column does not depend on what else is in its tile, and any thread may attend to a split. Slots outside begin .. end are
+ * neither added nor read as values: they hold whatever was there before. Splits and pages that no column attends to are not read.
  *
  * A block of up to 48 columns takes a page at a time, in tiles of up to 12 (6 where 16 registers hold them): a page is 32 KB at
  * head_dim 128, which the second-level cache keeps for the next tile. At 89 of 117 GFLOP/s a thread, tiles alone would read 10 GB/s, which
@@ -37,7 +40,7 @@
 /* Columns at work. */
 struct block {
     const struct attention_job *job;
-    size_t count, padded, record;                       /* columns; values of o; floats of a record */
+    size_t count, padded, state_floats;                 /* columns; values of o; floats of a softmax state */
     size_t begin[BLOCK_COLUMNS], end[BLOCK_COLUMNS];    /* slots that each attends to */
     size_t first_slot, end_slot;                        /* that any attends to */
     size_t query_nbytes;                                /* of a column */
@@ -56,7 +59,7 @@ static inline size_t tile_size(size_t left)
 static void open_block(struct block *b, const struct attention_job *job, size_t first, size_t count)
 {
     size_t E = job->head.keys;
-    *b = (struct block){.job = job, .count = count, .padded = padded_values(&job->head), .record = record_floats(&job->head)};
+    *b = (struct block){.job = job, .count = count, .padded = padded_values(&job->head), .state_floats = state_floats(&job->head)};
     b->first_slot = SIZE_MAX;
     b->query_nbytes = sizeof(float) * (job->head.type == KV_F16 ? E : padded32(E) / 32 * (sizeof(struct query_block) / sizeof(float)));
     b->queries = (char *)job->scratch;
@@ -87,8 +90,8 @@ static inline f32 capped(f32 score, float softcap)
 
 static inline int lanes_of(size_t slot, int g) { return slot <= (size_t)g * 16 ? 0 : slot - g * 16 < 16 ? (int)(slot - g * 16) : 16; }
 
-/* Scores of slots begin .. end - 1 of a page into weights, in place; the column's record follows: its o is on the new scale. */
-ALWAYS_INLINE void page_softmax(const int WHOLE, float *p, size_t begin, size_t end, float softcap, float *record, size_t padded)
+/* Scores of slots begin .. end - 1 of a page into weights, in place; the column's softmax state follows: its o is on the new scale. */
+ALWAYS_INLINE void page_softmax(const int WHOLE, float *p, size_t begin, size_t end, float softcap, float *state, size_t padded)
 {
     f32 part[4], none = f32_set(-INFINITY), largest = none;
     UNROLL for (int g = 0; g < 4; g++) {
@@ -97,7 +100,7 @@ ALWAYS_INLINE void page_softmax(const int WHOLE, float *p, size_t begin, size_t 
         if (!WHOLE) part[g] = f32_first(lanes_of(begin, g), none, f32_first(lanes_of(end, g), part[g], none));
         largest = f32_max(largest, part[g]);
     }
-    float before = record[LARGEST], page = f32_max_lane(largest), after = before > page ? before : page;
+    float before = state[MAX_SCORE], page = f32_max_lane(largest), after = before > page ? before : page;
     UNROLL for (int g = 0; g < 4; g++) {
         part[g] = f32_exp(f32_sub(part[g], f32_set(after)));
         if (!WHOLE) part[g] = f32_first(lanes_of(begin, g), f32_zero(), f32_first(lanes_of(end, g), part[g], f32_zero()));
@@ -106,25 +109,26 @@ ALWAYS_INLINE void page_softmax(const int WHOLE, float *p, size_t begin, size_t 
     if (after != before) {
         float scale[LANES];
         f32_store(scale, f32_exp(f32_set(before - after)));
-        record[LARGEST] = after;
-        record[WEIGHTS] *= scale[0];
-        for (size_t e = 0; e < padded; e += 16) f32_store(record + SUMS + e, f32_mul(f32_load(record + SUMS + e), f32_set(scale[0])));
+        state[MAX_SCORE] = after;
+        state[SUM_EXP] *= scale[0];
+        float *o = state + WEIGHTED_V;
+        for (size_t e = 0; e < padded; e += 16) f32_store(o + e, f32_mul(f32_load(o + e), f32_set(scale[0])));
     }
-    record[WEIGHTS] += f32_sum_lanes(f32_add(f32_add(part[0], part[1]), f32_add(part[2], part[3])));
+    state[SUM_EXP] += f32_sum_lanes(f32_add(f32_add(part[0], part[1]), f32_add(part[2], part[3])));
 }
 
 ALWAYS_INLINE void add_values(
-    const int C, const enum kv_type TYPE, const struct block *b, size_t from, const char *page, ptrdiff_t ahead, size_t begin, size_t end, float *record)
+    const int C, const enum kv_type TYPE, const struct block *b, size_t from, const char *page, ptrdiff_t ahead, size_t begin, size_t end, float *state)
 {
     const float *p = b->p + from * PAGE_SLOTS;
     const char *values = page + keys_nbytes(&b->job->head);
-    if (TYPE == KV_F16) page_values_f16(C, p, values, b->padded, ahead, begin, end, record + SUMS, b->record);
-    else page_values_q8(C, p, values, b->padded, ahead, begin, end, record + SUMS, b->record, b->scaled);
+    if (TYPE == KV_F16) page_values_f16(C, p, values, b->padded, ahead, begin, end, state + WEIGHTED_V, b->state_floats);
+    else page_values_q8(C, p, values, b->padded, ahead, begin, end, state + WEIGHTED_V, b->state_floats, b->scaled);
 }
 
 /* Columns tile .. tile + C - 1 over the page that begins at `slot`. What all attend to is added together, the rest column by column. */
 ALWAYS_INLINE void attend_page(
-    const int C, const enum kv_type TYPE, const struct block *b, size_t tile, const char *page, ptrdiff_t ahead, size_t slot, float *records)
+    const int C, const enum kv_type TYPE, const struct block *b, size_t tile, const char *page, ptrdiff_t ahead, size_t slot, float *states)
 {
     size_t begin[C], end[C], least = PAGE_SLOTS, most = 0, from = 0, to = PAGE_SLOTS;     /* least .. most: any; from .. to: all */
     for (int c = 0; c < C; c++) {
@@ -140,24 +144,24 @@ ALWAYS_INLINE void attend_page(
     if (TYPE == KV_F16) page_scores_f16(C, q, b->job->head.keys, page, ahead, least / 16, (most + 15) / 16, b->p);
     else page_scores_q8(C, q, b->job->head.keys, page, ahead, least / 16, (most + 15) / 16, b->p);
     for (int c = 0; c < C; c++) {
-        float *record = records + (tile + c) * b->record;
-        if (begin[c] == 0 && end[c] == PAGE_SLOTS) page_softmax(1, b->p + c * PAGE_SLOTS, 0, PAGE_SLOTS, b->job->softcap, record, b->padded);
-        else if (begin[c] < end[c]) page_softmax(0, b->p + c * PAGE_SLOTS, begin[c], end[c], b->job->softcap, record, b->padded);
+        float *state = states + (tile + c) * b->state_floats;
+        if (begin[c] == 0 && end[c] == PAGE_SLOTS) page_softmax(1, b->p + c * PAGE_SLOTS, 0, PAGE_SLOTS, b->job->softcap, state, b->padded);
+        else if (begin[c] < end[c]) page_softmax(0, b->p + c * PAGE_SLOTS, begin[c], end[c], b->job->softcap, state, b->padded);
     }
     if (from >= to) from = to = PAGE_SLOTS;
     for (int c = 0; c < C; c++) {
         size_t last = end[c] < from ? end[c] : from;
-        if (begin[c] < last) add_values(1, TYPE, b, c, page, 0, begin[c], last, records + (tile + c) * b->record);
+        if (begin[c] < last) add_values(1, TYPE, b, c, page, 0, begin[c], last, states + (tile + c) * b->state_floats);
     }
-    if (from < to) add_values(C, TYPE, b, 0, page, ahead, from, to, records + tile * b->record);
+    if (from < to) add_values(C, TYPE, b, 0, page, ahead, from, to, states + tile * b->state_floats);
     for (int c = 0; c < C; c++)
-        if (to < end[c]) add_values(1, TYPE, b, c, page, 0, to, end[c], records + (tile + c) * b->record);
+        if (to < end[c]) add_values(1, TYPE, b, c, page, 0, to, end[c], states + (tile + c) * b->state_floats);
 }
 
-#define ATTEND_F16(size) case size: attend_page(size, KV_F16, b, tile, page, ahead, slot, records); break;
-#define ATTEND_Q8(size) case size: attend_page(size, KV_Q8_0, b, tile, page, ahead, slot, records); break;
+#define ATTEND_F16(size) case size: attend_page(size, KV_F16, b, tile, page, ahead, slot, states); break;
+#define ATTEND_Q8(size) case size: attend_page(size, KV_Q8_0, b, tile, page, ahead, slot, states); break;
 
-static void attend_page_by_tiles(const struct block *b, const char *page, ptrdiff_t ahead, size_t slot, float *records)
+static void attend_page_by_tiles(const struct block *b, const char *page, ptrdiff_t ahead, size_t slot, float *states)
 {
     for (size_t tile = 0, C; tile < b->count; tile += C, ahead = 0) {
         C = tile_size(b->count - tile);
@@ -166,70 +170,70 @@ static void attend_page_by_tiles(const struct block *b, const char *page, ptrdif
     }
 }
 
-/* All columns over one run, into records that are made here. */
-static void attend_run(const struct block *b, size_t run, float *records)
+/* All columns over one KV split, into softmax states that are made here. */
+static void attend_split(const struct block *b, size_t split, float *states)
 {
     const struct attention_job *job = b->job;
     for (size_t c = 0; c < b->count; c++) {
-        float *record = memset(records + c * b->record, 0, b->record * sizeof *record);
-        record[LARGEST] = -INFINITY;
+        float *state = memset(states + c * b->state_floats, 0, b->state_floats * sizeof *state);
+        state[MAX_SCORE] = -INFINITY;
     }
-    size_t slot = run * RUN_SLOTS, end = slot + RUN_SLOTS < b->end_slot ? slot + RUN_SLOTS : b->end_slot;
+    size_t slot = split * SPLIT_SLOTS, end = slot + SPLIT_SLOTS < b->end_slot ? slot + SPLIT_SLOTS : b->end_slot;
     if (slot < b->first_slot) slot = b->first_slot / PAGE_SLOTS * PAGE_SLOTS;
     for (; slot < end; slot += PAGE_SLOTS) {
         size_t next = slot + PAGE_SLOTS < b->end_slot ? slot + PAGE_SLOTS : slot;
         const char *page = job->cache + job->pages[slot / PAGE_SLOTS] * job->page_stride;
-        attend_page_by_tiles(b, page, job->cache + job->pages[next / PAGE_SLOTS] * job->page_stride - page, slot, records);
+        attend_page_by_tiles(b, page, job->cache + job->pages[next / PAGE_SLOTS] * job->page_stride - page, slot, states);
     }
 }
 
-/* Add a run's record of one column to its total. */
-static void join_run(float *total, const float *run, size_t padded, int is_first)
+/* Add one column's softmax state of a split to its total. */
+static void join_split(float *total, const float *split, size_t padded, int is_first)
 {
     if (is_first) {
-        memcpy(total, run, (SUMS + padded) * sizeof *total);
+        memcpy(total, split, (WEIGHTED_V + padded) * sizeof *total);
         return;
     }
-    float m = total[LARGEST] > run[LARGEST] ? total[LARGEST] : run[LARGEST], scale[LANES];
-    f32_store(scale, f32_exp(f32_first(1, f32_set(total[LARGEST] - m), f32_set(run[LARGEST] - m))));
+    float m = total[MAX_SCORE] > split[MAX_SCORE] ? total[MAX_SCORE] : split[MAX_SCORE], scale[LANES];
+    f32_store(scale, f32_exp(f32_first(1, f32_set(total[MAX_SCORE] - m), f32_set(split[MAX_SCORE] - m))));
     f32 a = f32_set(scale[0]), b = f32_set(scale[1]);
-    total[LARGEST] = m;
-    total[WEIGHTS] = fmaf(total[WEIGHTS], scale[0], run[WEIGHTS] * scale[1]);
-    for (size_t e = SUMS; e < SUMS + padded; e += 16)
-        f32_store(total + e, f32_fma(f32_load(total + e), a, f32_mul(f32_load(run + e), b)));
+    total[MAX_SCORE] = m;
+    total[SUM_EXP] = fmaf(total[SUM_EXP], scale[0], split[SUM_EXP] * scale[1]);
+    for (size_t e = WEIGHTED_V; e < WEIGHTED_V + padded; e += 16)
+        f32_store(total + e, f32_fma(f32_load(total + e), a, f32_mul(f32_load(split + e), b)));
 }
 
 static void write_column(const struct attention_job *job, size_t column, const float *total)
 {
     size_t token = column / job->group, head = column % job->group, F = job->head.values;
-    float *out = job->out + (token * job->n_heads + head) * F, scale[LANES] = {1.0f}, weights = total[WEIGHTS];
+    float *out = job->out + (token * job->n_heads + head) * F, scale[LANES] = {1.0f}, weights = total[SUM_EXP];
     if (job->sinks) {
-        float sink = job->sinks[head], m = total[LARGEST] > sink ? total[LARGEST] : sink;
-        f32_store(scale, f32_exp(f32_first(1, f32_set(total[LARGEST] - m), f32_set(sink - m))));
+        float sink = job->sinks[head], m = total[MAX_SCORE] > sink ? total[MAX_SCORE] : sink;
+        f32_store(scale, f32_exp(f32_first(1, f32_set(total[MAX_SCORE] - m), f32_set(sink - m))));
         weights = fmaf(weights, scale[0], scale[1]);
     }
     for (size_t e = 0; e < F; e += 16) {
-        f32 value = f32_div(f32_mul(f32_load(total + SUMS + e), f32_set(scale[0])), f32_set(weights));
+        f32 value = f32_div(f32_mul(f32_load(total + WEIGHTED_V + e), f32_set(scale[0])), f32_set(weights));
         f32_store_first(out + e, value, F - e < 16 ? (int)(F - e) : 16);
     }
 }
 
-/* Columns first .. first + count - 1, at most a block, over one run: what it has of them into records [count]. */
-static void attention_run(const struct attention_job *job, size_t first, size_t count, size_t run, float *records)
+/* Columns first .. first + count - 1, at most a block, over one KV split: their partial softmax states into states [count]. */
+static void attention_split(const struct attention_job *job, size_t first, size_t count, size_t split, float *states)
 {
     struct block b;
     open_block(&b, job, first, count);
-    attend_run(&b, run, records);
+    attend_split(&b, split, states);
 }
 
-/* One column: its records of the runs it attends to, joined in the first one and written out. They stand `stride` floats apart,
- * from run first_run on. */
-static void attention_join(const struct attention_job *job, size_t column, float *records, size_t stride, size_t first_run)
+/* One column: its softmax states of the splits it attends to, joined in the first one and written out. They stand `stride` floats apart,
+ * from split first_split on. */
+static void attention_join(const struct attention_job *job, size_t column, float *states, size_t stride, size_t first_split)
 {
-    size_t end = job->position + column / job->group + 1, first = end > job->window ? (end - job->window) / RUN_SLOTS : 0;
-    float *total = records + (first - first_run) * stride;
-    for (size_t run = first + 1; run * RUN_SLOTS < end; run++)
-        join_run(total, records + (run - first_run) * stride, padded_values(&job->head), 0);
+    size_t end = job->position + column / job->group + 1, first = end > job->window ? (end - job->window) / SPLIT_SLOTS : 0;
+    float *total = states + (first - first_split) * stride;
+    for (size_t split = first + 1; split * SPLIT_SLOTS < end; split++)
+        join_split(total, states + (split - first_split) * stride, padded_values(&job->head), 0);
     write_column(job, column, total);
 }
 
@@ -238,15 +242,15 @@ static void attention(const struct attention_job *job, size_t first, size_t coun
 {
     struct block b;
     open_block(&b, job, first, count);
-    float *records = b.scaled + 2 * MOST_COLUMNS * PAGE_SLOTS, *totals = records + BLOCK_COLUMNS * b.record;
-    size_t runs = (b.end_slot - 1) / RUN_SLOTS + 1;
-    for (size_t run = b.first_slot / RUN_SLOTS; run < runs; run++) {
-        attend_run(&b, run, records);
+    float *states = b.scaled + 2 * MOST_COLUMNS * PAGE_SLOTS, *totals = states + BLOCK_COLUMNS * b.state_floats;
+    size_t splits = (b.end_slot - 1) / SPLIT_SLOTS + 1;
+    for (size_t split = b.first_slot / SPLIT_SLOTS; split < splits; split++) {
+        attend_split(&b, split, states);
         for (size_t c = 0; c < count; c++)
-            if (b.begin[c] < (run + 1) * RUN_SLOTS && b.end[c] > run * RUN_SLOTS)
-                join_run(totals + c * b.record, records + c * b.record, b.padded, b.begin[c] / RUN_SLOTS == run);
+            if (b.begin[c] < (split + 1) * SPLIT_SLOTS && b.end[c] > split * SPLIT_SLOTS)
+                join_split(totals + c * b.state_floats, states + c * b.state_floats, b.padded, b.begin[c] / SPLIT_SLOTS == split);
     }
-    for (size_t c = 0; c < count; c++) write_column(job, first + c, totals + c * b.record);
+    for (size_t c = 0; c < count; c++) write_column(job, first + c, totals + c * b.state_floats);
 }
 
 #endif

@@ -40,12 +40,12 @@ ALWAYS_INLINE void page_scores_f16(const int C, const char *q, size_t head_dim, 
     for (; g < end; g++) scores_f16(C, 1, (const float *)q, head_dim, k + g * 16, 0, p + g * 16);
 }
 
-/* o[e .. e + 16 * VECTORS] += sum over slots begin .. end - 1 of p[s] * v[s]; v at slot `begin`, o of a column every `record`. */
+/* o[e .. e + 16 * VECTORS] += sum over slots begin .. end - 1 of p[s] * v[s]; v at slot `begin`, o of a column every `stride`. */
 ALWAYS_INLINE void values_f16(
-    const int C, const int VECTORS, const float *p, const uint16_t *v, size_t width, ptrdiff_t ahead, size_t begin, size_t end, float *o, size_t record)
+    const int C, const int VECTORS, const float *p, const uint16_t *v, size_t width, ptrdiff_t ahead, size_t begin, size_t end, float *o, size_t stride)
 {
     f32 sum[4][MOST_COLUMNS], value[4];
-    UNROLL for (int i = 0; i < VECTORS; i++) EACH_COLUMN(c) sum[i][c] = f32_load(o + c * record + 16 * i);
+    UNROLL for (int i = 0; i < VECTORS; i++) EACH_COLUMN(c) sum[i][c] = f32_load(o + c * stride + 16 * i);
     for (size_t s = begin; s < end; s++, v += width) {
         if (C <= DECODED_COLUMNS) {
             PREFETCH((const char *)v + ahead);
@@ -57,19 +57,19 @@ ALWAYS_INLINE void values_f16(
             UNROLL for (int i = 0; i < VECTORS; i++) sum[i][c] = f32_fma(weight, value[i], sum[i][c]);
         }
     }
-    UNROLL for (int i = 0; i < VECTORS; i++) EACH_COLUMN(c) f32_store(o + c * record + 16 * i, sum[i][c]);
+    UNROLL for (int i = 0; i < VECTORS; i++) EACH_COLUMN(c) f32_store(o + c * stride + 16 * i, sum[i][c]);
 }
 
 ALWAYS_INLINE void page_values_f16(
-    const int C, const float *p, const char *values, size_t padded, ptrdiff_t ahead, size_t begin, size_t end, float *o, size_t record)
+    const int C, const float *p, const char *values, size_t padded, ptrdiff_t ahead, size_t begin, size_t end, float *o, size_t stride)
 {
     const int many = C * 4 <= ACCUMULATORS ? 4 : C * 2 <= ACCUMULATORS ? 2 : 1;
     for (size_t e = 0; e < padded;) {
         size_t width = strip_width(e, padded), at = e % STRIP;
         const uint16_t *v = (const uint16_t *)values + (e - at) * PAGE_SLOTS + begin * width + at;
         int wide = width - at >= 16 * (size_t)many;
-        if (wide) values_f16(C, many, p, v, width, at ? 0 : ahead, begin, end, o + e, record);
-        else values_f16(C, 1, p, v, width, 0, begin, end, o + e, record);
+        if (wide) values_f16(C, many, p, v, width, at ? 0 : ahead, begin, end, o + e, stride);
+        else values_f16(C, 1, p, v, width, 0, begin, end, o + e, stride);
         e += wide ? 16 * many : 16;
     }
 }

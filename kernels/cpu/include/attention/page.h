@@ -1,4 +1,5 @@
-/* One page of one kv head in the KV cache: 64 slots, keys then values. A cache is [page][kv head] of these.
+/* One page of one kv head in the paged KV cache of paged attention: 64 slots, keys then values.
+ * A cache is [page][kv head] of these.
  *
  *   f16    keys     [head_dim][64 slots]                       float16: a vector holds one e of 16 slots, so scores need no sum across lanes
  *          values   strips of up to 64 values, [64 slots][width] float16 each
@@ -9,7 +10,7 @@
  * (q8_0), keys to 32 (q8_0). A tile, which works on 64 slots of keys and then on a strip of values, reads a page in order, as the
  * hardware's prefetch wants it.
  *
- * Pages stand in runs of 8 that begin at multiples of 512 slots: attention.h sums up a run, then joins runs.
+ * 8 pages are a KV split, which begins at a multiple of 512 slots: attention.h sums up each split, then joins them.
  */
 #ifndef OLLAMA_PAGE_H
 #define OLLAMA_PAGE_H
@@ -17,7 +18,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { PAGE_SLOTS = 64, STRIP = 64, RUN_PAGES = 8, RUN_SLOTS = RUN_PAGES * PAGE_SLOTS };
+enum { PAGE_SLOTS = 64, STRIP = 64, SPLIT_PAGES = 8, SPLIT_SLOTS = SPLIT_PAGES * PAGE_SLOTS };
 enum kv_type { KV_F16, KV_Q8_0, KV_TYPES };
 
 /* How a kv head is kept: its type, and the sizes of one key and one value. */
@@ -51,19 +52,20 @@ static inline size_t strip_width(size_t e, size_t padded)
     return left < STRIP ? left : STRIP;
 }
 
-/* What one column has seen of some slots: the largest score, the sum of weights, 14 unused, then the weighted sum of values. */
-enum { LARGEST, WEIGHTS, SUMS = 16 };
+/* The partial softmax state (m, l, o) of one column over some slots: the largest score, the sum of exp(score - m), 14 unused, then the
+ * sum of values weighted by that. */
+enum { MAX_SCORE, SUM_EXP, WEIGHTED_V = 16 };
 
-static inline size_t record_floats(const struct kv_head *head) { return SUMS + padded_values(head); }
+static inline size_t state_floats(const struct kv_head *head) { return WEIGHTED_V + padded_values(head); }
 
 /* Columns that attention takes at a time: each page is read from the second-level cache by 4 to 48 tiles. 12 are a tile at most.
  * Few, as in decoding, wait for memory: they ask for the cache lines of the next page. */
 enum { BLOCK_COLUMNS = 48, MOST_COLUMNS = 12, DECODED_COLUMNS = 6 };
 
-/* Float32 values that a block works in: queries; weights of a tile, also times scales; records of a run and of all. */
+/* Float32 values that a block works in: queries; weights of a tile, also times scales; softmax states of a split and of all. */
 static inline size_t attention_scratch(const struct kv_head *head)
 {
-    return BLOCK_COLUMNS * (padded32(head->keys) + 2 * record_floats(head)) + 3 * MOST_COLUMNS * PAGE_SLOTS;
+    return BLOCK_COLUMNS * (padded32(head->keys) + 2 * state_floats(head)) + 3 * MOST_COLUMNS * PAGE_SLOTS;
 }
 
 #endif

@@ -99,10 +99,10 @@ ALWAYS_INLINE void page_scores_q8(const int C, const char *q, size_t head_dim, c
 
 /* As values_f16; p is [C][2][64], weights times the scales of the strip's one or two blocks, and e is even a block's start or its 16th. */
 ALWAYS_INLINE void values_q8(
-    const int C, const int VECTORS, const float *p, const int8_t *v, size_t width, ptrdiff_t ahead, size_t begin, size_t end, float *o, size_t record)
+    const int C, const int VECTORS, const float *p, const int8_t *v, size_t width, ptrdiff_t ahead, size_t begin, size_t end, float *o, size_t stride)
 {
     f32 sum[4][MOST_COLUMNS], value[4];
-    UNROLL for (int i = 0; i < VECTORS; i++) EACH_COLUMN(c) sum[i][c] = f32_load(o + c * record + 16 * i);
+    UNROLL for (int i = 0; i < VECTORS; i++) EACH_COLUMN(c) sum[i][c] = f32_load(o + c * stride + 16 * i);
     for (size_t s = begin; s < end; s++, v += width) {
         if (C <= DECODED_COLUMNS) PREFETCH((const char *)v + ahead);
         UNROLL for (int i = 0; i < VECTORS; i++) value[i] = f32_of_i8(v + 16 * i);
@@ -111,7 +111,7 @@ ALWAYS_INLINE void values_q8(
                 sum[i][c] = f32_fma(f32_set(p[(2 * c + i / 2) * PAGE_SLOTS + s]), value[i], sum[i][c]);
         }
     }
-    UNROLL for (int i = 0; i < VECTORS; i++) EACH_COLUMN(c) f32_store(o + c * record + 16 * i, sum[i][c]);
+    UNROLL for (int i = 0; i < VECTORS; i++) EACH_COLUMN(c) f32_store(o + c * stride + 16 * i, sum[i][c]);
 }
 
 ALWAYS_INLINE void scale_weights(const int C, const float *p, const uint16_t *scales, size_t blocks, ptrdiff_t ahead, float *scaled)
@@ -126,7 +126,7 @@ ALWAYS_INLINE void scale_weights(const int C, const float *p, const uint16_t *sc
 
 /* As page_values_f16; scaled is room for [C][2][64]. */
 ALWAYS_INLINE void page_values_q8(
-    const int C, const float *p, const char *values, size_t padded, ptrdiff_t ahead, size_t begin, size_t end, float *o, size_t record, float *scaled)
+    const int C, const float *p, const char *values, size_t padded, ptrdiff_t ahead, size_t begin, size_t end, float *o, size_t stride, float *scaled)
 {
     const int many = C * 4 <= ACCUMULATORS ? 4 : C * 2 <= ACCUMULATORS ? 2 : 1;
     for (size_t e = 0; e < padded; e += STRIP) {
@@ -137,8 +137,8 @@ ALWAYS_INLINE void page_values_q8(
         for (size_t at = 0; at < width;) {
             const float *own = scaled + at / 32 * PAGE_SLOTS;
             int wide = width - at >= 16 * (size_t)many;
-            if (wide) values_q8(C, many, own, v + at, width, at ? 0 : ahead, begin, end, o + e + at, record);
-            else values_q8(C, 1, own, v + at, width, 0, begin, end, o + e + at, record);
+            if (wide) values_q8(C, many, own, v + at, width, at ? 0 : ahead, begin, end, o + e + at, stride);
+            else values_q8(C, 1, own, v + at, width, 0, begin, end, o + e + at, stride);
             at += wide ? 16 * many : 16;
         }
     }

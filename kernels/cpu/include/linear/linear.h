@@ -1,6 +1,7 @@
-/* linear: 16 rows of a packed weight times up to TILE_COLUMNS tokens at once. Contract: ollama_zmq/ops/linear.py.
+/* linear: 16 rows of a packed weight times up to TILE_COLUMNS tokens at once: mat-vec (GEMV) and mat-mul (GEMM) in one.
+ * Contract: ollama_zmq/ops/linear.py.
  *
- * The order of float operations, which is what makes bits independent of batch, threads and instruction set. Lane r is row r; blocks
+ * The order of float operations, which is what makes bits independent of batch (batch invariance), threads and instruction set. Lane r is row r; blocks
  * come in the order of k; every line below is one rounded operation per lane (fma rounds once), sums of bytes are exact integers:
  *
  *   F32, F16, BF16   total = fma(w, x, total)                                                        for each k

@@ -3,8 +3,8 @@
  * A block of groups stays in L2 while all panels of tokens pass it, so that weights come from memory once; a chunk of a panel stays in
  * L1 while that block's groups pass it. Totals wait in memory from chunk to chunk, which rounds nothing. Few tokens take the groups
  * one by one and whole, so that weights arrive from memory in order: with totals of 32 groups to clear between reads, eleven of fifteen
- * formats were slower. Few tokens past a float format, where all of a lane's additions wait for each other, take two groups in turns: one
- * past F16 streams 29 GB/s where it streamed 27 group by group.
+ * formats were slower. Few tokens past a float format, where all of a lane's additions wait for each other, take two groups,
+ * a tile of each after the other: one past F16 streams 29 GB/s where it streamed 27 group by group.
  *
  * 512 x 4096 x 4096 on one Zen 4 core, GOP/s, of 473 that VPDPBUSD reaches:
  *                                     Q4_K   Q8_0   Q4_0   Q6_K   Q5_K    F16
@@ -16,7 +16,7 @@
 
 #include "linear/tile.h"
 
-enum { WEIGHTS_CACHED = 256 * 1024, X_CACHED = 16 * 1024, MOST_GROUPS = 32, TURN_NBYTES = 2048 };
+enum { WEIGHTS_CACHED = 256 * 1024, X_CACHED = 16 * 1024, MOST_GROUPS = 32, TILE_NBYTES = 2048 };
 
 typedef void tile_body(const int C, const struct tile *t, f32 *total);
 typedef float group_totals[TILE_COLUMNS][LANES];
@@ -90,9 +90,9 @@ ALWAYS_INLINE void walk(const struct linear_job *job, enum format format, size_t
     const struct format_info info = format_infos[format];
     const size_t blocks = job->K / info.block_size, columns = job->T < TILE_COLUMNS ? job->T : TILE_COLUMNS;
     const size_t fit = WEIGHTS_CACHED / (GROUP_ROWS * row_nbytes(format, job->K) + 1);
-    const int few = FEW(format, job->T), turns = info.x == X_FLOAT && few;
-    const size_t most = turns ? 2 : few || fit < 1 ? 1 : fit < MOST_GROUPS ? fit : MOST_GROUPS;
-    const size_t chunk = turns ? TURN_NBYTES / (GROUP_ROWS * info.block_nbytes)
+    const int few = FEW(format, job->T), by_tiles = info.x == X_FLOAT && few;
+    const size_t most = by_tiles ? 2 : few || fit < 1 ? 1 : fit < MOST_GROUPS ? fit : MOST_GROUPS;
+    const size_t chunk = by_tiles ? TILE_NBYTES / (GROUP_ROWS * info.block_nbytes)
                        : few   ? blocks
                                : X_CACHED / (columns * activation_nbytes(info.x, info.block_size));
     for (size_t g = g0, n; g < g1; g += n) {

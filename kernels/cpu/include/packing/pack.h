@@ -1,4 +1,4 @@
-/* Weights from the order of a file into 16-row groups (formats.h).
+/* Weights repacked from the order of a file into 16-row groups (formats.h): prepacked weights.
  *
  * The words (4 bytes) of 16 rows are transposed (packing/rows.h), so that a loop over the rows is a loop over lanes, which the
  * compiler turns into vectors; what is left of a format are masks and shifts of whole vectors. One Zen 4 core packs 2.9 (Q3_K) to

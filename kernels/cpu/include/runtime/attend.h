@@ -1,10 +1,10 @@
-/* How attention is cut over threads.
+/* How attention is cut over threads: flash-decoding where it pays.
  *
- *   many columns          a piece is a block of columns of one kv head over all runs of its slots
- *   few, long contexts    a piece is a block over one run; after a barrier, the records of a column's runs are joined in order
+ *   many columns          a piece is a block of columns of one kv head over all splits of its slots
+ *   few, long contexts    a piece is a block over one KV split; after a barrier, a column's softmax states are joined in order
  *
- * Both do the same operations in the same order (attention.h). The second needs memory for the records, which is there for one token
- * of every sequence: what decoding takes.
+ * Both do the same operations in the same order (attention.h). The second needs memory for the softmax states, which is there
+ * for one token of every sequence: what decoding takes.
  */
 #ifndef OLLAMA_ATTEND_H
 #define OLLAMA_ATTEND_H
@@ -16,16 +16,16 @@ static inline char *page_of(const void *cache, int32_t page, size_t kv_head, siz
     return (char *)cache + ((size_t)page * n_kv_heads + kv_head) * page_nbytes(head);
 }
 
-/* What attention has to do for sequence b of the pass: columns of each kv head, in blocks, over runs first_run .. first_run + runs - 1. */
-struct sequence { size_t tokens, columns, blocks, first_run, runs; };
+/* What attention has to do for sequence b of the pass: columns of each kv head, in blocks, over `splits` KV splits from first_split on. */
+struct sequence { size_t tokens, columns, blocks, first_split, splits; };
 
 static struct sequence sequence_of(const struct program *p, const struct attention_op *op, size_t b)
 {
     const int32_t *first = p->pass.first_token + b;
     size_t tokens = (size_t)(first[1] - first[0]), columns = tokens * (op->n_heads / op->n_kv_heads);
-    size_t end = (size_t)p->pass.positions[first[0]] + 1, first_run = end > op->window ? (end - op->window) / RUN_SLOTS : 0;
-    size_t runs = (end + tokens - 2) / RUN_SLOTS + 1 - first_run;
-    return (struct sequence){tokens, columns, (columns + BLOCK_COLUMNS - 1) / BLOCK_COLUMNS, first_run, runs};
+    size_t end = (size_t)p->pass.positions[first[0]] + 1, first_split = end > op->window ? (end - op->window) / SPLIT_SLOTS : 0;
+    size_t splits = (end + tokens - 2) / SPLIT_SLOTS + 1 - first_split;
+    return (struct sequence){tokens, columns, (columns + BLOCK_COLUMNS - 1) / BLOCK_COLUMNS, first_split, splits};
 }
 
 static struct attention_job job_of(const struct program *p, const struct attention_op *op, size_t b, size_t g, int thread)
@@ -69,60 +69,60 @@ static void attend_whole(const struct program *p, const struct attention_op *op,
     }
 }
 
-/* Whether there is more than one run, and room for the records of all. Every thread comes to the same answer. */
+/* Whether there is more than one split, and room for the softmax states of all. Every thread comes to the same answer. */
 static int is_cut(const struct program *p, const struct attention_op *op)
 {
     size_t floats = 0, most = 0;
     for (size_t b = 0; b < p->pass.B; b++) {
         struct sequence s = sequence_of(p, op, b);
-        floats += s.columns * op->n_kv_heads * s.runs * record_floats(&op->head);
-        if (s.runs > most) most = s.runs;
+        floats += s.columns * op->n_kv_heads * s.splits * state_floats(&op->head);
+        if (s.splits > most) most = s.splits;
     }
-    return most > 1 && floats <= p->record_floats;
+    return most > 1 && floats <= p->n_state_floats;
 }
 
-/* Records stand [sequence][kv head][run][column]. */
-static void attend_runs(const struct program *p, const struct attention_op *op, int thread)
+/* Softmax states stand [sequence][kv head][split][column]. */
+static void attend_splits(const struct program *p, const struct attention_op *op, int thread)
 {
-    size_t record = record_floats(&op->head);
+    size_t floats = state_floats(&op->head);
     long pieces = 0, taken;
     for (size_t b = 0; b < p->pass.B; b++) {
         struct sequence s = sequence_of(p, op, b);
-        pieces += (long)(s.blocks * op->n_kv_heads * s.runs);
+        pieces += (long)(s.blocks * op->n_kv_heads * s.splits);
     }
     while (pool_take(p->pool, thread, pieces, 1, &taken)) {
         size_t left = (size_t)taken, b = 0;
-        float *records = p->records;
+        float *states = p->softmax_states;
         struct sequence s = sequence_of(p, op, b);
-        while (left >= s.blocks * op->n_kv_heads * s.runs) {
-            left -= s.blocks * op->n_kv_heads * s.runs;
-            records += s.columns * op->n_kv_heads * s.runs * record;
+        while (left >= s.blocks * op->n_kv_heads * s.splits) {
+            left -= s.blocks * op->n_kv_heads * s.splits;
+            states += s.columns * op->n_kv_heads * s.splits * floats;
             s = sequence_of(p, op, ++b);
         }
-        size_t run = left % s.runs, block = left / s.runs % s.blocks, g = left / s.runs / s.blocks;
+        size_t split = left % s.splits, block = left / s.splits % s.blocks, g = left / s.splits / s.blocks;
         struct attention_job job = job_of(p, op, b, g, thread);
-        records += ((g * s.runs + run) * s.columns + block * BLOCK_COLUMNS) * record;
-        p->kernels->attention_run(&job, block * BLOCK_COLUMNS, block_columns(&s, block), s.first_run + run, records);
+        states += ((g * s.splits + split) * s.columns + block * BLOCK_COLUMNS) * floats;
+        p->kernels->attention_split(&job, block * BLOCK_COLUMNS, block_columns(&s, block), s.first_split + split, states);
     }
 }
 
-static void join_runs(const struct program *p, const struct attention_op *op, int thread)
+static void join_splits(const struct program *p, const struct attention_op *op, int thread)
 {
-    size_t record = record_floats(&op->head);
+    size_t floats = state_floats(&op->head);
     long columns = 0, taken;
     for (size_t b = 0; b < p->pass.B; b++) columns += (long)(sequence_of(p, op, b).columns * op->n_kv_heads);
     while (pool_take(p->pool, thread, columns, 1, &taken)) {
         size_t left = (size_t)taken, b = 0;
-        float *records = p->records;
+        float *states = p->softmax_states;
         struct sequence s = sequence_of(p, op, b);
         while (left >= s.columns * op->n_kv_heads) {
             left -= s.columns * op->n_kv_heads;
-            records += s.columns * op->n_kv_heads * s.runs * record;
+            states += s.columns * op->n_kv_heads * s.splits * floats;
             s = sequence_of(p, op, ++b);
         }
         size_t g = left / s.columns, column = left % s.columns;
         struct attention_job job = job_of(p, op, b, g, thread);
-        p->kernels->attention_join(&job, column, records + (g * s.runs * s.columns + column) * record, s.columns * record, s.first_run);
+        p->kernels->attention_join(&job, column, states + (g * s.splits * s.columns + column) * floats, s.columns * floats, s.first_split);
     }
 }
 
@@ -132,9 +132,9 @@ static void run_attention(const struct program *p, const struct attention_op *op
         attend_whole(p, op, thread);
         return;
     }
-    attend_runs(p, op, thread);
+    attend_splits(p, op, thread);
     pool_barrier(p->pool, thread);
-    join_runs(p, op, thread);
+    join_splits(p, op, thread);
 }
 
 #endif

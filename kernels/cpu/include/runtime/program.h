@@ -2,7 +2,7 @@
  *
  *   rows         a chain of ops on one row at a time; a thread takes rows and runs the whole chain on each
  *   linear       one or more weights at once, in chunks of 16-row groups
- *   attention    blocks of query columns; where contexts are long and blocks few, their runs of slots, which are joined after a barrier
+ *   attention    blocks of query columns; where contexts are long and blocks few, their KV splits, which are joined after a barrier
  *   gather       which slots go to which expert (experts.h), on one thread
  *   experts      like linear, over the experts in use
  *

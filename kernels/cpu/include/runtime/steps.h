@@ -65,8 +65,8 @@ struct program {
     int count;
     float *scratch;                 /* [threads][thread_scratch], attention's */
     size_t thread_scratch;
-    float *records;                 /* [record_floats], of attention's runs */
-    size_t record_floats;
+    float *softmax_states;          /* [n_state_floats], of attention's KV splits */
+    size_t n_state_floats;
     struct pass pass;
 };
 
