@@ -249,7 +249,7 @@ def _chunk(line: str) -> Json:
 def _object(text: str | bytes) -> Json:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise OllamaZmqError(f"the server answered no JSON object: {text[:80]!r}; is OLLAMA_HOST an ollama server?")
@@ -263,7 +263,7 @@ def _check(response: httpx.Response) -> httpx.Response:
     status = response.status_code
     try:
         message = str(json.loads(response.content)["error"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         message = f"the server answered {status} {response.reason_phrase}"
     raise _CLASSES.get(status, RequestError if 400 <= status < 500 else OllamaZmqError)(message, status=status)
 

@@ -10,14 +10,17 @@ from typing import Any
 
 import click
 
+from ollama_zmq.cli.terminal import is_terminal
 from ollama_zmq.cli.wordwrap import WordWrap
 from ollama_zmq.durations import format_duration
+from ollama_zmq.printable import printable_text
 
 Json = dict[str, Any]
+GREY_BOLD, GREY, DEFAULT = "\x1b[38;5;245m\x1b[1m", "\x1b[0m\x1b[38;5;245m", "\x1b[0m"
 
 
 class Answer:
-    """Prints the chunks of one answer to stdout.
+    """Prints the chunks of one answer to stdout: as they are into a pipe, printable and wrapped on a terminal.
 
     Attributes:
         content: all of it so far, without the thinking.
@@ -27,14 +30,16 @@ class Answer:
     def __init__(self, *, wraps: bool, hides_thinking: bool = False) -> None:
         self.content = ""
         self.last: Json = {}
-        self._width = shutil.get_terminal_size().columns if wraps and sys.stdout.isatty() else 0
+        self._on_terminal = is_terminal(sys.stdout)
+        self._width = shutil.get_terminal_size().columns if wraps and self._on_terminal else 0
         self._wrap = WordWrap(self._width)
         self._hides_thinking = hides_thinking
         self._thinks = False
+        self._begins_line = True
 
     def show(self, chunks: Generator[Json, None, None]) -> None:
-        """Print *chunks* as they come; whatever is raised meanwhile cancels the request."""
-        with closing(chunks):
+        """Print *chunks* as they come; what is raised meanwhile cancels the request, and begins a new line."""
+        with self._own_lines(), closing(chunks):
             with waiting():
                 first = next(chunks, None)
             if first is not None:
@@ -44,26 +49,55 @@ class Answer:
 
     def _add(self, chunk: Json) -> None:
         self.last = chunk
-        message = chunk.get("message", chunk)
-        thinking, content = message.get("thinking", ""), message.get("content", chunk.get("response", ""))
+        thinking, content = _texts(chunk)
         if thinking and not self._hides_thinking:
-            self._print(thinking if self._thinks else f"Thinking...\n{thinking}")
+            if not self._thinks:
+                self._style(GREY_BOLD)
+                self._print("Thinking...\n")
+                self._style(GREY)
+            self._print(thinking)
             self._thinks = True
         if content:
             if self._thinks:
+                self._style(GREY_BOLD)
                 self._print("\n...done thinking.\n\n")
+                self._style(DEFAULT)
                 self._thinks, self._wrap = False, WordWrap(self._width)
             self.content += content
             self._print(content)
 
     def _print(self, text: str) -> None:
-        click.echo(self._wrap.feed(text), nl=False)
+        click.echo(self._wrap.feed(printable_text(text) if self._on_terminal else text), nl=False, color=True)
+        self._begins_line = text.endswith("\n")
+
+    def _style(self, code: str) -> None:
+        if self._on_terminal:
+            click.echo(code, nl=False, color=True)
+
+    @contextmanager
+    def _own_lines(self) -> Iterator[None]:
+        """Let what is printed after an exception not stand behind half a line, nor in the grey of thoughts."""
+        try:
+            yield
+        except BaseException:
+            if self._thinks:
+                self._style(DEFAULT)
+            if not self._begins_line:
+                click.echo()
+            raise
+
+
+def _texts(chunk: Json) -> tuple[str, str]:
+    """Thinking and content of a chunk, of a chat or a completion."""
+    message = chunk.get("message")
+    fields = message if isinstance(message, dict) else {**chunk, "content": chunk.get("response")}
+    return str(fields.get("thinking") or ""), str(fields.get("content") or "")
 
 
 @contextmanager
 def waiting() -> Iterator[None]:
     """Show that something is on its way, where somebody watches."""
-    if not (sys.stderr.isatty() and sys.stdout.isatty()):
+    if not is_terminal(sys.stderr, sys.stdout):
         yield
         return
     from rich.console import Console

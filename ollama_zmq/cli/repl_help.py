@@ -53,6 +53,7 @@ Available keyboard shortcuts:
   Ctrl + w            Delete the word before the cursor
 
   Ctrl + l            Clear the screen
+  Ctrl + g            Open the message in an editor (OLLAMA_EDITOR)
   Ctrl + c            Stop the model from responding
   Ctrl + d            Exit ollama (/bye)
 """

@@ -1,7 +1,6 @@
 """The conversation of ``ollama run MODEL``: ``>>>`` lines, ``/commands``, and messages over several lines in \"\"\".
 
-Session     what was said and set; knows no terminal but the lines it is given
-converse    reads lines with prompt_toolkit, keeps their history, and feeds a Session
+A Session knows what was said and set, and no terminal but the lines it is given; ``repl.converse`` reads those.
 """
 
 from __future__ import annotations
@@ -11,11 +10,13 @@ from typing import Any
 
 from ollama_zmq.cli import repl_help
 from ollama_zmq.cli.answer import Answer, timings, waiting
+from ollama_zmq.cli.fields import parsed_think
 from ollama_zmq.cli.list_models import models_table
 from ollama_zmq.cli.show import sections
 from ollama_zmq.cli.terminal import say
 from ollama_zmq.client import Client
 from ollama_zmq.errors import ModelNotFound, OllamaZmqError, RequestError
+from ollama_zmq.printable import printable_line
 
 PROMPT, MORE = ">>> ", "... "
 QUOTES = '"""'
@@ -53,9 +54,9 @@ class Session:
         try:
             return self._feed(line)
         except KeyboardInterrupt:
-            say("\n")
+            say()
         except OllamaZmqError as error:
-            say(f"Error: {error.message}", err=True)
+            say(f"Error: {printable_line(error.message)}", err=True)
         return True
 
     def interrupt(self, line: str) -> None:
@@ -167,8 +168,7 @@ class Session:
                 self.verbose = which == "verbose"
                 say(f"Set '{which}' mode.")
             case ["think", *level]:
-                self.fields["think"] = level[0] if level else True
-                say(f"Set 'think' mode to '{level[0]}'." if level else "Set 'think' mode.")
+                self._set_think(*level[:1])
             case ["nothink"]:
                 self.fields["think"] = False
                 say("Set 'nothink' mode.")
@@ -190,6 +190,17 @@ class Session:
                 say(repl_help.SET, err=True)
             case [other, *_]:
                 say(f"Unknown command '/set {other}'. Type /? for help")
+
+    def _set_think(self, level: str = "true") -> None:
+        """Think from the next message on; a model that cannot is told of at once."""
+        try:
+            self.fields["think"] = parsed_think(level)
+        except RequestError as error:
+            say(error.message)
+            return
+        if "thinking" not in (self.client.show(self.model).get("capabilities") or []):
+            say(f'warning: model "{self.model}" does not support thinking output', err=True)
+        say("Set 'think' mode." if level == "true" else f"Set 'think' mode to '{level}'.")
 
     def _set_parameter(self, name: str, texts: list[str]) -> None:
         from ollama_zmq import log
@@ -221,12 +232,13 @@ class Session:
         if not arguments:
             say(repl_help.SHOW, err=True)
             return
-        info = self.client.show(self.model, system=self.system)
+        changed = {} if arguments[0] == "parameters" else {"options": self.fields["options"]}
+        info = self.client.show(self.model, system=self.system, **changed)
         match arguments[0]:
             case "info":
                 say(sections(info), nl=False)
             case "modelfile":
-                say(info["modelfile"])
+                say(info.get("modelfile", ""))
             case "license":
                 say(info.get("license") or "No license was specified for this model.")
             case "template":
@@ -251,11 +263,27 @@ def _help_about(arguments: list[str]) -> str:
     return repl_help.COMMANDS
 
 
+def go_value(value: object) -> str:
+    """As Go prints it: ``[a b]``, ``true``, ``0.5``."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case float():
+            return f"{value:g}"
+        case list():
+            return f"[{' '.join(map(go_value, value))}]"
+    return str(value)
+
+
 def _parameters(of_model: str, of_user: Json) -> str:
     lines = ["Model defined parameters:"]
     lines += [
         f"  {line}" for line in (of_model or "No additional parameters were specified for this model.").splitlines()
     ]
     if of_user:
-        lines += ["", "User defined parameters:", *(f"  {name:<30} {value}" for name, value in of_user.items())]
+        lines += [
+            "",
+            "User defined parameters:",
+            *(f"  {name:<30} {go_value(value)}" for name, value in of_user.items()),
+        ]
     return "\n".join(lines) + "\n"

@@ -9,7 +9,7 @@ import click
 
 from ollama_zmq.cli.command import Command
 from ollama_zmq.cli.tables import columns
-from ollama_zmq.cli.terminal import say
+from ollama_zmq.cli.terminal import say, say_text
 from ollama_zmq.client import Client
 from ollama_zmq.errors import RequestError
 from ollama_zmq.units import human_number
@@ -37,8 +37,8 @@ def show(model: str, verbose: bool, **texts: bool) -> None:
     with Client() as client:
         info = client.show(model, verbose=verbose)
     if wanted:
-        text = info.get(wanted[0], "")
-        say(text, nl=not text.endswith("\n"))
+        text = str(info.get(wanted[0]) or "")
+        say_text(text, nl=not text.endswith("\n"))
     else:
         say(sections(info, verbose=verbose), nl=False)
 

@@ -45,7 +45,7 @@ def say(text: str = "", *, err: bool = False, nl: bool = True) -> None:
 
 def say_text(text: str, *, nl: bool = True) -> None:
     """Print a model's text or answer: unchanged into a pipe or file, as :func:`say` does on a terminal."""
-    click.echo(printable_text(text) if is_terminal(sys.stdout) else text, nl=nl)
+    click.echo(printable_text(text) if is_terminal(sys.stdout) else text, nl=nl, color=True)
 
 
 def read_stdin() -> str:

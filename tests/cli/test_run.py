@@ -1,8 +1,12 @@
 """``ollama run`` answers prompts and pipes, and holds conversations."""
 
+import re
+from contextlib import nullcontext
+
 import pytest
 
-from ollama_zmq.cli.answer import timings
+from ollama_zmq.cli import run_root
+from ollama_zmq.cli.answer import DEFAULT, GREY, GREY_BOLD, Answer, timings
 from ollama_zmq.cli.session import Session
 from ollama_zmq.cli.wordwrap import WordWrap
 from ollama_zmq.client import Client
@@ -25,6 +29,76 @@ def test_a_prompt_is_answered(ollama, server, broker):
 def test_what_is_piped_in_comes_before_the_prompt(ollama, server, broker):
     ollama("run", "tiny", "sum up", stdin="a text")
     assert "a text sum up<|im_end|>" in prompt_of(broker)
+
+
+@pytest.mark.parametrize(
+    ("stdin", "prompt"),
+    [
+        (b"caf\xe9 \xff", "caf\ufffd \ufffd"),
+        (b"\xef\xbb\xbfna\xc3\xafve", "naïve"),
+        ("naïve".encode("utf-16"), "naïve"),
+        (b"a\r\nb\0c\x1b", "a\r\nb\0c\x1b"),
+    ],
+)
+def test_stdin_is_utf8_and_what_is_not_is_replaced(ollama, server, broker, stdin, prompt):
+    assert ollama("run", "tiny", stdin=stdin).code == 0
+    assert f"user\n{prompt}<|im_end|>" in prompt_of(broker)
+
+
+def test_bytes_of_a_shell_that_are_not_utf8_are_replaced(ollama, server, broker):
+    assert ollama("run", "tiny", "caf\udce9").code == 0
+    assert "caf\ufffd<|im_end|>" in prompt_of(broker)
+
+
+def test_think_takes_a_value_only_behind_an_equals_sign(ollama, server, broker):
+    assert ollama("run", "tiny", "--think=false", "false").code == 0
+    assert "user\nfalse<|im_end|>" in prompt_of(broker)
+
+
+def test_closed_stdin_is_an_empty_one(ollama, server, broker, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    assert run_root(["run", "tiny", "Hi"]) == 0
+    assert "user\nHi<|im_end|>" in prompt_of(broker)
+
+
+def test_an_embedding_model_prints_an_array(ollama, server, monkeypatch):
+    asked = []
+
+    def embed(self, model, text, **fields):
+        asked.append((model, text, fields))
+        return [[0.5, -1.0]]
+
+    monkeypatch.setattr(Client, "show", lambda *_: {"capabilities": ["embedding"]})
+    monkeypatch.setattr(Client, "embed", embed)
+    assert ollama("run", "e", "--truncate=false", "--dimensions", "2", "a text").out == "[0.5, -1.0]\n"
+    assert asked == [("e", "a text", {"truncate": False, "dimensions": 2})]
+    assert ollama("run", "e").err == (
+        'Error: embedding models require input text. Usage: ollama run e "your text here"\n'
+    )
+
+
+def test_what_a_model_says_does_not_act_on_a_terminal_and_is_unchanged_in_a_pipe(capsys, monkeypatch):
+    def chunks():
+        yield {"response": "\x1b]0;owned\x07\x1b[2J a\r\n"}
+
+    Answer(wraps=False).show(chunks())
+    assert capsys.readouterr().out == "\x1b]0;owned\x07\x1b[2J a\r\n"
+    monkeypatch.setattr("ollama_zmq.cli.answer.is_terminal", lambda *streams: True)
+    monkeypatch.setattr("ollama_zmq.cli.answer.waiting", nullcontext)
+    Answer(wraps=False).show(chunks())
+    assert capsys.readouterr().out == "\\x1b]0;owned\\x07\\x1b[2J a\n"
+
+
+def test_thoughts_are_grey_on_a_terminal_and_an_error_is_not(capsys, monkeypatch):
+    def chunks():
+        yield {"message": {"thinking": "hm"}}
+        raise StageLost("worker gone")
+
+    monkeypatch.setattr("ollama_zmq.cli.answer.is_terminal", lambda *streams: True)
+    monkeypatch.setattr("ollama_zmq.cli.answer.waiting", nullcontext)
+    with pytest.raises(StageLost):
+        Answer(wraps=False).show(chunks())
+    assert capsys.readouterr().out == f"{GREY_BOLD}Thinking...\n{GREY}hm{DEFAULT}\n"
 
 
 def test_verbose_prints_timings_on_stderr(ollama, server):
@@ -54,7 +128,10 @@ def test_timings_leave_out_what_is_zero():
     ("arguments", "error"),
     [
         (("nope", "Hi"), "model 'nope' not found; make it from a GGUF file with `ollama create nope -f Modelfile`"),
-        (("tiny", "Hi", "--think"), '"tiny" does not support thinking'),
+        (("tiny", "--think", "Hi"), '"tiny" does not support thinking'),
+        (("tiny", "Hi", "--think=hard"), 'invalid value for think: "hard" (must be true, false, high, medium, low, '),
+        (("tiny", "Hi", "--truncate=some"), 'invalid value for --truncate: "some" (must be true or false)'),
+        (("tiny", "Hi", "--format", '{"a":' * 50_000), "--format: neither json nor a JSON schema: "),
         (("tiny", "Hi", "--format", "{x"), "--format: neither json nor a JSON schema: "),
         (("tiny", "Hi", "--keepalive", "soon"), "keep_alive: invalid duration 'soon'"),
     ],
@@ -69,7 +146,7 @@ def test_what_is_wrong_is_one_line(ollama, server, arguments, error):
 def test_an_error_in_the_middle_ends_with_1(ollama, server, broker):
     broker.script = lambda request: [hello(request)[0], RequestFailed(request.request_id, StageLost("worker gone"))]
     printed = ollama("run", "tiny", "Hi")
-    assert (printed.code, printed.out, printed.err) == (1, "Hello", "Error: worker gone\n")
+    assert (printed.code, printed.out, printed.err) == (1, "Hello\n", "Error: worker gone\n")
 
 
 @pytest.fixture
@@ -176,6 +253,35 @@ def test_what_was_set_reaches_the_server(session, broker, capsys):
     assert "<|im_start|>system\nBe\nkind.<|im_end|>" in prompt_of(broker)
     session.feed("/clear")
     assert session.messages == [{"role": "system", "content": "Be\nkind."}]
+
+
+def test_show_tells_what_was_set(session, capsys):
+    session.feed("/set parameter stop a b")
+    session.feed("/set parameter num_ctx 64")
+    session.feed("/set parameter use_mmap true")
+    capsys.readouterr()
+    session.feed("/show parameters")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-5:] == [
+        "User defined parameters:",
+        f"  {'stop':<30} [a b]",
+        f"  {'num_ctx':<30} 64",
+        f"  {'use_mmap':<30} true",
+        "",
+    ]
+    session.feed("/show info")
+    assert re.search(r"^    num_ctx +64 +$", capsys.readouterr().out, re.MULTILINE)
+    session.feed("/show modelfile")
+    assert "PARAMETER num_ctx 64" in capsys.readouterr().out
+
+
+def test_a_model_that_cannot_think_is_told_of_at_once(session, capsys):
+    session.feed("/set think low")
+    printed = capsys.readouterr()
+    assert printed.out == "Set 'think' mode to 'low'.\n"
+    assert printed.err == 'warning: model "tiny" does not support thinking output\n'
+    session.feed("/set think hard")
+    assert capsys.readouterr().out.startswith('invalid value for think: "hard"')
 
 
 def test_save_makes_a_model_of_the_conversation(session, store, capsys):
