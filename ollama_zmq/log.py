@@ -5,6 +5,7 @@
     setting.ignored     reason
     store.pruned        files
     store.not_pruned    error
+    store.read_only     models_dir
     request.accepted    request_id model prompt_tokens
     request.finished    request_id reason prompt_tokens output_tokens prefill_ms decode_ms
                         drafted accepted
@@ -32,7 +33,8 @@
     program.defined     program weights resident_bytes
 
 ``debug`` for each message, ``info`` for what an operator counts, ``warning`` for what we survived,
-``error`` for what we did not. Nothing is logged per token. Prompts and completions are never logged.
+``error`` for what we did not. Nothing is logged per token. Prompts and completions are never logged. Facts that
+came from elsewhere (names, reasons of workers) cannot act on a terminal: control characters come out as escapes.
 """
 
 from __future__ import annotations
@@ -40,6 +42,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from typing import Any
+
+from ollama_zmq.printable import printable_line, printable_text
 
 
 def configure(level: int | None = None) -> None:
@@ -55,9 +60,17 @@ def configure(level: int | None = None) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            _printable,
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def _printable(_: object, __: str, event: Any) -> Any:
+    for name, value in event.items():
+        if isinstance(value, str):
+            event[name] = printable_text(value) if name in ("exception", "stack") else printable_line(value)
+    return event

@@ -1,6 +1,7 @@
 """The client speaks HTTP and our errors."""
 
 import json
+import sys
 
 import httpx
 import pytest
@@ -74,6 +75,62 @@ def test_somebody_else_who_answers_is_not_believed():
         pytest.raises(OllamaZmqError, match="is OLLAMA_HOST an ollama server"),
     ):
         client.tags()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [{}, {"models": 3}, {"models": [3]}, {"models": [{"name": "m"}]}, {"models": [{"name": 3, "digest": 1}]}, []],
+)
+def test_an_answer_of_another_shape_is_one_line(answer):
+    with (
+        client_of(lambda request: httpx.Response(200, json=answer)) as client,
+        pytest.raises(OllamaZmqError, match=r"the server('s)? answer"),
+    ):
+        client.tags()
+
+
+def test_an_empty_list_may_be_null():
+    with client_of(lambda request: httpx.Response(200, json={"models": None})) as client:
+        assert client.tags() == client.ps() == []
+
+
+def test_an_answer_nested_without_end_is_not_believed():
+    with (
+        client_of(lambda request: httpx.Response(200, content=b"[" * 100_000)) as client,
+        pytest.raises(OllamaZmqError, match="no JSON object"),
+    ):
+        client.tags()
+
+
+def test_half_characters_go_out_as_replacement_characters():
+    bodies = []
+
+    def answer(request):
+        bodies.append(json.loads(request.content)["prompt"])
+        return httpx.Response(200, content=b"{}")
+
+    with client_of(answer) as client:
+        list(client.generate("m", "caf\udce9 \ud83d \ud83d\ude00 日本"))
+    assert bodies == ["caf\ufffd \ufffd \ufffd\ufffd 日本"]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0:1", ":1", "127.0.0.1:1", "localhost:1", "[::1]:1", "[::]:1"])
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks5://127.0.0.1:9", "rubbish"])
+def test_no_proxy_stands_between_us_and_our_own_machine(monkeypatch, host, proxy):
+    monkeypatch.setenv("OLLAMA_HOST", host)
+    for name in ("HTTP_PROXY", "ALL_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, proxy)
+    with Client() as client, pytest.raises(Unreachable, match="run 'ollama serve'"):
+        client.version()
+
+
+@pytest.mark.parametrize("proxy", ["gopher://127.0.0.1:9", "socks5://127.0.0.1:9"])
+def test_a_proxy_that_cannot_be_used_is_named_in_one_line(monkeypatch, proxy):
+    monkeypatch.setitem(sys.modules, "socksio", None)
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(RequestError, match=f"proxy of ALL_PROXY={proxy}: ") as caught:
+        Client("http://10.9.9.9:1")
+    assert "\n" not in str(caught.value)
 
 
 def test_an_upload_tells_its_progress(tmp_path):

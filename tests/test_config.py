@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ollama_zmq.config import VARIABLES, Address, Config
+from ollama_zmq.errors import RequestError
 
 
 def read(**environ: str) -> Config:
@@ -62,6 +63,26 @@ def test_a_type_of_kv_cache_that_is_not_kept_is_a_warning_and_float16():
     assert (config.kv_cache_type, config.warnings) == ("f16", (warning,))
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["127.0.0.1:1,127.0.0.1:2", "a b:1", "ftp://a", "user:pw@host:1", "a\udce9:b:c", "http://a?b", "-x:1"],
+)
+def test_a_host_that_is_no_address_is_an_error_that_names_it(text):
+    config = read(OLLAMA_HOST=text)
+    assert config.host == Address("http", "127.0.0.1", 11434)
+    with pytest.raises(RequestError, match=f"OLLAMA_HOST={re.escape(repr(text))}"):
+        config.require("OLLAMA_MODELS", "OLLAMA_HOST")
+    config.require("OLLAMA_MODELS")
+
+
+@pytest.mark.parametrize(
+    ("text", "own"),
+    [("", True), ("0.0.0.0:1", True), (":1", True), ("[::]:1", True), ("LocalHost", True), ("10.0.0.1", False)],
+)
+def test_our_own_machine_is_what_is_connected_to(text, own):
+    assert read(OLLAMA_HOST=text).host.is_own_machine is own
+
+
 @pytest.mark.parametrize("text", ["example.com:99999", "example.com:http", "http://example.com:-1"])
 def test_an_impossible_port_is_a_warning_and_the_default(text):
     config = read(OLLAMA_HOST=text)
@@ -91,11 +112,15 @@ def test_keep_alive_is_seconds_or_a_go_duration(text, seconds):
 
 
 def test_numbers_that_are_none_are_named_and_replaced():
-    config = read(OLLAMA_MAX_QUEUE="many", OLLAMA_KEEP_ALIVE="soon", OLLAMA_CONTEXT_LENGTH="-5")
+    huge = "9" * 20
+    config = read(
+        OLLAMA_MAX_QUEUE="many", OLLAMA_KEEP_ALIVE="soon", OLLAMA_CONTEXT_LENGTH="-5", OLLAMA_NUM_PARALLEL=huge
+    )
     assert (config.max_queue, config.keep_alive_s, config.context_length) == (512, 300.0, 0)
     assert config.warnings == (
         "OLLAMA_KEEP_ALIVE='soon': not understood, using 300.0",
         "OLLAMA_CONTEXT_LENGTH='-5': not understood, using 0",
+        f"OLLAMA_NUM_PARALLEL={huge!r}: not understood, using 0",
         "OLLAMA_MAX_QUEUE='many': not understood, using 512",
     )
 
@@ -114,6 +139,39 @@ def test_own_origins_come_before_the_local_ones():
     origins = read(OLLAMA_ORIGINS="https://a.example, chrome-extension://*").origins
     assert origins[:2] == ("https://a.example", "chrome-extension://*")
     assert {"http://localhost", "http://localhost:*", "https://127.0.0.1:*", "app://*"} <= set(origins)
+
+
+@pytest.mark.parametrize("origin", ["a.com", "http://a.com/", "https://a.com/x"])
+def test_an_origin_that_no_browser_sends_is_a_warning(origin):
+    config = read(OLLAMA_ORIGINS=f"https://ok.example,{origin}")
+    (warning,) = config.warnings
+    assert warning.startswith(f"OLLAMA_ORIGINS: {origin!r} matches no origin: expected scheme://host[:port]")
+
+
+@pytest.mark.parametrize(
+    "origin", ["*", "*.a.com", "http://a.com", "http://a.com:*", "chrome-extension://abc", "x://*"]
+)
+def test_an_origin_that_a_browser_may_send_is_none(origin):
+    assert read(OLLAMA_ORIGINS=origin).warnings == ()
+
+
+def test_a_variable_that_looks_like_one_of_ours_is_a_hint():
+    assert read(OLLAMA_RPC_SERVER="a:1", OLLAMA_BASE_URL="x", PATH="y").warnings == (
+        "'OLLAMA_RPC_SERVER' is not a variable of ollama: did you mean OLLAMA_RPC_SERVERS?",
+    )
+    assert read(OLLAMA_FLASH_ATTENTION="1").warnings == ("OLLAMA_FLASH_ATTENTION has no effect in ollama-zmq",)
+
+
+def test_without_a_home_only_what_needs_it_fails(monkeypatch):
+    def nowhere(*_):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", nowhere)
+    config = read()
+    config.require("OLLAMA_HOST")
+    with pytest.raises(RequestError, match="home is not known: set OLLAMA_MODELS to a folder, or HOME"):
+        config.require("OLLAMA_MODELS")
+    assert read(OLLAMA_MODELS="/m").errors == {}
 
 
 def test_quotes_around_a_list_of_workers_are_dropped():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ollama_zmq.bus.monitor import Connected, Disconnected, HandshakeFailed, Retried, SocketEvent
+from ollama_zmq.bus.security import is_loopback
 from ollama_zmq.cluster.events import Attached, ConnectionFailed, ConnectionLost, Event
 
 
@@ -25,7 +26,12 @@ def event_of(address: str, happened: SocketEvent) -> Event | None:
 
 
 def _nobody(address: str) -> str:
-    return f"nobody listens at {address}: start `ollama rpc-server` there, or take it off the list"
+    if is_loopback(address.rpartition(":")[0].strip("[]")):
+        return f"nobody listens at {address}: start `ollama rpc-server` there, or take it off the list"
+    return (
+        f"nobody listens at {address}: start `ollama rpc-server -H 0.0.0.0` there (without -H it listens for its own "
+        "machine only), or take it off the list"
+    )
 
 
 def _stranger(address: str) -> str:

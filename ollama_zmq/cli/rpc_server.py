@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ollama_zmq.cli.command import Command
+from ollama_zmq.cli.terminal import say
+from ollama_zmq.printable import printable_line
 
 if TYPE_CHECKING:
     from ollama_zmq.bus.worker_loop import WorkerLoop
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT = 50052
 MEGABYTE = 1 << 20
+MAX_DIGITS = 12  # of a number of MB: an exabyte
+ANY_ADDRESS = ("0.0.0.0", "::")
 PORT = click.IntRange(0, 65535)
 THREADS = click.IntRange(1, 1024)
 
@@ -32,8 +36,8 @@ def megabytes_of(ctx: click.Context, param: click.Parameter, value: str | None) 
     """
     if value is None:
         return None
-    if not value.isdecimal() or int(value) < 1:
-        raise click.BadParameter(f"{value!r} is not a number of MB, such as 4096", ctx, param)
+    if not value.isdecimal() or len(value) > MAX_DIGITS or int(value) < 1:
+        raise click.BadParameter(f"{printable_line(value, 40)!r} is not a number of MB, such as 4096", ctx, param)
     return int(value)
 
 
@@ -63,15 +67,20 @@ def rpc_server(host: str, port: int, megabytes: int | None, threads: int | None)
     address = resolve(host)
     device = _open_device(megabytes, threads)
     if not is_loopback(address):
-        click.secho(exposure_warning(host, port), fg="yellow", bold=True, err=True)
+        click.secho(exposure_warning(bracketed(host), port), fg="yellow", bold=True, err=True)
     signals = _Signals()
     try:
         loop = _listen(host, address, port, device)
         signals.call(loop.stop)
-        _describe(loop, host, device)
+        _describe(loop, host, address, device)
         loop.run()
     finally:
         device.close()
+
+
+def bracketed(host: str) -> str:
+    """*host* as it stands before a port: an IPv6 address in brackets."""
+    return f"[{host.strip('[]')}]" if ":" in host else host
 
 
 def resolve(host: str) -> str:
@@ -108,8 +117,8 @@ def _listen(host: str, address: str, port: int, device: Device) -> WorkerLoop:
     from ollama_zmq.bus.worker_loop import WorkerLoop
     from ollama_zmq.errors import RequestError
 
-    shown = socket.gethostname() if address in ("0.0.0.0", "::") else host
-    endpoint = f"tcp://{f'[{address}]' if ':' in address else address}:{port or '*'}"
+    shown = socket.gethostname() if address in ANY_ADDRESS else bracketed(host)
+    endpoint = f"tcp://{bracketed(address)}:{port or '*'}"
     try:
         return WorkerLoop(
             None,
@@ -171,22 +180,34 @@ class _Signals:
             self._stop()
 
 
-def _describe(loop: WorkerLoop, host: str, device: Device) -> None:
+def _describe(loop: WorkerLoop, host: str, address: str, device: Device) -> None:
     import psutil
 
     from ollama_zmq.units import human_bytes
     from ollama_zmq.version import VERSION
 
     port = loop.bound_endpoint.rpartition(":")[2]
-    shown = "<this machine's address>" if host in ("0.0.0.0", "::", "[::]") else host
     memory = f"{human_bytes(device.budget.limit)} of {human_bytes(psutil.virtual_memory().total)}"
     for line in (
         f"ollama-zmq {VERSION} rpc-server",
-        f"  listening  {host}:{port}",
+        f"  listening  {bracketed(host)}:{port}",
         f"  device     {device.name}",
         f"  memory     {memory}",
         "",
-        f'On the main host:  OLLAMA_RPC_SERVERS="{shown}:{port}" ollama serve',
+        *_how_to_use(host, address, port),
     ):
-        click.echo(line, err=True)
+        say(line, err=True)
     sys.stderr.flush()
+
+
+def _how_to_use(host: str, address: str, port: str) -> list[str]:
+    """What to type where, for somebody who has started a worker for the first time."""
+    from ollama_zmq.bus.security import is_loopback
+
+    if is_loopback(address):
+        return [
+            f'On this machine:  OLLAMA_RPC_SERVERS="{bracketed(host)}:{port}" ollama serve',
+            f"Other machines cannot reach it there; for them:  ollama rpc-server -H 0.0.0.0 -p {port}",
+        ]
+    shown = "<this machine's address>" if address in ANY_ADDRESS else bracketed(host)
+    return [f'On the main host:  OLLAMA_RPC_SERVERS="{shown}:{port}" ollama serve']

@@ -3,18 +3,57 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from pathlib import Path
 
 import click
 
 from ollama_zmq.cli.command import Command
 from ollama_zmq.config import VARIABLES, Config
+from ollama_zmq.errors import RequestError
 
 
 @click.command(cls=Command, short_help="Start ollama", environment=VARIABLES)
 def serve() -> None:
     """Start the server. Ctrl-C stops it."""
     from ollama_zmq import log
-    from ollama_zmq.server.run import serve as serve_forever
 
     log.configure()
-    serve_forever(Config.from_environment(os.environ))
+    config = Config.from_environment(os.environ)
+    check(config)
+
+    from ollama_zmq.server.run import serve as serve_forever
+
+    serve_forever(config)
+
+
+def check(config: Config) -> None:
+    """Refuse to start with settings that every request would stumble over; the folder of models is there afterwards.
+
+    Raises:
+        RequestError: it names the variable, its value, and what is wrong with it.
+    """
+    from ollama_zmq.bus.addresses import parse_servers
+
+    config.require("OLLAMA_HOST", "OLLAMA_MODELS")
+    try:
+        parse_servers(config.rpc_servers)
+    except RequestError as error:
+        raise RequestError(f"OLLAMA_RPC_SERVERS: {error.message}") from None
+    _check_models(config.models)
+
+
+def _check_models(folder: Path) -> None:
+    import structlog
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        list(folder.iterdir())
+    except (OSError, ValueError) as error:
+        reason = (getattr(error, "strerror", None) or str(error)).lower()
+        raise RequestError(f"OLLAMA_MODELS: {folder}: {reason}; it has to be a folder that can be read") from None
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        log = structlog.get_logger()
+        log.warning("store.read_only", models_dir=str(folder))

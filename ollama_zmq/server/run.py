@@ -20,7 +20,7 @@ import structlog
 import uvicorn
 from uvicorn.loops.auto import auto_loop_factory
 
-from ollama_zmq.config import Config
+from ollama_zmq.config import Address, Config
 from ollama_zmq.errors import OllamaZmqError
 from ollama_zmq.server.app import make_app
 from ollama_zmq.version import VERSION
@@ -132,8 +132,8 @@ async def _serve(config: Config, max_files: int) -> None:
     server = Server(settings)
     _stop_on_signals(server, app)  # before anybody can see the port open
     listener = listen(config)
-    host, port = listener.getsockname()[:2]
-    log.info("server.started", url=f"http://{host}:{port}", models_dir=str(config.models), version=VERSION)
+    bound = Address("http", *listener.getsockname()[:2])
+    log.info("server.started", url=f"http://{bound.netloc}", models_dir=str(config.models), version=VERSION)
     await server.serve(sockets=[listener])
     if failures:
         raise failures[0]

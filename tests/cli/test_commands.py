@@ -9,6 +9,7 @@ from ollama_zmq.cli import COMMANDS
 from ollama_zmq.cli.cluster import model_line
 from ollama_zmq.cli.ps import processor, until
 from ollama_zmq.cli.tables import table
+from ollama_zmq.client import Client
 from ollama_zmq.config import VARIABLES
 from ollama_zmq.version import VERSION
 
@@ -86,10 +87,12 @@ def test_no_proxy_stands_between_us_and_our_own_machine(ollama, server, monkeypa
 
 
 def test_version_names_the_server_or_its_absence(ollama, server, monkeypatch):
-    assert ollama("--version").out == f"ollama version is {VERSION}\n"
+    with Client() as client:
+        shown = client.version()
+    assert ollama("--version").out == f"ollama version is {shown}\nollama-zmq version is {VERSION}\n"
     monkeypatch.setenv("OLLAMA_HOST", "127.0.0.1:1")
     assert ollama("-v").out == (
-        f"Warning: could not connect to a running Ollama instance\nWarning: client version is {VERSION}\n"
+        f"Warning: could not connect to a running Ollama instance\nollama-zmq version is {VERSION}\n"
     )
 
 

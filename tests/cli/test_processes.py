@@ -5,11 +5,13 @@ import socket
 import subprocess
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ollama_zmq.cli.children import Children, free_port
+from ollama_zmq.cli.serve import check
 from ollama_zmq.config import Config
 from ollama_zmq.errors import OllamaZmqError
 from ollama_zmq.server.run import listen
@@ -91,6 +93,36 @@ def test_a_second_server_on_the_port_ends_with_1_and_one_line(tmp_path):
         assert child.process.wait(timeout=30) == 1
         assert child.output.startswith(f"Error: listen tcp 127.0.0.1:{port}: bind: address already in use")
         assert child.output.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("OLLAMA_HOST", "127.0.0.1:1,127.0.0.1:2", "OLLAMA_HOST='127.0.0.1:1,127.0.0.1:2' is no address: "),
+        ("OLLAMA_RPC_SERVERS", "a:1,b:x", "OLLAMA_RPC_SERVERS: rpc server 'b:x': expected host:port"),
+        ("OLLAMA_RPC_SERVERS", "a:1,a:1", "OLLAMA_RPC_SERVERS: rpc server a:1 is listed twice"),
+        ("OLLAMA_MODELS", __file__, f"OLLAMA_MODELS: {__file__}: file exists; it has to be a folder that can be read"),
+        ("OLLAMA_MODELS", f"{__file__}/x", f"OLLAMA_MODELS: {__file__}/x: not a directory; it has to be a folder"),
+    ],
+)
+def test_a_setting_that_every_request_would_stumble_over_ends_the_server(ollama, monkeypatch, name, value, error):
+    monkeypatch.setenv(name, value)
+    printed = ollama("serve")
+    assert (printed.code, printed.out, printed.err.count("\n")) == (1, "", 1)
+    assert printed.err.startswith(f"Error: {error}")
+
+
+def test_a_folder_of_models_is_made_and_one_that_cannot_be_written_is_told(tmp_path, monkeypatch, logs):
+    config = replace(Config(), models=tmp_path / "a" / "b")
+    check(config)
+    assert (config.models.is_dir(), logs) == (True, [])
+
+    def refused(**_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refused)
+    check(config)
+    assert [(entry["event"], entry["models_dir"]) for entry in logs] == [("store.read_only", str(config.models))]
 
 
 def test_a_closed_pipe_is_no_error(server):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import subprocess
@@ -53,9 +54,23 @@ def test_it_says_where_it_listens_and_ends_quietly(number):
     assert (process.returncode, out) == (0, "")
     assert f"listening  127.0.0.1:{port}" in err
     assert "memory     104 MB of" in err
-    assert f'OLLAMA_RPC_SERVERS="127.0.0.1:{port}" ollama serve' in err
+    assert f'On this machine:  OLLAMA_RPC_SERVERS="127.0.0.1:{port}" ollama serve' in err
+    assert f"for them:  ollama rpc-server -H 0.0.0.0 -p {port}\n" in err
     assert "WARNING" not in err
     assert "Traceback" not in err
+
+
+def test_an_ipv6_address_is_printed_in_brackets():
+    process = start("-H", "::1", "-p", "0", "-m", "100", "-t", "1")
+    err = ""
+    while "OLLAMA_RPC_SERVERS" not in err and (line := process.stderr.readline()):
+        err += line
+    process.terminate()
+    process.communicate(timeout=WAIT_S)
+    if "is not an address of this machine" in err:
+        pytest.skip("no IPv6 here")
+    port = re.search(r"listening  \[::1\]:(\d+)\n", err)[1]
+    assert f'OLLAMA_RPC_SERVERS="[::1]:{port}" ollama serve' in err
 
 
 def test_it_warns_when_other_machines_can_reach_it():
@@ -65,6 +80,7 @@ def test_it_warns_when_other_machines_can_reach_it():
     process.terminate()
     _, err = process.communicate(timeout=WAIT_S)
     assert f"WARNING: listening on 0.0.0.0:{port}" in err
+    assert f'On the main host:  OLLAMA_RPC_SERVERS="<this machine\'s address>:{port}" ollama serve' in err
     assert process.returncode == 0
 
 
@@ -86,6 +102,12 @@ def test_a_port_in_use_is_named_with_what_to_do():
         (("-m", "many"), 1, "'many' is not a number of MB, such as 4096"),
         (("-m", "0"), 1, "'0' is not a number of MB"),
         (("-m", "-5"), 1, "'-5' is not a number of MB"),
+        (("-m", "9" * 5000), 1, "is not a number of MB"),
+        (("-t", "99999999"), 1, "99999999 is not in the range"),
+        (("-p", "-1"), 1, "-1 is not in the range"),
+        (("-p", "http"), 1, "'http' is not a valid integer"),
+        (("-H", "", "-m", "100"), 1, "host '' is not known"),
+        (("somewhere",), 1, "accepts 0 arg(s), received 1"),
         (("-m", "999999999"), 1, "999999999 MB, this machine has"),
         (("-p", "70000"), 1, "70000 is not in the range"),
         (("-t", "0"), 1, "0 is not in the range"),
