@@ -48,3 +48,14 @@ def resolve(address: str) -> str:
     family, *_, sockaddr = min(found, key=lambda entry: entry[0] != socket.AF_INET)
     ip = str(sockaddr[0])
     return f"tcp://[{ip}]:{port}" if family == socket.AF_INET6 else f"tcp://{ip}:{port}"
+
+
+def is_of_this_machine(ip: str) -> bool:
+    """Whether *ip*, an address and no name, is one of this machine's own: only such can be bound."""
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((ip, 0))
+        except OSError:
+            return False
+    return True

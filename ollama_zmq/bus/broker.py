@@ -50,6 +50,7 @@ class Broker:
         threads: of the local device; None means all CPUs this process may use.
         memory_limit: bytes the local device may use; None means what is available, less a tenth.
         find_blob: "sha256-<hex>" -> path in the store of this machine, or None.
+        own_ports: of this machine, at which this process listens for HTTP: no worker is there.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Broker:
         threads: int | None = None,
         memory_limit: int | None = None,
         find_blob: Callable[[str], Path | None] | None = None,
+        own_ports: frozenset[int] = frozenset(),
     ) -> None:
         self._find_in_store = find_blob
         self._models = ServedModels()
@@ -68,7 +70,13 @@ class Broker:
         self._device = open_device("cpu", threads=threads, budget=Budget(memory_limit or default_budget()))
         self._worker = LocalWorker(self._device, name=LOCAL, find_blob=self._find_blob)
         self._loop = CoordinatorLoop(
-            self._context, secrets.token_hex(8), self._worker, self._models, self._on_effect, default_threads()
+            self._context,
+            secrets.token_hex(8),
+            self._worker,
+            self._models,
+            self._on_effect,
+            default_threads(),
+            own_ports,
         )
         self._threads = [
             threading.Thread(target=self._worker.run, name="local-worker", daemon=True),

@@ -17,9 +17,8 @@ import zmq
 
 from ollama_zmq.bus import sockets
 from ollama_zmq.bus.chunks import Chunks
-from ollama_zmq.bus.connections import event_of
+from ollama_zmq.bus.dialer import Dialer
 from ollama_zmq.bus.local_worker import LocalWorker
-from ollama_zmq.bus.monitor import Monitor, SocketEvent
 from ollama_zmq.bus.served import ServedModels
 from ollama_zmq.bus.stopwatch import Stopwatch
 from ollama_zmq.bus.wakeup import Wakeup
@@ -62,6 +61,7 @@ class CoordinatorLoop:
 
     Args:
         cores: that this process may use, for the coordinator.
+        own_ports: of this machine, at which this process itself listens: no worker is there.
 
     Attributes:
         endpoints: worker address -> ZeroMQ endpoint; filled by whoever resolves names, before the worker is joined.
@@ -76,9 +76,11 @@ class CoordinatorLoop:
         models: ServedModels,
         on_effect: Callable[[Effect], None],
         cores: int = 0,
+        own_ports: frozenset[int] = frozenset(),
     ) -> None:
         self.coordinator = Coordinator(broker, cores)
         self.endpoints: dict[str, str] = {}
+        self._own_ports = own_ports
         self._models = models
         self._on_effect = on_effect
         self._context = context
@@ -111,9 +113,9 @@ class CoordinatorLoop:
     def run(self) -> None:
         """Serve until :meth:`stop`."""
         self._router = sockets.broker_socket(self._context, self._broker)
-        self._monitor = Monitor(self._router)
+        self._dialer = Dialer(self._router, self._own_ports)
         poller = zmq.Poller()
-        for source in (self._router, self._monitor.socket, self._wakeup.fileno()):
+        for source in (self._router, *self._dialer.sources, self._wakeup.fileno()):
             poller.register(source, zmq.POLLIN)
         try:
             while self._running:
@@ -148,12 +150,11 @@ class CoordinatorLoop:
         ready = self._ready(poller)
         if self._wakeup.fileno() in ready:
             self._run_calls()
-        if self._monitor.socket in ready:
-            for happened in self._monitor.events():
-                self._on_socket_event(happened)
+        now = time.monotonic()
+        if any(source in ready for source in self._dialer.sources) or now >= self._dialer.next_deadline():
+            self._watch_connections(now)
         if self._router in ready or self._arrived:
             self._receive()
-        now = time.monotonic()
         if now - self._ticked_at >= TICK_S:
             self._ticked_at = now
             self.handle(Tick())
@@ -172,7 +173,8 @@ class CoordinatorLoop:
 
     def _wait_ms(self) -> int:
         now = time.monotonic()
-        wait_s = min(self.coordinator.next_deadline(now) - now, TICK_S if self.coordinator.n_in_flight else 1.0)
+        deadline = min(self.coordinator.next_deadline(now), self._dialer.next_deadline())
+        wait_s = min(deadline - now, TICK_S if self.coordinator.n_in_flight else 1.0)
         return max(int(wait_s * 1000), 0) + 1
 
     def _start_over(self) -> None:
@@ -211,10 +213,11 @@ class CoordinatorLoop:
                 continue
             self.handle(Got(address, envelope))
 
-    def _on_socket_event(self, happened: SocketEvent) -> None:
-        endpoint = getattr(happened, "endpoint", None)
-        address = next((address for address, known in self.endpoints.items() if known == endpoint), None)
-        if address is not None and (event := event_of(address, happened)) is not None:
+    def _watch_connections(self, now: float) -> None:
+        """Tell the coordinator what became of connections; what workers sent before is in line behind it."""
+        events, arrived = self._dialer.advance(now)
+        self._arrived += arrived
+        for event in events:
             self.handle(event)
 
     def _carry_out(self, effect: Effect) -> None:
@@ -262,7 +265,7 @@ class CoordinatorLoop:
             self._send_local(envelope)
             return
         try:
-            sockets.send(self._router, [_routing_id(address, envelope.epoch), *frames.encode(envelope)])
+            self._dialer.send(address, envelope.epoch, frames.encode(envelope))
         except zmq.ZMQError as error:
             self.handle(ConnectionFailed(address, f"worker {address} takes no more messages: {error.strerror}"))
 
@@ -305,21 +308,16 @@ class CoordinatorLoop:
             self.handle(Attached(address))
             return
         try:
-            sockets.connect(self._router, self.endpoints[address], _routing_id(address, epoch))
+            self._dialer.dial(address, self.endpoints[address], epoch, time.monotonic())
         except Unreachable as error:
             self.handle(ConnectionFailed(address, str(error)))
 
     def _disconnect(self, address: str) -> None:
         """Forget a connection; what was queued on it goes with it."""
         if address != LOCAL:
-            self._arrived += sockets.disconnect(self._router, self.endpoints[address])
+            self._arrived += self._dialer.hang_up(address)
 
     def _close(self) -> None:
-        self._router.disable_monitor()
-        self._monitor.close()
+        self._dialer.close()
         self._router.close(0)
         self._wakeup.close()
-
-
-def _routing_id(address: str, epoch: int) -> bytes:
-    return f"{address}#{epoch}".encode()

@@ -10,10 +10,13 @@ A worker binds a DEALER; the broker has one ROUTER that connects to every worker
     SNDHWM, RCVHWM               256          messages, roughly; bytes are limited by the credits of the coordinator
     HANDSHAKE_IVL                3 s          who is not ZeroMQ is dropped after it
     HEARTBEAT_IVL, TIMEOUT, TTL  1, 3, 3 s    libzmq's I/O thread answers: they prove process and network, no progress
-    RECONNECT_IVL, _MAX          100..2000 ms
+    RECONNECT_IVL                1 h          as good as never: :mod:`.dialer` probes before each connection. -1 would
+                                              end one amid a message that is half read, which aborts the process
     IMMEDIATE                    never        with CONNECT_ROUTING_ID every send would be EHOSTUNREACH for ever
     IPV6                         only for an address in brackets
     ZAP_DOMAIN                   worker       asks the ZAP authenticator, :mod:`ollama_zmq.bus.security`
+                                 broker       nobody is asked, but libzmq then refuses ZMTP 1 and 2, by which a stranger
+                                              can abort the process (``process_routing_id_msg``)
 
 Weights travel in chunks of at most ``CHUNK_BYTES``: a 64 MB frame over 100 Mbit/s does not arrive within a heartbeat
 timeout, 1 MB frames do.
@@ -36,10 +39,10 @@ QUEUE_MESSAGES = 256
 HANDSHAKE_MS = 3000
 HEARTBEAT_MS = 1000
 HEARTBEAT_TIMEOUT_MS = 3000
-RECONNECT_MS = (100, 2000)
+RECONNECT_MS = 3_600_000
 REBIND_TRIES = 100
 REBIND_WAIT_MS = 10
-ZAP_DOMAIN = b"worker"
+WORKER_DOMAIN, BROKER_DOMAIN = b"worker", b"broker"
 
 _routing_ids: WeakKeyDictionary[zmq.Socket[bytes], set[bytes]] = WeakKeyDictionary()
 
@@ -54,7 +57,7 @@ def worker_socket(context: zmq.Context[Any], endpoint: str, *, zap: bool = False
     _set_common(dealer)
     dealer.setsockopt(zmq.IPV6, int("[" in endpoint))
     if zap:
-        dealer.setsockopt(zmq.ZAP_DOMAIN, ZAP_DOMAIN)
+        dealer.setsockopt(zmq.ZAP_DOMAIN, WORKER_DOMAIN)
     return dealer
 
 
@@ -104,6 +107,7 @@ def broker_socket(context: zmq.Context[Any], broker: str = "") -> zmq.Socket[byt
     router: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
     _set_common(router)
     router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    router.setsockopt(zmq.ZAP_DOMAIN, BROKER_DOMAIN)
     if broker:
         router.setsockopt(zmq.ROUTING_ID, broker.encode())
     _routing_ids[router] = set()
@@ -177,8 +181,7 @@ def _set_common(socket: zmq.Socket[bytes]) -> None:
     socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
     socket.setsockopt(zmq.HEARTBEAT_TTL, HEARTBEAT_TIMEOUT_MS)
-    socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS[0])
-    socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MS[1])
+    socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
 
 
 def check_size(nbytes: int) -> None:

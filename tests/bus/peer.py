@@ -28,6 +28,7 @@ class Peer:
         self.broker, self.epoch, self.endpoint = broker, epoch, endpoint
         self.seq = 0
         self.router = broker_socket(context, broker)
+        self.router.setsockopt(zmq.RECONNECT_IVL, 100)  # a broker has a dialer for that
         self.monitor = Monitor(self.router)
         self._seen: list[SocketEvent] = []
         connect(self.router, endpoint, self.routing_id)

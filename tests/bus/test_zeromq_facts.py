@@ -73,6 +73,22 @@ def broker(context):
         router.close(0)
 
 
+@pytest.fixture
+def plain_router(context):
+    """Makes routers without options, which call every worker b"w"; all are closed after the test."""
+    made = []
+
+    def make(**options):
+        made.append(context.socket(zmq.ROUTER))
+        for name, value in {"LINGER": 0, "CONNECT_ROUTING_ID": b"w", **options}.items():
+            made[-1].setsockopt(getattr(zmq, name), value)
+        return made[-1]
+
+    yield make
+    for router in made:
+        router.close(0)
+
+
 def receive(socket, *served):
     for _ in range(WAIT_MS // 10):
         for each in served:
@@ -102,7 +118,7 @@ def test_a_bound_dealer_deals_its_replies_to_every_router(worker, broker):
 
 def test_a_restarted_worker_gets_what_was_queued_for_the_one_before(worker, broker):
     dealer, endpoint = worker()
-    router = broker()
+    router = broker(RECONNECT_IVL=100)
     monitor = Monitor(router)
     connect(router, endpoint, b"w#1")
     router.send_multipart([b"w#1", b"first"])
@@ -188,7 +204,7 @@ def test_immediate_makes_every_send_unreachable(worker, broker):
 
 def test_a_message_over_the_limit_is_lost_and_the_next_arrives(worker, broker):
     dealer, endpoint = worker(MAXMSGSIZE=1000)
-    router = broker()
+    router = broker(RECONNECT_IVL=100)
     connect(router, endpoint, b"w")
     router.send_multipart([b"w", b"before"])
     assert receive(dealer) == [b"before"]
@@ -244,24 +260,24 @@ def test_a_sent_buffer_is_read_later_from_pyzmqs_threshold_on(context, nbytes, s
         tracker.wait(DEADLINE_S)
 
 
-def test_zap_is_asked_before_the_peer_has_told_its_routing_id(context, worker, broker):
+def test_zap_is_asked_before_the_peer_has_told_its_routing_id(context, worker, plain_router):
     zap = context.socket(zmq.REP)
     zap.bind("inproc://zeromq.zap.01")
     dealer, endpoint = worker(ZAP_DOMAIN=b"worker")
-    router = broker(ROUTING_ID=b"a broker")
-    connect(router, endpoint, b"w")
+    router = plain_router(ROUTING_ID=b"a broker")
+    router.connect(endpoint)
     request = receive(zap, dealer)
     zap.send_multipart([b"1.0", request[1], b"200", b"", b"", b""])
     zap.close(0)
     assert request[2:6] == [b"worker", b"127.0.0.1", b"", b"NULL"]
 
 
-def test_a_message_knows_its_connection_and_what_zap_called_its_sender(context, worker, broker):
+def test_a_message_knows_its_connection_and_what_zap_called_its_sender(context, worker, plain_router):
     zap = context.socket(zmq.REP)
     zap.bind("inproc://zeromq.zap.01")
     dealer, endpoint = worker(ZAP_DOMAIN=b"worker")
-    router = broker()
-    connect(router, endpoint, b"w")
+    router = plain_router()
+    router.connect(endpoint)
     zap.send_multipart([b"1.0", receive(zap, dealer)[1], b"200", b"", b"41", b""])
     zap.close(0)
     router.send_multipart([b"w", b"x"])
