@@ -1,19 +1,16 @@
 """What Ollama's clients send and expect, name by name. What Ollama leaves out when it is zero has a default here.
 
-Requests are read leniently: unknown fields are ignored and ``null`` means absent, as Go's decoder has it.
+How bodies are read stands in :mod:`ollama_zmq.server.decoding`. A text that is "" was not given: Ollama's own client
+always sends ``system``, ``template`` and ``suffix``.
 """
 
 from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
-
-from ollama_zmq.errors import RequestError
-
-T = TypeVar("T")
 
 
 class ResponseMessage(msgspec.Struct, omit_defaults=True):
@@ -28,14 +25,30 @@ class ResponseMessage(msgspec.Struct, omit_defaults=True):
     tool_call_id: str = ""
 
 
-class ReceivedMessage(msgspec.Struct):
-    """A message as clients send it: everything but the role may be missing."""
+class CalledFunction(msgspec.Struct, omit_defaults=True):
+    """The function of a :class:`ToolCall`; ``index`` is the call's place among those of its message."""
 
-    role: str
+    name: str = ""
+    arguments: dict[str, Any] = {}
+    index: int = 0
+
+
+class ToolCall(msgspec.Struct, omit_defaults=True):
+    """A call that the model made, as clients send it back."""
+
+    function: CalledFunction
+    id: str = ""
+    type: str = ""
+
+
+class ReceivedMessage(msgspec.Struct):
+    """A message as clients send it: anything may be missing."""
+
+    role: str = ""
     content: str = ""
     thinking: str = ""
     images: list[str] = []
-    tool_calls: list[dict[str, Any]] = []
+    tool_calls: list[ToolCall] = []
     tool_name: str = ""
     tool_call_id: str = ""
 
@@ -44,7 +57,8 @@ class Inference(msgspec.Struct, kw_only=True):
     """What ``/api/generate`` and ``/api/chat`` share.
 
     Attributes:
-        format: "json" or a JSON schema; "" means none.
+        format: "json" or a JSON schema; "" means none, {} is a schema.
+        think: a switch or a level; None leaves it to the model's template.
         keep_alive: seconds, or a Go duration.
         truncate: cut a prompt that is longer than the context.
         shift: forget the oldest half when the context is full, instead of stopping.
@@ -68,8 +82,8 @@ class GenerateRequest(Inference, kw_only=True):
 
     prompt: str = ""
     suffix: str = ""
-    system: str | None = None
-    template: str | None = None
+    system: str = ""
+    template: str = ""
     context: list[int] = []
     raw: bool = False
     images: list[str] = []
@@ -126,25 +140,25 @@ class GenerateResponse(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class ChatResponse(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """A chunk of ``/api/chat``, or all of them in one; numbers as in :class:`GenerateResponse`."""
+    """A chunk of ``/api/chat``, or all of them in one; numbers as in :class:`GenerateResponse`, behind the rest."""
 
     model: str
     created_at: str
     message: ResponseMessage
     done: bool
     done_reason: str = ""
+    debug_info: DebugInfo | None = msgspec.field(default=None, name="_debug_info")
+    logprobs: list[Logprob] = []
     total_duration: int = 0
     load_duration: int = 0
     prompt_eval_count: int = 0
     prompt_eval_duration: int = 0
     eval_count: int = 0
     eval_duration: int = 0
-    debug_info: DebugInfo | None = msgspec.field(default=None, name="_debug_info")
-    logprobs: list[Logprob] = []
 
 
-class Details(msgspec.Struct):
-    """What lists say about a model. Ollama never leaves any of it out."""
+class Details(msgspec.Struct, omit_defaults=True):
+    """What lists say about a model. The lengths, of context and hidden state, are in ``/api/tags`` only."""
 
     parent_model: str
     format: str
@@ -152,9 +166,11 @@ class Details(msgspec.Struct):
     families: list[str] | None
     parameter_size: str
     quantization_level: str
+    context_length: int = 0
+    embedding_length: int = 0
 
 
-class ModelEntry(msgspec.Struct):
+class ModelEntry(msgspec.Struct, omit_defaults=True):
     """A line of ``/api/tags``. ``digest`` has no "sha256:" in front."""
 
     name: str
@@ -163,6 +179,7 @@ class ModelEntry(msgspec.Struct):
     size: int
     digest: str
     details: Details
+    capabilities: list[str] = []
 
 
 class RunningModel(msgspec.Struct):
@@ -245,7 +262,10 @@ class CreateRequest(ModelRequest, kw_only=True):
     from_: str = msgspec.field(default="", name="from")
     files: dict[str, str] = {}
     adapters: dict[str, str] = {}
+    draft_files: dict[str, str] = {}
     quantize: str = ""
+    draft_quantize: str = ""
+    remote_host: str = ""
     template: str = ""
     license: str | list[str] = []
     system: str = ""
@@ -261,37 +281,6 @@ class Progress(msgspec.Struct):
     """A line of a long operation."""
 
     status: str
-
-
-def decode(body: bytes, kind: type[T]) -> T:
-    """The request in *body*.
-
-    Raises:
-        RequestError: it is empty, is no JSON object, or a field has the wrong type, which is named.
-    """
-    if not body.strip():
-        raise RequestError("missing request body")
-    try:
-        value = msgspec.json.decode(body)
-        return msgspec.convert(_without_nulls(value), kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RequestError(f"invalid JSON in the request body: {_plain(error)}") from None
-
-
-def _plain(error: Exception) -> str:
-    """msgspec's message without its capital and its quotes: ``expected str, got int - at $.prompt``."""
-    text = str(error).replace("`", "")
-    return text if text[1:2].isupper() else text[:1].lower() + text[1:]
-
-
-def _without_nulls(value: Any) -> Any:
-    """*value* without null fields, in the request itself and in each of its messages."""
-    if not isinstance(value, dict):
-        return value
-    kept = {key: item for key, item in value.items() if item is not None}
-    if isinstance(messages := kept.get("messages"), list):
-        kept["messages"] = [_without_nulls(message) for message in messages]
-    return kept
 
 
 def rfc3339(nanoseconds: int) -> str:

@@ -1,0 +1,86 @@
+"""Bodies are read as Go's encoding/json reads them."""
+
+import json
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ollama_zmq.errors import RequestError
+from ollama_zmq.server.decoding import decode
+from ollama_zmq.server.schema import ChatRequest, GenerateRequest
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def prompt_of(body):
+    return decode(body, GenerateRequest).prompt
+
+
+@pytest.mark.parametrize(
+    ("body", "prompt"),
+    [
+        (rb'{"prompt": "a\ud83d"}', "a\ufffd"),
+        (rb'{"prompt": "\ude00b"}', "\ufffdb"),
+        (rb'{"prompt": "\ud83d\ud83d\ude00"}', "\ufffd😀"),
+        (rb'{"prompt": "\ud83dx\ude00"}', "\ufffdx\ufffd"),
+        (rb'{"prompt": "\\ud83d"}', r"\ud83d"),  # an escaped backslash, not half a pair
+        (rb'{"prompt": "\\\ud83d"}', "\\\ufffd"),
+        (b'{"prompt": "caf\xe9"}', "caf\ufffd"),
+        (b'{"prompt": "\xf0\x9f\x98"}', "\ufffd\ufffd\ufffd"),  # Go counts bytes
+        (b'{"prompt": "\xed\xa0\xbd"}', "\ufffd\ufffd\ufffd"),
+        (b'\xef\xbb\xbf{"prompt": "\xef\xbb\xbfx"}', "\ufeffx"),
+        (b'{"prompt": "x"} {"prompt": "y"}', "x"),
+        (b'\r\n\t {"prompt": "x"}garbage\xff', "x"),
+        (b'{"prompt": "x", "prompt": "y"}', "y"),
+        (b'{"Prompt": "x"}', "x"),
+        (b'{"PROMPT": "x", "prompt": "y"}', "y"),
+        (b'{"prompt": null, "nope": {"prompt": 3}}', ""),
+        (b"null", ""),
+        (b'"x"', None),
+        (b'{"prompt": "a\nb"}', None),
+        (b'{"prompt": "x"', None),
+    ],
+)
+def test_text_is_what_go_reads(body, prompt):
+    if prompt is None:
+        with pytest.raises(RequestError, match="invalid JSON in the request body: "):
+            prompt_of(body)
+    else:
+        assert prompt_of(body) == prompt
+
+
+def test_records_in_a_request_have_their_names_in_any_case_and_options_theirs_as_written():
+    body = b'{"Messages": [{"Role": "user", "CONTENT": "x", "Name": 1}, null], "Options": {"Seed": 1, "seed": null}}'
+    request = decode(body, ChatRequest)
+    assert [(message.role, message.content) for message in request.messages] == [("user", "x"), ("", "")]
+    assert request.options == {"Seed": 1, "seed": None}
+
+
+@given(json_values)
+def test_any_value_in_options_comes_in_as_it_was_sent(value):
+    for text in (json.dumps(value), json.dumps(value, ensure_ascii=False)):
+        body = f'{{"options": {{"x": {text}}}}}'
+        assert decode(body.encode("utf-8", "surrogatepass"), GenerateRequest).options == {"x": value}
+        assert decode(body.encode("utf-8", "surrogatepass") + b"!", GenerateRequest).options == {"x": value}
+
+
+@given(st.binary(max_size=60))
+def test_what_is_in_a_string_never_makes_a_body_unreadable(content):
+    quoted = bytes(byte for byte in content if byte >= 0x20 and byte not in b'"\\')
+    assert prompt_of(b'{"prompt": "' + quoted + b'"}').encode() is not None
+
+
+@given(st.binary(max_size=80))
+def test_no_body_breaks_the_decoder(body):
+    with suppress(RequestError):
+        decode(body, ChatRequest)
