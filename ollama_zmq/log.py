@@ -10,6 +10,7 @@
     request.finished    request_id reason prompt_tokens output_tokens prefill_ms decode_ms
                         drafted accepted
     request.canceled    request_id (its client has left)
+    request.abandoned   path received (its client left before its body was complete)
     request.failed      request_id error
     request.broken      error (with traceback: a fault of our own)
     option.ignored      name value

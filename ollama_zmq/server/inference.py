@@ -18,8 +18,10 @@ from ollama_zmq.cluster.placement import Policy
 from ollama_zmq.durations import keep_alive_s
 from ollama_zmq.engine.requests import Finished, GenerationRequest, TextChunk, TokenLogprob
 from ollama_zmq.errors import ModelFileError, OllamaZmqError, RequestError
+from ollama_zmq.formats import manifest as records
 from ollama_zmq.formats.options import Options, merge_options
 from ollama_zmq.server.facts import Facts, facts_of
+from ollama_zmq.server.names import checked_name
 from ollama_zmq.server.schema import Inference, Logprob, TopLogprob
 from ollama_zmq.server.services import Services
 from ollama_zmq.store.stored_model import StoredModel
@@ -29,6 +31,8 @@ log = structlog.get_logger()
 
 DEFAULT_NUM_CTX = 4096
 MIN_NUM_CTX = 4
+MAX_NUM_BATCH = 1 << 16
+MAX_NUM_THREAD = 1024  # as many cores as one machine has, and far fewer than threads it could start
 THINK_LEVELS = ("low", "medium", "high", "max")
 
 
@@ -56,11 +60,12 @@ class PreparedRequest:
 
 
 async def prepare(
-    services: Services, request: Inference, go_template: str | None, needs: Sequence[str]
+    services: Services, request: Inference, *, go_template: str = "", needs: Sequence[str] = ()
 ) -> PreparedRequest:
     """*request* checked, with its model, options and load spec; nothing is loaded yet.
 
     Args:
+        go_template: what the request brings in place of the model's own; "" for none.
         needs: the capabilities it takes, besides thinking.
 
     Raises:
@@ -69,12 +74,14 @@ async def prepare(
     """
     started_ns = time.monotonic_ns()
     _check_fields(request)
-    model = await asyncio.to_thread(services.store.get, request.model)
+    model = await asyncio.to_thread(services.store.get, checked_name(request.model))
+    if model.manifest.of_type(records.ADAPTER_TYPE):
+        raise RequestError(f"model {request.model!r} has an adapter, which this version does not apply: merge it")
     facts = await asyncio.to_thread(facts_of, model, go_template)
     for capability in needs:
-        facts.require(request.model, capability)
+        facts.require(model, request.model, capability)
     if request.think:
-        facts.require(request.model, "thinking")
+        facts.require(model, request.model, "thinking")
     options, load_spec = load_of(services, model, facts, request.options)
     return PreparedRequest(
         request=request,
@@ -90,7 +97,7 @@ async def prepare(
 def _check_fields(request: Inference) -> None:
     if not 0 <= request.top_logprobs <= 20:
         raise RequestError("top_logprobs must be between 0 and 20")
-    if request.format:
+    if request.format != "":
         raise RequestError(
             "format: structured output is not supported yet; leave it out and ask for JSON in the prompt"
         )
@@ -125,10 +132,10 @@ def load_of(
         blob=model.gguf_path.name,
         num_ctx=_num_ctx(options.num_ctx, facts.context_length),
         rpc_servers=parse_servers(servers),
-        num_batch=max(1, options.num_batch),
+        num_batch=min(max(1, options.num_batch), MAX_NUM_BATCH),
         num_parallel=services.config.num_parallel,
         speculate=services.config.speculate,
-        num_thread=max(0, options.num_thread),
+        num_thread=_num_thread(options.num_thread),
         policy=Policy(services.config.rpc_policy),
         kv_type=services.config.kv_cache_type,
     )
@@ -139,6 +146,13 @@ def _num_ctx(requested: int, trained: int) -> int:
     if 0 < trained < requested != DEFAULT_NUM_CTX:
         log.warning("context.reduced", num_ctx=requested, trained=trained)
     return max(MIN_NUM_CTX, min(requested, trained or requested))
+
+
+def _num_thread(requested: int) -> int:
+    """The threads to compute with; 0 leaves them to the device."""
+    if requested > MAX_NUM_THREAD:
+        raise RequestError(f"num_thread={requested}: at most {MAX_NUM_THREAD}; leave it out for one per core")
+    return max(0, requested)
 
 
 def tokenizer_of(prepared: PreparedRequest, tokenizer: Tokenizer | None) -> Tokenizer:
@@ -208,7 +222,7 @@ def metrics(prepared: PreparedRequest, ready_ns: int, finished: Finished) -> dic
         "prompt_eval_count": finished.prompt_tokens,
         "prompt_eval_duration": round(finished.prefill_s * 1e9),
         "eval_count": finished.output_tokens,
-        "eval_duration": round(finished.decode_s * 1e9),
+        "eval_duration": max(round(finished.decode_s * 1e9), bool(finished.output_tokens)),  # clients divide by it
     }
 
 

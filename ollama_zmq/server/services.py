@@ -108,7 +108,7 @@ async def body_as(request: Request, kind: type[T]) -> T:
             if len(body) > MAX_BODY_BYTES:
                 raise BodyTooLarge(f"request body larger than {MAX_BODY_BYTES} bytes")
     except ClientDisconnect:
-        log.debug("request.canceled", path=request.url.path, received=len(body))
+        log.debug("request.abandoned", path=request.url.path, received=len(body))
         raise RequestCanceled("request canceled") from None
     if len(body) < SMALL_BODY_BYTES:
         return decode(bytes(body), kind)

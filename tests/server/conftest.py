@@ -25,8 +25,8 @@ SERVERS = "10.0.0.1:50052,10.0.0.2:50053"
 
 
 @dataclass(slots=True)
-class WorkerProfile:
-    """A server under test."""
+class ServerUnderTest:
+    """The application, the broker and the store below it, and a client of it."""
 
     broker: FakeBroker
     store: Store
@@ -80,7 +80,7 @@ def broker() -> FakeBroker:
 
 
 @asynccontextmanager
-async def site(broker: FakeBroker, store: Store, **settings: Any) -> AsyncIterator[WorkerProfile]:
+async def site(broker: FakeBroker, store: Store, **settings: Any) -> AsyncIterator[ServerUnderTest]:
     """A running application and a client of it."""
     config = replace(Config(), models=store.root, **settings)
     services = Services.of(config, store, broker)  # type: ignore[arg-type]
@@ -90,10 +90,10 @@ async def site(broker: FakeBroker, store: Store, **settings: Any) -> AsyncIterat
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://localhost") as http,
     ):
-        yield WorkerProfile(broker, store, services, http)
+        yield ServerUnderTest(broker, store, services, http)
 
 
-Scenario = Callable[[WorkerProfile], Awaitable[None]]
+Scenario = Callable[[ServerUnderTest], Awaitable[None]]
 
 
 @pytest.fixture

@@ -83,12 +83,48 @@ def test_no_messages_load_or_unload(on_site, fields, reason):
     on_site(scenario)
 
 
-def test_tools_reach_a_template_that_takes_them(on_site, store):
-    template = "{{ range .Messages }}{{ .Content }}{{ end }}{{ range .Tools }}[{{ .Function.Name }}]{{ end }}"
-    store.create("tooled", Recipe(from_="tiny", template=template))
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"tools": [TOOL]}, "registry.ollama.ai/library/able:latest does not support tools: this version"),
+        ({"think": True}, '"able" does not support thinking: this version'),
+        ({"think": "low"}, '"able" does not support thinking: this version'),
+        ({"format": "json"}, "format: structured output is not supported yet"),
+        ({"format": {}}, "format: structured output is not supported yet"),
+    ],
+)
+def test_what_is_not_built_is_refused_and_not_listed_whatever_the_template_could_do(on_site, store, fields, error):
+    template = "{{ range .Messages }}{{ .Content }}{{ .Thinking }}{{ end }}{{ .Tools }}{{ .Think }}"
+    store.create("able", Recipe(from_="tiny", template=template))
 
     async def scenario(site):
-        assert await rendered(site, model="tooled", messages=[HI], tools=[TOOL]) == "Hi[clock]"
+        response = await site.post("/api/chat", model="able", messages=[HI], **fields)
+        assert (response.status_code, response.json()["error"][: len(error)]) == (400, error)
+        assert (await site.post("/api/show", model="able")).json()["capabilities"] == ["completion"]
+
+    on_site(scenario)
+
+
+def test_no_thinking_no_tools_and_no_format_are_no_features(on_site):
+    async def scenario(site):
+        none = {"think": False, "tools": [], "format": "", "options": {}}
+        assert (await site.post("/api/chat", model="tiny", messages=[HI | {"images": []}], **none)).status_code == 200
+        nulls = dict.fromkeys(("think", "tools", "format", "options", "keep_alive", "stream", "truncate"))
+        assert (await site.post("/api/chat", model="tiny", messages=[HI], **nulls)).status_code == 200
+
+    on_site(scenario)
+
+
+def test_calls_of_earlier_messages_reach_the_template(on_site, store):
+    template = (
+        "{{ range .Messages }}{{ range .ToolCalls }}{{ .Function.Name }}{{ .Function.Arguments }}{{ end }}{{ end }}"
+    )
+    store.create("caller", Recipe(from_="tiny", template=template))
+    call = {"id": "call_1", "type": "function", "Function": {"name": "clock", "arguments": {"zone": "UTC"}}}
+
+    async def scenario(site):
+        messages = [{"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "noon"}]
+        assert await rendered(site, model="caller", messages=messages) == 'clock{"zone":"UTC"}'
 
     on_site(scenario)
 
@@ -98,7 +134,11 @@ def test_tools_reach_a_template_that_takes_them(on_site, store):
     [
         (400, "model is required", {"messages": [HI]}),
         (404, "model 'nope' not found", {"model": "nope", "messages": [HI]}),
-        (400, '"tiny" does not support tools', {"model": "tiny", "messages": [HI], "tools": [TOOL]}),
+        (
+            400,
+            "registry.ollama.ai/library/tiny:latest does not support tools",
+            {"model": "tiny", "messages": [HI], "tools": [TOOL]},
+        ),
         (400, '"tiny" does not support thinking', {"model": "tiny", "messages": [HI], "think": "high"}),
         (400, '"tiny" does not support images', {"model": "tiny", "messages": [HI | {"images": ["aGk="]}]}),
         (
@@ -108,8 +148,8 @@ def test_tools_reach_a_template_that_takes_them(on_site, store):
         ),
         (
             400,
-            "invalid JSON in the request body: object missing required field role",
-            {"model": "tiny", "messages": [{"content": "Hi"}]},
+            "invalid JSON in the request body: object missing required field function - at $.messages[0].tool_calls[0]",
+            {"model": "tiny", "messages": [HI | {"tool_calls": [{"id": "call_7"}]}]},
         ),
     ],
 )
@@ -122,9 +162,11 @@ def test_what_is_wrong_is_named_and_nothing_runs(on_site, broker, status, error,
     on_site(scenario)
 
 
-def test_a_message_without_content_is_an_empty_one(on_site):
+def test_what_a_message_does_not_have_is_empty(on_site):
     async def scenario(site):
-        text = await rendered(site, model="tiny", messages=[HI, {"role": "assistant", "content": None}, HI])
+        messages = [HI, {"role": "assistant", "content": None}, {"content": "no role"}, None]
+        text = await rendered(site, model="tiny", messages=messages)
         assert "<|im_start|>assistant\n<|im_end|>" in text
+        assert "<|im_start|>\nno role<|im_end|>\n<|im_start|>\n<|im_end|>" in text
 
     on_site(scenario)

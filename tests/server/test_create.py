@@ -81,7 +81,7 @@ def test_a_model_made_from_an_uploaded_file_answers(on_site, store):
     ("status", "error", "body"),
     [
         (400, "neither 'from' or 'files' was specified", {"model": "m"}),
-        (400, "invalid model name ''", {"from": "tiny"}),
+        (400, "invalid model name", {"from": "tiny"}),
         (404, "model 'nope' not found", {"model": "m", "from": "nope"}),
         (400, "file path must be relative", {"model": "m", "files": {"/etc/passwd": digest_of(b"")}}),
         (400, "unknown parameter 'wings'", {"model": "m", "from": "tiny", "parameters": {"wings": 2}}),
@@ -90,6 +90,10 @@ def test_a_model_made_from_an_uploaded_file_answers(on_site, store):
             'option "top_k" must be of type integer',
             {"model": "m", "from": "tiny", "parameters": {"top_k": "many"}},
         ),
+        (400, "invalid model name", {"model": "a//b", "from": "tiny"}),
+        (400, "adapters: not supported yet", {"model": "m", "from": "tiny", "adapters": {"a.gguf": digest_of(b"")}}),
+        (400, "draft_files: draft models", {"model": "m", "from": "tiny", "draft_files": {"d.gguf": digest_of(b"")}}),
+        (400, "remote_host='x'", {"model": "m", "from": "tiny", "remote_host": "x"}),
         (400, "quantize='q4_K_M': not supported yet", {"model": "m", "from": "tiny", "quantize": "q4_K_M"}),
         (
             400,

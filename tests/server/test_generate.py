@@ -75,7 +75,8 @@ def test_the_prompt_is_put_into_the_chat_template(on_site):
         ({"raw": True}, "Hi"),
         ({"template": "<{{ .System }}|{{ .Prompt }}>"}, "<Be brief.|Hi>"),
         ({"template": "<{{ .System }}|{{ .Prompt }}>", "system": "Shout."}, "<Shout.|Hi>"),
-        ({"template": "<{{ .System }}|{{ .Prompt }}>", "system": ""}, "<|Hi>"),
+        ({"template": "<{{ .System }}|{{ .Prompt }}>", "system": ""}, "<Be brief.|Hi>"),
+        ({"raw": True, "template": "", "system": "", "suffix": ""}, "Hi"),
         ({"template": "{{ .Prompt }}_{{ .Suffix }}", "suffix": "end"}, "Hi_end"),
     ],
 )
@@ -202,7 +203,7 @@ def test_unknown_options_are_ignored(on_site, broker):
     [
         (404, "model 'nope' not found", {"model": "nope", "prompt": "x"}),
         (404, "model '' not found", {"prompt": "x"}),
-        (404, "model '../../etc/passwd' not found", {"model": "../../etc/passwd"}),
+        (400, "invalid model name", {"model": "../../etc/passwd"}),
         (400, 'option "num_ctx" must be of type integer', {"model": "tiny", "options": {"num_ctx": "big"}}),
         (400, "top_logprobs must be between 0 and 20", {"model": "tiny", "top_logprobs": 21}),
         (
@@ -211,7 +212,11 @@ def test_unknown_options_are_ignored(on_site, broker):
             {"model": "tiny", "prompt": "x", "raw": True, "system": "y"},
         ),
         (400, '"tiny" does not support thinking', {"model": "tiny", "prompt": "x", "think": True}),
-        (400, '"tiny" does not support insert', {"model": "tiny", "prompt": "x", "suffix": "y"}),
+        (
+            400,
+            "registry.ollama.ai/library/tiny:latest does not support insert",
+            {"model": "tiny", "prompt": "x", "suffix": "y"},
+        ),
         (
             400,
             '"tiny" does not support images: this version reads text only',
@@ -258,8 +263,8 @@ def test_what_is_wrong_is_named_and_nothing_runs(on_site, broker, status, error,
     ("content", "error"),
     [
         (b"", "missing request body"),
-        (b"{", "invalid JSON in the request body: input data was truncated"),
-        (b'{"prompt": NaN}', "invalid JSON in the request body: JSON is malformed"),
+        (b"{", "invalid JSON in the request body: expecting property name"),
+        (b'{"prompt": NaN}', "invalid JSON in the request body: not a JSON value: NaN"),
         (b"[1]", "invalid JSON in the request body: expected object, got array"),
         (b"\xff\xfe", "invalid JSON in the request body: "),
         (b'{"prompt": ' + b"[" * 100_000, "invalid JSON in the request body: "),

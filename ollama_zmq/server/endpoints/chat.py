@@ -15,6 +15,7 @@ from starlette.responses import Response
 from ollama_zmq.engine.requests import Finished
 from ollama_zmq.errors import RequestError
 from ollama_zmq.server.inference import PreparedRequest, encoded, logprobs_of, metrics, outputs, prepare, tokenizer_of
+from ollama_zmq.server.names import required_name
 from ollama_zmq.server.resident import Resident
 from ollama_zmq.server.schema import ChatRequest, ChatResponse, DebugInfo, ReceivedMessage, ResponseMessage, now
 from ollama_zmq.server.services import Services, body_as, services_of
@@ -27,11 +28,10 @@ from ollama_zmq.text.tokenizer import Tokenizer
 async def chat(http: Request) -> Response:
     """Answer a conversation, in chunks or in one piece."""
     services, request = services_of(http), await body_as(http, ChatRequest)
-    if not request.model:
-        raise RequestError("model is required")
+    required_name(request.model)
     if any(message.images for message in request.messages):
         raise RequestError(f'"{request.model}" does not support images: this version reads text only')
-    prepared = await prepare(services, request, None, ["completion", *(["tools"] if request.tools else [])])
+    prepared = await prepare(services, request, needs=["completion", *(["tools"] if request.tools else [])])
     if not request.messages and prepared.unloads:
         await services.scheduler.expire(prepared.load_spec.path)
         return json_response(_chunk(request, done=True, done_reason="unload"))
@@ -50,7 +50,7 @@ async def _chunks(
         tokenizer = tokenizer_of(prepared, resident.loaded.tokenizer)
         prompt = await asyncio.to_thread(_prompt, prepared, request, resident, tokenizer)
         if request.debug_render_only:
-            yield _chunk(request, debug_info=DebugInfo(prompt))
+            yield _chunk(request, message=ResponseMessage("", ""), debug_info=DebugInfo(prompt))
             return
         token_ids = await asyncio.to_thread(encoded, tokenizer, prompt)
         async with aclosing(outputs(services, prepared, resident.loaded, token_ids)) as answer:

@@ -36,7 +36,7 @@ async def plan(request: Request) -> Response:
     if not asked.model_name:
         raise RequestError("model is required")
     model = await asyncio.to_thread(services.store.get, asked.model_name)
-    facts = await asyncio.to_thread(facts_of, model, None)
+    facts = await asyncio.to_thread(facts_of, model)
     _, wanted = load_of(services, model, facts, asked.options)
     replaces = services.scheduler.loaded_from(wanted.path)
     planned: asyncio.Future[DryRun] = asyncio.wrap_future(services.broker.plan(wanted, replaces=replaces))

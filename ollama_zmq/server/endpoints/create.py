@@ -7,9 +7,10 @@ from collections.abc import AsyncGenerator, Callable
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ollama_zmq.errors import RequestError
+from ollama_zmq.errors import ModelNotFound, RequestError
 from ollama_zmq.formats.modelfile import ROLES, ChatMessage
 from ollama_zmq.formats.options import DEPRECATED, Options, merge_options
+from ollama_zmq.server.names import checked_name, plain_name
 from ollama_zmq.server.schema import CreateRequest, Progress
 from ollama_zmq.server.services import Services, body_as, services_of
 from ollama_zmq.server.streaming import Chunked, Statuses
@@ -20,8 +21,16 @@ from ollama_zmq.store.names import ModelName, parse_name
 async def create(http: Request) -> Response:
     """Make or replace a model."""
     services, request = services_of(http), await body_as(http, CreateRequest)
-    name, recipe = parse_name(request.model_name), recipe_of(request)
+    name, recipe = _target(request.model_name), recipe_of(request)
     return Chunked(_progress(services, name, recipe), None if request.stream else _last)
+
+
+def _target(requested: str) -> ModelName:
+    """The name of the model to make. Raises RequestError if it is none, or empty."""
+    try:
+        return parse_name(checked_name(requested))
+    except ModelNotFound:
+        raise RequestError("invalid model name", model=requested) from None
 
 
 def recipe_of(request: CreateRequest) -> Recipe:
@@ -32,11 +41,17 @@ def recipe_of(request: CreateRequest) -> Recipe:
     """
     if request.quantize:
         raise RequestError(f"quantize={request.quantize!r}: not supported yet; quantize the GGUF file before creating")
+    if request.adapters:
+        raise RequestError("adapters: not supported yet; merge the adapter into the model's GGUF file before creating")
+    if request.draft_files or request.draft_quantize:
+        raise RequestError("draft_files: draft models are not supported yet; leave them out")
+    if request.remote_host:
+        raise RequestError(f"remote_host={request.remote_host!r}: models of another host are not supported")
     for message in request.messages:
         if message.role not in ROLES:
             raise RequestError(f"message role {message.role!r}: must be one of {', '.join(ROLES)}")
     return Recipe(
-        from_=request.from_ or None,
+        from_=plain_name(request.from_) or None,
         files=request.files,
         adapters=request.adapters,
         template=request.template or None,

@@ -27,9 +27,8 @@ async def generate(http: Request) -> Response:
     """Continue a prompt, in chunks or in one piece."""
     services, request = services_of(http), await body_as(http, GenerateRequest)
     _check(request)
-    prepared = await prepare(
-        services, request, request.template, ["completion", *(["insert"] if request.suffix else [])]
-    )
+    needs = ["completion", *(["insert"] if request.suffix else [])]
+    prepared = await prepare(services, request, go_template=request.template, needs=needs)
     if not request.prompt and prepared.unloads:
         await services.scheduler.expire(prepared.load_spec.path)
         return json_response(_chunk(request, done=True, done_reason="unload"))
@@ -38,7 +37,7 @@ async def generate(http: Request) -> Response:
 
 
 def _check(request: GenerateRequest) -> None:
-    if request.raw and (request.template is not None or request.system is not None or request.context):
+    if request.raw and (request.template or request.system or request.context):
         raise RequestError("raw mode does not support template, system, or context")
     if request.images:
         raise RequestError(f'"{request.model}" does not support images: this version reads text only')
@@ -82,7 +81,7 @@ def _prompt(prepared: PreparedRequest, request: GenerateRequest, resident: Resid
     return render_generate(
         template,
         prompt=request.prompt,
-        system=(prepared.model.system or "") if request.system is None else request.system,
+        system=request.system or prepared.model.system or "",
         suffix=request.suffix,
         examples=[{"role": example.role, "content": example.content} for example in examples],
         think=request.think,

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 
 import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ollama_zmq.errors import RequestError
+from ollama_zmq.errors import OllamaZmqError, RequestError
 from ollama_zmq.formats import manifest as records
 from ollama_zmq.formats.gguf import GgufFile, open_gguf
 from ollama_zmq.formats.gguf_header import Metadata, readable
 from ollama_zmq.formats.modelfile import Modelfile, format_modelfile
 from ollama_zmq.formats.options import format_parameters
 from ollama_zmq.server.facts import facts_of
+from ollama_zmq.server.names import named, required_name
 from ollama_zmq.server.resident import Resident
 from ollama_zmq.server.schema import (
     CopyRequest,
@@ -31,16 +33,18 @@ from ollama_zmq.server.schema import (
 )
 from ollama_zmq.server.services import body_as, services_of
 from ollama_zmq.server.streaming import json_response
+from ollama_zmq.store.models import Store
+from ollama_zmq.store.names import parse_name
 from ollama_zmq.store.stored_model import StoredModel
 
 MAX_SHOWN_ITEMS = 5
+COPILOT = "GitHubCopilotChat/"  # it takes general.basename for the name to ask for
 HIDDEN_KEYS = frozenset(("general.name", "tokenizer.chat_template"))
 
 
 async def tags(http: Request) -> Response:
     """All models, the newest first."""
-    models = await asyncio.to_thread(services_of(http).store.list)
-    return json_response({"models": [_entry(model) for model in models]})
+    return json_response({"models": await asyncio.to_thread(_entries, services_of(http).store)})
 
 
 async def ps(http: Request) -> Response:
@@ -65,24 +69,27 @@ def _running(resident: Resident) -> RunningModel:
 async def show(http: Request) -> Response:
     """Everything about one model."""
     request = await body_as(http, ShowRequest)
-    if not request.model_name:
-        raise RequestError("model is required")
-    model = await asyncio.to_thread(services_of(http).store.get, request.model_name)
-    return json_response(await asyncio.to_thread(_shown, model, request))
+    model = await asyncio.to_thread(services_of(http).store.get, required_name(request.model_name))
+    shown = await asyncio.to_thread(_shown, model, request)
+    if http.headers.get("user-agent", "").startswith(COPILOT):
+        shown.model_info["general.basename"] = request.model_name
+    return json_response(shown)
 
 
 async def copy(http: Request) -> Response:
     """Give a model a second name."""
     request = await body_as(http, CopyRequest)
-    await asyncio.to_thread(services_of(http).store.copy, request.source, request.destination)
+    source, destination = named("source", request.source), named("destination", request.destination)
+    await asyncio.to_thread(services_of(http).store.copy, source, destination)
     return Response()
 
 
 async def delete(http: Request) -> Response:
     """Remove a model; one that is loaded is unloaded when its last request is done."""
     services, request = services_of(http), await body_as(http, ModelRequest)
-    model = await asyncio.to_thread(services.store.get, request.model_name)
-    await asyncio.to_thread(services.store.delete, request.model_name)
+    name = named("name", request.model_name)
+    model = await asyncio.to_thread(services.store.get, name)
+    await asyncio.to_thread(services.store.delete, name)
     for resident in services.scheduler.residents:
         if resident.model.name == model.name:
             await services.scheduler.expire(resident.loaded.request.path)
@@ -93,11 +100,25 @@ def details_of(model: StoredModel) -> Details:
     """What lists say about *model*."""
     config = model.config
     families = None if config.model_families is None else list(config.model_families)
-    return Details("", config.model_format, config.model_family, families, config.model_type, config.file_type)
+    parent = _parent_name(model)
+    return Details(parent, config.model_format, config.model_family, families, config.model_type, config.file_type)
+
+
+def _parent_name(model: StoredModel) -> str:
+    """The model that *model* was made from, as lists name it; "" if it was made from a file."""
+    origins = [layer.from_ for layer in model.manifest.of_type(records.MODEL_TYPE) if layer.from_]
+    try:
+        return parse_name(origins[0]).short if origins else ""
+    except RequestError:  # the path of a file, as older versions of Ollama wrote it
+        return ""
+
+
+def _entries(store: Store) -> list[ModelEntry]:
+    return [_entry(model) for model in store.list()]
 
 
 def _entry(model: StoredModel) -> ModelEntry:
-    return ModelEntry(
+    entry = ModelEntry(
         name=model.name.short,
         model=model.name.short,
         modified_at=_modified(model),
@@ -105,6 +126,12 @@ def _entry(model: StoredModel) -> ModelEntry:
         digest=model.digest,
         details=details_of(model),
     )
+    with suppress(OllamaZmqError, OSError):  # a model whose file is damaged is still listed, so that it can be removed
+        facts = facts_of(model)
+        entry.capabilities = list(facts.capabilities)
+        entry.details.context_length = facts.context_length
+        entry.details.embedding_length = facts.embedding_length
+    return entry
 
 
 def _modified(model: StoredModel) -> str:
@@ -115,7 +142,7 @@ def _shown(model: StoredModel, request: ShowRequest) -> ShowResponse:
     facts = facts_of(model)
     with open_gguf(model.gguf_path) as gguf:
         info = _model_info(gguf, verbose=request.verbose)
-        tensors = _tensors(gguf) if request.verbose else []
+        tensors = _tensors(gguf)
     system = request.system or model.system or ""
     parameters = model.parameters | request.options
     return ShowResponse(
