@@ -2,7 +2,7 @@
 
 A matrix, or each of a stack of experts [X, N, K], is packed into groups of 16 rows (``formats.h``) in the type of the
 file, or the one that :mod:`recode` names; a vector (a norm's weight, a bias, RoPE's factors) becomes float32. Small
-weights share slabs of 64 MB, so that all of them stand on huge pages.
+weights share slabs of 64 MB (a slab allocator), so that all of them stand on huge pages.
 """
 
 from __future__ import annotations

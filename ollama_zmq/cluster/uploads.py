@@ -1,7 +1,8 @@
-"""Sending weights that a worker does not have: chunks in order, within a credit of unacknowledged bytes.
+"""Sending weights that a worker does not have: chunks in order, under credit-based flow control.
 
-The credit keeps a step from waiting long behind weights: 4 MB while nothing else is going on, 256 KB while steps are in
-flight, which for whole chunks of 1 MB means one at a time: 84 ms at 100 Mbit/s.
+The credit is how many bytes may be unacknowledged. It keeps a step from waiting long behind weights: 4 MB while
+nothing else is going on, 256 KB while steps are in flight, which for whole chunks of 1 MB means one at a time: 84 ms
+at 100 Mbit/s.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a worker decides. Events in, effects out; no sockets, no clocks, no threads (sans-IO).
+"""What a worker decides, as a state machine. Events in, effects out; no sockets, no clocks, no threads (sans-IO).
 
     State   Event                                Effects                        Next state
     IDLE    Received(Hello)                      SendWelcome                    LEASED to that broker and epoch

@@ -1,4 +1,4 @@
-"""Which tokens stay when a sequence and its context do not fit together. Ollama's rules.
+"""Context shift: which tokens stay when a sequence does not fit its context. Ollama's rules.
 
     keep     num_keep tokens at the head, and the BOS token where the tokenizer adds one; all of the prompt when
              num_keep is negative; never more than num_ctx - 1, so that something can go

@@ -1,6 +1,6 @@
 """Every tensor type of ggml: its number in GGUF files, its block and what Ollama calls a mix of them.
 
-A row of K elements is K / block_size blocks of block_nbytes bytes, one after another; rows follow each
+A row of K elements is K / block_size quantization blocks of block_nbytes bytes, one after another; rows follow each
 other without padding. F32 and its like have blocks of one element. The numbers 4, 5, 31-33 and 36-38 were
 types once and are refused by name where a file still carries them.
 
