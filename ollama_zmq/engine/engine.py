@@ -24,8 +24,9 @@ from ollama_zmq.engine.intake import open_generation, open_scoring
 from ollama_zmq.engine.pacing import Pacing, StageCost
 from ollama_zmq.engine.pages import PagePool, pages_for
 from ollama_zmq.engine.requests import GenerationRequest, Microbatch, Output, Request, RequestFailed, TextChunk
-from ollama_zmq.engine.scheduler import Scheduler, Slice
+from ollama_zmq.engine.scheduler import Scheduler
 from ollama_zmq.engine.sequence import Generation, Sequence
+from ollama_zmq.engine.slices import Slice, microbatch_of
 from ollama_zmq.errors import ModelFileError, OllamaZmqError, OpError, RequestError, ShapeError
 from ollama_zmq.text.tokenizer import Tokenizer
 
@@ -145,7 +146,7 @@ class Engine:
         slices = self._scheduler.plan(self._microbatches, now)
         if not slices:
             return None
-        microbatch = _microbatch_of(self._microbatches, slices)
+        microbatch = microbatch_of(self._microbatches, slices)
         self._microbatches += 1
         return microbatch
 
@@ -197,6 +198,17 @@ class Engine:
         """Go on after the pages' contents were lost: what has been begun is prefilled again and its text continues."""
         self._scheduler.forget_pages()
 
+    def check(self) -> None:
+        """Assert what holds between any two calls: whoever is not done is known by its id, and the books are right."""
+        self._scheduler.check()
+        open_ids = [
+            sequence.request_id
+            for sequence in (*self._scheduler.running, *self._scheduler.waiting)
+            if not sequence.ended
+        ]
+        undrained = [sequence.request_id for sequence in self._undrained]
+        assert set(open_ids) <= self._sequences.keys() <= {*open_ids, *undrained}, "a request that nobody works on"
+
     def _open(self, request: Request) -> Sequence:
         if isinstance(request, GenerationRequest):
             if self.tokenizer is None:
@@ -238,19 +250,3 @@ class Engine:
         if sequence.ended and not was_over:
             self._scheduler.remove(sequence)
         return outputs
-
-
-def _microbatch_of(number: int, slices: list[Slice]) -> Microbatch:
-    token_ids: list[int] = []
-    rows: list[int] = []
-    for slice_ in slices:
-        rows += [len(token_ids) + row for row in slice_.rows]
-        token_ids += (*slice_.sequence.tokens[slice_.start : slice_.stop], *slice_.draft)
-    return Microbatch(
-        number,
-        np.array(token_ids, np.int32),
-        lengths=tuple(slice_.length for slice_ in slices),
-        positions=tuple(slice_.start for slice_ in slices),
-        pages=tuple(tuple(slice_.sequence.table.pages[: pages_for(slice_.start + slice_.length)]) for slice_ in slices),
-        rows=tuple(rows),
-    )

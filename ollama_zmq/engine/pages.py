@@ -142,6 +142,22 @@ class PagePool:
                     self._blank.append(page)
         table.pages, table.digests, table.cached = [], [], 0
 
+    def check(self) -> None:
+        """Assert what holds between any two calls: every page is in one state, and what is known of it is found."""
+        held = [page for page, n in enumerate(self.holders) if n]
+        assert min(self.holders, default=0) >= 0
+        assert sorted([*self._blank, *self._idle, *held]) == list(range(self.n_pages)), "a page in no state, or in two"
+        assert not self._content.keys() & set(self._blank), "a blank page of which something is known"
+        assert self._idle.keys() <= self._content.keys(), "an idle page of which nothing is known"
+        for page, content in self._content.items():
+            assert page in self._after[content.parent], f"page {page} is not found behind the one before it"
+            full = content.digest is not None
+            assert len(content.token_ids) == PAGE_SLOTS if full else 0 < len(content.token_ids) < PAGE_SLOTS
+            assert not full or content.digest == digest_of(content.parent, content.token_ids)
+        full_pages = {content.digest: page for page, content in self._content.items() if content.digest is not None}
+        assert full_pages == self._full, "a full page that is not found by its digest"
+        assert sum(map(len, self._after.values())) == len(self._content), "a page behind one that it does not follow"
+
     def _known(self, token_ids: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         """(page, digest) of every full page at the beginning of *token_ids*, the last token left out."""
         digest = ROOT

@@ -24,42 +24,15 @@
 from __future__ import annotations
 
 from bisect import insort
+from collections import Counter
 from collections.abc import Iterable
-
-import msgspec
 
 from ollama_zmq.engine.drafts import Drafter
 from ollama_zmq.engine.pacing import Pacing, Plan
 from ollama_zmq.engine.pages import PagePool, common_prefix, pages_for
 from ollama_zmq.engine.sequence import Generation, Scoring, Sequence
+from ollama_zmq.engine.slices import Slice
 from ollama_zmq.ops.program import PAGE_SLOTS
-
-QUANTUM = 256  # tokens of a prompt before the next prompt has some
-
-
-class Slice(msgspec.Struct, frozen=True):
-    """The next *length* tokens of a sequence, from position *start*.
-
-    Attributes:
-        rows: those whose logits are wanted.
-        draft: the last of the tokens, which are a draft.
-    """
-
-    sequence: Sequence
-    start: int
-    length: int
-    rows: range
-    draft: tuple[int, ...] = ()
-
-    @property
-    def stop(self) -> int:
-        """The position behind its last token that is known."""
-        return self.start + self.length - len(self.draft)
-
-    @property
-    def is_within_quantum(self) -> bool:
-        """Whether its sequence is prefilled, and has the next chunk, too, before others."""
-        return not self.sequence.decodes and self.start // QUANTUM == self.stop // QUANTUM
 
 
 class Scheduler:
@@ -175,6 +148,28 @@ class Scheduler:
         self.waiting = [sequence for sequence in (*self.running, *self.waiting) if not sequence.ended]
         self.waiting.sort(key=lambda sequence: sequence.order)
         self.running = []
+
+    def check(self) -> None:
+        """Assert what holds between any two calls: who waits holds nothing, who runs holds what the pool says."""
+        self.pool.check()
+        assert not {id(one) for one in self.waiting} & {id(one) for one in self.running}
+        assert len(self.running) <= self.max_sequences
+        for queued in (self.waiting, self.running):
+            orders = [sequence.order for sequence in queued]
+            assert orders == sorted(set(orders)), f"not in order of arrival: {orders}"
+        for sequence in self.waiting:
+            holds = sequence.table.pages, sequence.in_flight, sequence.ended
+            assert holds == ([], 0, False), f"{sequence.request_id} waits and holds {holds}"
+        sent = Counter(id(slice_.sequence) for slices in self.in_flight.values() for slice_ in slices)
+        assert sent.keys() <= {id(sequence) for sequence in self.running}
+        for sequence in self.running:
+            table = sequence.table
+            assert sequence.in_flight == sent[id(sequence)], f"{sequence.request_id}: in flight"
+            assert table.cached <= sequence.sent <= len(sequence.tokens), f"{sequence.request_id}: sent"
+            assert sequence.sent <= len(table.pages) * PAGE_SLOTS, f"{sequence.request_id}: sent without a page"
+            assert len(table.digests) <= len(table.pages)
+        held = Counter(page for sequence in self.running for page in sequence.table.pages)
+        assert held == Counter({page: n for page, n in enumerate(self.pool.holders) if n}), "pages held by nobody"
 
     def _retire(self, sequence: Sequence) -> None:
         self.running.remove(sequence)

@@ -106,6 +106,10 @@ class Requests(RuleBasedStateMachine):
         self.driver.model.slots = FakeModel(self.kv_pages).slots
 
     @invariant()
+    def the_books_are_right(self):
+        self.driver.engine.check()
+
+    @invariant()
     def no_slot_is_written_twice_at_a_time(self):
         written = []
         for microbatch, _ in self.driver.flying:

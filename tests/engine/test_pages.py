@@ -183,6 +183,10 @@ class Pages(RuleBasedStateMachine):
         assert self.pool.available == holders.count(0)
 
     @invariant()
+    def what_is_known_of_pages_agrees(self):
+        self.pool.check()
+
+    @invariant()
     def held_pages_keep_what_was_written(self):
         for table, token_ids in self.tables:
             for position in range(table.cached):
