@@ -203,6 +203,37 @@ class Drawer:
         args = {"x": x, "routing": routing, "weight": weight}
         self.call("expert_linear", args, {"n_used": J}, symbol, J * N)
 
+    def draw_experts_again(self) -> None:
+        """The same rows to the same experts, as one input or as one for each slot."""
+        calls = [call for call in self.calls if call.op == "expert_linear"]
+        if not calls:
+            return
+        earlier = self.pick(calls)
+        _, symbol, W = next(value for value in self.values if value[0] == earlier.args["x"])
+        X = next(width for name, _, width in self.values if name == earlier.args["routing"])
+        J = int(earlier.attrs["n_used"])
+        N = int(self.pick((1, 16, 33)))
+        weight = self.weight((X, N, self.pick([K for K in (W, W // J) if K * J == W or K == W])))
+        self.call("expert_linear", earlier.args | {"weight": weight.name}, {"n_used": J}, symbol, J * N)
+
+    def draw_attention_again(self) -> None:
+        """Other keys into a cache that was read, values that were there long before, and the same question again."""
+        calls = [call for call in self.calls if call.op.startswith("attention")]
+        if not calls:
+            return
+        earlier = self.pick(calls)
+        cache = next(cache for cache in self.caches if cache.name == earlier.args["cache"])
+        fits = [
+            [name for name, symbol, width in self.values if (symbol, width) == ("T", cache.n_kv_heads * size)]
+            for size in (cache.head_dim, cache.value_dim)
+        ]
+        attrs = {"n_kv_heads": cache.n_kv_heads, "head_dim": cache.head_dim, "value_dim": cache.value_dim}
+        self.calls.append(
+            Call("store_kv", {"k": self.pick(fits[0]), "v": self.pick(fits[1]), "cache": cache.name}, attrs)
+        )
+        width = int(earlier.attrs["n_heads"]) * cache.value_dim
+        self.call(earlier.op, earlier.args, earlier.attrs, "T", width)
+
     def draw_expert_sum(self) -> None:
         routing, symbol, X = self.pick(self.values)
         x, _, W = self.value(symbol)
@@ -249,7 +280,8 @@ class Drawer:
 
 DRAWN = (
     *("linear", "linear", "norm", "norm", "pair", "pair", "rope", "route"),
-    *("expert_linear", "expert_linear", "expert_sum", "take_rows", "store_kv", "attention", "attention"),
+    *("expert_linear", "expert_linear", "experts_again", "expert_sum", "take_rows"),
+    *("store_kv", "attention", "attention", "attention_again", "attention_again"),
 )
 
 
