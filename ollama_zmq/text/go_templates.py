@@ -22,7 +22,7 @@ from gotpl.runtime.gofmt import sprintf
 
 from ollama_zmq.errors import RequestError
 from ollama_zmq.text.go_values import Json, JsonList, go_json, go_message, go_tool, printed, typescript
-from ollama_zmq.text.templates import ChatTemplate, Message, Think
+from ollama_zmq.text.templates import ChatTemplate, Message, Think, check_size
 
 MAX_TEXT = 32_000_000
 WIDE_FIELD = re.compile(r"%[^a-zA-Z%]*(?:\d{5}|\*)")
@@ -39,6 +39,7 @@ class GoTemplate(ChatTemplate):
     """
 
     def __init__(self, source: str, *, clock: Callable[[], datetime] = datetime.now) -> None:
+        check_size(source)
         self.source = source
         self._functions = _functions(clock)
         names = set(_fields(self._parsed(source)))
@@ -92,7 +93,7 @@ class GoTemplate(ChatTemplate):
                 source, name="template", left_delimiter="{{", right_delimiter="}}", functions=self._functions
             )
         except Exception as error:  # syntax, unknown functions, and whatever a young parser throws at odd text
-            raise RequestError(f"template error: {error}") from error
+            raise RequestError(_failed(error)) from error
 
     def _compiled(self, source: str) -> Template:
         try:
@@ -104,13 +105,13 @@ class GoTemplate(ChatTemplate):
                 sandbox=SandboxPolicy(allow_functions=self._functions, default_budget=LIMITS),
             )
         except Exception as error:
-            raise RequestError(f"template error: {error}") from error
+            raise RequestError(_failed(error)) from error
 
     def _run(self, template: Template, values: Mapping[str, Any]) -> str:
         try:
             return template.render(dict(values))
         except Exception as error:  # whatever a foreign template can bring about
-            raise RequestError(f"template error: {error}") from error
+            raise RequestError(_failed(error)) from error
 
     def _cut(self, source: str) -> str:
         """*source* up to the first ``.Response`` that is printed, with the blocks around it closed."""
@@ -128,6 +129,10 @@ class GoTemplate(ChatTemplate):
                 continue
             return cut
         return source
+
+
+def _failed(error: Exception) -> str:
+    return f"template error: {' '.join(str(error).split()) or type(error).__name__}"
 
 
 def collate(messages: Sequence[Message]) -> tuple[str, list[Message]]:

@@ -9,12 +9,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from ollama_zmq.errors import ModelFileError, RequestError
-from ollama_zmq.text.templates import ChatTemplate, Message, Think
+from ollama_zmq.text.templates import ChatTemplate, Message, Think, check_size
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
-MAX_TEMPLATE_LENGTH = 1_000_000
+END_OF_CONTENT = "\ufdd0\ufdd1"  # two of the code points that no text has: the prompt is cut here
 
 
 class JinjaTemplate(ChatTemplate):
@@ -60,9 +60,19 @@ class JinjaTemplate(ChatTemplate):
         add_generation_prompt: bool = True,
         think: Think = None,
     ) -> str:
-        """See :class:`ChatTemplate`."""
-        template = self._with_tools if tools else self._template
+        """See :class:`ChatTemplate`. The assistant's last message goes on where the template put its content."""
         shown = [_hugging_face(message, self._short_ids) for message in messages]
+        if add_generation_prompt and shown and _is_unfinished(shown[-1]):
+            marked = {**shown[-1], "content": shown[-1]["content"] + END_OF_CONTENT}
+            prompt, end, _ = self._render([*shown[:-1], marked], tools, False, think).rpartition(END_OF_CONTENT)
+            if end:
+                return prompt
+        return self._render(shown, tools, add_generation_prompt, think)
+
+    def _render(
+        self, shown: list[dict[str, Any]], tools: Sequence[Message] | None, add_generation_prompt: bool, think: Think
+    ) -> str:
+        template = self._with_tools if tools else self._template
         given = [*tools] if tools else None
         values = {
             **self._constants,
@@ -89,19 +99,23 @@ class JinjaTemplate(ChatTemplate):
         raise RequestError(_failed(failure)) from failure
 
 
+def _is_unfinished(message: Mapping[str, Any]) -> bool:
+    """Whether *message* is text of the assistant that the model is to go on with."""
+    return message["role"] == "assistant" and isinstance(message["content"], str) and "tool_calls" not in message
+
+
 def _compiled(source: str) -> Template:
     from jinja2 import TemplateSyntaxError
 
     from ollama_zmq.text.sandbox import Sandbox
 
-    if len(source) > MAX_TEMPLATE_LENGTH:
-        raise ModelFileError(f"tokenizer.chat_template: {len(source)} characters, more than {MAX_TEMPLATE_LENGTH}")
+    check_size(source)
     try:
         return Sandbox().from_string(source)
     except TemplateSyntaxError as error:
         raise ModelFileError(f"tokenizer.chat_template: line {error.lineno}: {error.message}") from error
     except Exception as error:  # nested too deep, and whatever else a compiler meets
-        raise ModelFileError(f"tokenizer.chat_template: cannot be compiled: {error}") from error
+        raise ModelFileError(f"tokenizer.chat_template: cannot be compiled: {' '.join(str(error).split())}") from error
 
 
 def _rendered(template: Template, values: Mapping[str, object]) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from ollama_zmq.errors import OllamaZmqError
 from ollama_zmq.text.jinja_templates import JinjaTemplate
-from ollama_zmq.text.templates import ChatTemplate, PlainTemplate
+from ollama_zmq.text.templates import BrokenTemplate, ChatTemplate, PlainTemplate
 
 if TYPE_CHECKING:
     from ollama_zmq.text.tokenizer import Tokenizer
@@ -21,19 +22,25 @@ def chat_template(
 ) -> ChatTemplate:
     """The template of a model: *go_template* (a Modelfile's TEMPLATE), else the file's own, else plain words.
 
-    *tokenizer* is the one of the same file; without it BOS and EOS have no text.
-
-    Raises:
-        ModelFileError: the file's template is no Jinja template.
-        RequestError: *go_template* is no Go template.
+    *tokenizer* is the one of the same file; without it BOS and EOS have no text. A text that is no template is a
+    :class:`BrokenTemplate`, which says why.
     """
-    if go_template:
-        from ollama_zmq.text.go_templates import GoTemplate
-
-        return GoTemplate(go_template)
-    source = metadata.get("tokenizer.chat_template")
+    source = go_template or metadata.get("tokenizer.chat_template")
     if not isinstance(source, str) or not source:
         return PlainTemplate()
+    try:
+        return _go_template(source) if go_template else _jinja_template(source, metadata, tokenizer)
+    except OllamaZmqError as error:
+        return BrokenTemplate(source, str(error))
+
+
+def _go_template(source: str) -> ChatTemplate:
+    from ollama_zmq.text.go_templates import GoTemplate
+
+    return GoTemplate(source)
+
+
+def _jinja_template(source: str, metadata: Mapping[str, object], tokenizer: Tokenizer | None) -> ChatTemplate:
     with_tools = metadata.get("tokenizer.chat_template.tool_use")
     return JinjaTemplate(
         source,

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ollama_zmq.errors import ModelFileError, RequestError
+from ollama_zmq.text.go_templates import GoTemplate
 from ollama_zmq.text.jinja_templates import JinjaTemplate
 from ollama_zmq.text.model_template import chat_template
 from ollama_zmq.text.templates import PlainTemplate
@@ -154,3 +155,53 @@ def test_rendering_changes_no_message() -> None:
     messages = [{"role": "assistant", "content": "", "tool_calls": [call]}]
     assert rendered("{{ messages[0].tool_calls[0].type }} with length 9 {{ messages[0].tool_calls[0].id }}", messages)
     assert messages == [{"role": "assistant", "content": "", "tool_calls": [CALL]}]
+
+
+HALF_AN_ANSWER = [*USER, {"role": "assistant", "content": " one, two, "}]
+
+
+@pytest.mark.parametrize(
+    ("source", "prompt"),
+    [
+        (CHATML, "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n one, two, "),
+        (CHATML.replace("message.content", "message.content | trim"), "<|im_start|>assistant\none, two, "),
+        ("{% for m in messages %}[{{ m['content'] }}]{% endfor %}{% if add_generation_prompt %}A:{% endif %}", "two, "),
+    ],
+)
+def test_an_answer_that_was_begun_goes_on_where_it_ends(source: str, prompt: str) -> None:
+    assert rendered(source, HALF_AN_ANSWER).endswith(prompt)
+
+
+def test_a_template_that_shows_no_answers_opens_a_turn() -> None:
+    source = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}|{{ add_generation_prompt }}"
+    assert rendered(source, HALF_AN_ANSWER) == "2+2?|True"
+
+
+def test_an_answer_of_tool_calls_is_complete() -> None:
+    assert rendered(CHATML, TOOL_CHAT[:-1]).endswith("<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_every_published_template_goes_on_with_an_answer(vocabularies_path: Path) -> None:
+    words = "one, two,"
+    for name, template in published(vocabularies_path):
+        prompt = template.render([*USER, {"role": "assistant", "content": words}])
+        assert prompt.endswith(words), name
+
+
+@pytest.mark.parametrize(("metadata", "go"), [({"tokenizer.chat_template": "{% if %}"}, None), ({}, "{{ if }}")])
+def test_a_text_that_is_no_template_fails_when_it_is_rendered(metadata: dict[str, object], go: str | None) -> None:
+    template = chat_template(metadata, go)
+    assert template.defect
+    assert template.source == (go or metadata["tokenizer.chat_template"])
+    with pytest.raises(RequestError, match=r"does not parse: .*; create the model with another TEMPLATE"):
+        template.render(USER)
+
+
+@pytest.mark.parametrize("template", [JinjaTemplate, GoTemplate])
+@pytest.mark.parametrize(
+    ("source", "named"),
+    [("a" * 131_073, "131073 characters, more than 131072"), ("{{1}}" * 4097, "4097 actions, more than 4096")],
+)
+def test_a_template_that_would_take_seconds_to_compile_is_refused(template: type, source: str, named: str) -> None:
+    with pytest.raises(RequestError, match=f"the template has {named}"):
+        template(source)
