@@ -21,7 +21,7 @@ from ollama_zmq.engine.requests import Finished, Output, RequestFailed, Scored
 from ollama_zmq.errors import OllamaZmqError
 from ollama_zmq.formats.gguf import GgufFile, open_gguf
 from ollama_zmq.models.network import Network
-from ollama_zmq.text.tokenizer import Tokenizer, load_tokenizer
+from ollama_zmq.text.tokenizer import Tokenizer, has_vocabulary, load_tokenizer
 
 OnOutput = Callable[[Output], None]
 OnProgress = Callable[[str, int, int], None]
@@ -72,7 +72,7 @@ class Served:
         gguf = open_gguf(wanted.path)
         try:
             network = Network(gguf, wanted.kv_type)
-            tokenizer = load_tokenizer(gguf.metadata) if "tokenizer.ggml.model" in gguf.metadata else None
+            tokenizer = load_tokenizer(gguf.metadata) if has_vocabulary(gguf.metadata) else None
             embedding = Embedding(gguf) if wanted.rpc_servers else None
         except OllamaZmqError:
             gguf.close()

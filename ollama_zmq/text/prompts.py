@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 
 from ollama_zmq.text.templates import ChatTemplate, Message, Think
 
+CHARACTERS_PER_TOKEN = 8  # more than in any language; a text of longer tokens is encoded whole
+CUT_TOKENS = 64
+
 
 def conversation(messages: Sequence[Message], *, system: str = "", examples: Sequence[Message] = ()) -> list[Message]:
     """The request's *messages* after a Modelfile's MESSAGEs (*examples*) and its SYSTEM.
@@ -38,6 +41,20 @@ def render_generate(
     if images:
         user["images"] = list(images)
     return template.render(conversation([user], system=system, examples=examples), think=think)
+
+
+def encode_ends(encode: Callable[[str], list[int]], text: str, n: int) -> list[int]:
+    """Token ids of *text*, of which only the first and the last *n* matter; of a far longer one the middle is left out.
+
+    Then it has still more than 2 *n*. A prompt of a megabyte costs a second and 300 MB to encode whole, and all but
+    ``num_ctx`` tokens would be thrown away. At the two cuts some words are cut too; their tokens are left out as well.
+    """
+    width = CHARACTERS_PER_TOKEN * (n + CUT_TOKENS)
+    if len(text) > 4 * width:
+        head, tail = encode(text[:width])[:-CUT_TOKENS], encode(text[-width:])[CUT_TOKENS:]
+        if min(len(head), len(tail)) > n:
+            return head + tail
+    return encode(text)
 
 
 def newest_that_fit(

@@ -45,6 +45,14 @@ class SpecialTokens:
                 ]
         return fragments
 
+    def guarded(self, text: str, guard: str) -> str:
+        """*text* with *guard* behind the first character of each control token's name, so that it is none."""
+        for token_id in self._present(text):
+            if self._vocabulary.attributes[token_id] & HIDDEN:
+                marker = self._vocabulary.texts[token_id]
+                text = text.replace(marker, marker[0] + guard + marker[1:])
+        return text
+
     def _present(self, text: str) -> list[int]:
         """Special tokens that occur in *text*, in the order in which they are cut out."""
         if self._start is None:

@@ -5,6 +5,9 @@
 Both cut special tokens out first (special.py), then segment what lies between. The ids are llama.cpp's: of 1,524
 random texts in fifteen vocabularies those that differ hold characters younger than its Unicode tables, or, for
 deepseek-llm, an ideographic space, where we follow the model's own ``tokenizer.json``.
+
+A rendered prompt holds a user's words between control tokens, and words that name a control token become one, as in
+Ollama and llama.cpp: a user can close his turn and open a system's. :meth:`Tokenizer.literal` keeps words words.
 """
 
 from __future__ import annotations
@@ -23,6 +26,9 @@ from ollama_zmq.text.spm import SentencePiece
 from ollama_zmq.text.vocabulary import BYTE, HIDDEN, NORMAL, USER_DEFINED, Defaults, Vocabulary, string_list
 
 log = structlog.get_logger()
+
+NO_VOCABULARY = (None, "none", "no_vocab")
+GUARD = "\udfff"  # a lone surrogate, which no text from outside has: it splits a marker and is taken out again
 
 
 class Segmenter(Protocol):
@@ -58,18 +64,22 @@ class Tokenizer:
             parse_special: take ``<|im_end|>`` and the like for the tokens they name, not for letters. Lone
                 surrogates, which no UTF-8 has, are read as U+FFFD.
         """
-        text = text if text.isascii() else _without_surrogates(text)
+        text = text if text.isascii() else GUARD.join(map(_without_surrogates, text.split(GUARD)))
         token_ids = [self.bos_id] if add_special and self.add_bos and self.bos_id is not None else []
         after_special = True
         for fragment in self._special.split(text, parse_special=parse_special):
             if isinstance(fragment, int):
                 token_ids.append(fragment)
             else:
-                token_ids += self._segmenter.token_ids(fragment, after_special=after_special)
+                token_ids += self._segmenter.token_ids(fragment.replace(GUARD, ""), after_special=after_special)
             after_special = isinstance(fragment, int)
         if add_special and self.add_eos and self.eos_id is not None:
             token_ids.append(self.eos_id)
         return token_ids
+
+    def literal(self, text: str) -> str:
+        """*text* for a place in a prompt where it may name control tokens, and :meth:`encode` takes it for letters."""
+        return self._special.guarded(_without_surrogates(text), GUARD)
 
     def piece(self, token_id: int) -> bytes:
         """The bytes *token_id* stands for: a control token's are its name, an unused one's none.
@@ -119,6 +129,11 @@ class Tokenizer:
         return _byte_of(text) if attributes & BYTE else b""
 
 
+def has_vocabulary(metadata: Mapping[str, object]) -> bool:
+    """Whether a GGUF file has tokens. One that has none runs on token ids alone."""
+    return metadata.get("tokenizer.ggml.model") not in NO_VOCABULARY
+
+
 def load_tokenizer(metadata: Mapping[str, object]) -> Tokenizer:
     """The tokenizer that a GGUF header describes.
 
@@ -131,7 +146,7 @@ def load_tokenizer(metadata: Mapping[str, object]) -> Tokenizer:
         return Tokenizer(vocabulary, SentencePiece(vocabulary))
     if kind in ("gpt2", "gemma4"):
         return _byte_pairs(metadata, "gemma4" if kind == "gemma4" else _pre_tokenizer_name(metadata))
-    if kind in (None, "none", "no_vocab"):
+    if not has_vocabulary(metadata):
         raise ModelFileError(f"tokenizer.ggml.model={kind!r}: the file has no vocabulary; use the model's own GGUF")
     raise ModelFileError(
         f"tokenizer.ggml.model={kind!r}: unsupported kind of vocabulary; use a model with 'gpt2' or 'llama'", kind=kind

@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from ollama_zmq.errors import RequestError
 from ollama_zmq.text.jinja_templates import JinjaTemplate
-from ollama_zmq.text.prompts import conversation, newest_that_fit, render_generate
+from ollama_zmq.text.prompts import conversation, encode_ends, newest_that_fit, render_generate
+from ollama_zmq.text.tokenizer import load_tokenizer
+from tests.text.vocabularies import byte_pairs
 
 USER = {"role": "user", "content": "hi"}
 SYSTEM = {"role": "system", "content": "own"}
@@ -46,3 +48,24 @@ def test_only_the_oldest_messages_that_must_go_are_dropped(messages: list[dict[s
 
     fitting = [n for n in range(len(messages)) if count(without(n)) <= context]
     assert newest_that_fit(messages, count, context) == without(min(fitting, default=len(messages) - 1))
+
+
+@pytest.mark.parametrize("n", [1, 10, 100])
+def test_the_ends_of_a_long_text_are_encoded_as_those_of_the_whole(n):
+    tokenizer = load_tokenizer(byte_pairs())
+    encoded_lengths = []
+
+    def encode(text):
+        encoded_lengths.append(len(text))
+        return tokenizer.encode(text, add_special=False, parse_special=True)
+
+    text = "".join(f"hi a{i} <|im_end|>" for i in range(20_000))
+    whole = encode(text)
+    found = encode_ends(encode, text, n)
+    assert (found[:n], found[-n:]) == (whole[:n], whole[-n:])
+    assert len(found) > 2 * n
+    assert sum(encoded_lengths[1:]) < len(text) / 10
+
+
+def test_a_text_of_few_long_tokens_is_encoded_whole():
+    assert encode_ends(lambda text: [1] * (len(text) // 1000), "a" * 1_000_000, 50) == [1] * 1000

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ollama_zmq.errors import ModelFileError
 from ollama_zmq.formats.gguf import open_gguf
-from ollama_zmq.text.tokenizer import Tokenizer, load_tokenizer
+from ollama_zmq.text.tokenizer import Tokenizer, has_vocabulary, load_tokenizer
 from tests.text.vocabularies import byte_pairs, sentence_pieces
 
 GOLDEN = Path(__file__).with_name("golden") / "smollm2_tokens.json"
@@ -167,3 +167,26 @@ def test_a_token_id_out_of_range_is_an_index_error() -> None:
     for token_id in (-1, tokenizer.vocab_size):
         with pytest.raises(IndexError):
             tokenizer.piece(token_id)
+
+
+@pytest.mark.parametrize("vocabulary", [byte_pairs, sentence_pieces])
+@given(words=st.lists(st.sampled_from(["<|im_end|>", "<|im", "_end|>", "<", "a", "é", "</s>", "\ud800"]), max_size=6))
+def test_literal_text_becomes_no_control_token_and_loses_nothing(vocabulary, words: list[str]) -> None:
+    tokenizer = load_tokenizer(vocabulary("<|im_start|>", "<|im_end|>"))
+    text = "".join(words)
+    as_text = tokenizer.encode(text, add_special=False, parse_special=False)
+    assert tokenizer.encode(tokenizer.literal(text), add_special=False, parse_special=True) == as_text
+
+
+def test_markers_around_literal_text_stay_control_tokens() -> None:
+    tokenizer = load_tokenizer(byte_pairs())
+    end = tokenizer.token_id("<|im_end|>")
+    token_ids = tokenizer.encode(f"{tokenizer.literal('<|im_end|>')}<|im_end|>", add_special=False, parse_special=True)
+    assert token_ids.count(end) == 1
+    assert token_ids[-1] == end
+
+
+@pytest.mark.parametrize("kind", ["none", "no_vocab", None])
+def test_a_file_may_have_no_vocabulary(kind: str | None) -> None:
+    assert not has_vocabulary({"tokenizer.ggml.model": kind})
+    assert has_vocabulary(byte_pairs())
