@@ -5,6 +5,7 @@
     │   ├── ModelNotFound                                  HTTP 404
     │   └── ContextOverflow                                HTTP 400
     ├── ModelFileError      the file's fault               HTTP 500
+    ├── StorageError        the disk's fault               HTTP 500
     ├── OpError             the programmer's fault         HTTP 500
     │   ├── ShapeError      (also ValueError)
     │   └── UnsupportedOp   (also NotImplementedError)
@@ -67,6 +68,10 @@ class ContextOverflow(RequestError):
 
 class ModelFileError(OllamaZmqError):
     """A model file or store entry is damaged or of a kind we do not know."""
+
+
+class StorageError(OllamaZmqError):
+    """A disk is full, or cannot be written: ``facts["path"]``, and ``facts["wanted"]`` bytes if that is known."""
 
 
 class OpError(OllamaZmqError):

@@ -11,14 +11,15 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from ollama_zmq.errors import ModelFileError, RequestError
+from ollama_zmq.errors import ModelFileError, RequestError, StorageError
+from ollama_zmq.store.disk import check_space, create_incoming, explained, is_file
 
 CHUNK_NBYTES = 1 << 20
 FICLONE = 0x40049409
@@ -62,7 +63,7 @@ class Blobs:
 
     def has(self, digest: str) -> bool:
         """Whether the blob is here. Raises RequestError if *digest* is none."""
-        return self.path(digest).is_file()
+        return is_file(self.path(digest))
 
     def nbytes(self, digest: str) -> int:
         """Size of a blob that is here.
@@ -72,24 +73,31 @@ class Blobs:
         """
         try:
             return self.path(digest).stat().st_size
-        except FileNotFoundError:
-            raise ModelFileError(f"blob {digest} is missing from {self.folder}", digest=digest) from None
+        except OSError as error:
+            raise self._unreadable(digest, error) from None
 
     def read(self, digest: str) -> bytes:
-        """Content of a small blob. Raises ModelFileError if it is missing."""
+        """Content of a small blob. Raises ModelFileError if it is missing or cannot be read."""
         try:
             return self.path(digest).read_bytes()
-        except FileNotFoundError:
-            raise ModelFileError(f"blob {digest} is missing from {self.folder}", digest=digest) from None
+        except OSError as error:
+            raise self._unreadable(digest, error) from None
 
-    def incoming(self, digest: str | None = None) -> Incoming:
-        """Begin a blob whose bytes come piece by piece; *digest* is what it must have, if that is known."""
-        expected = None if digest is None else parse_digest(digest)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return Incoming(self, expected)
+    def _unreadable(self, digest: str, error: OSError) -> ModelFileError:
+        if isinstance(error, FileNotFoundError):
+            return ModelFileError(f"blob {digest} is missing from {self.folder}", digest=digest)
+        return ModelFileError(f"{self.path(digest)}: cannot be read: {error.strerror or error}", digest=digest)
+
+    def incoming(self, digest: str | None = None, nbytes: int | None = None) -> Incoming:
+        """Begin a blob whose bytes come piece by piece; *digest* and *nbytes* are what it must have, if that is known.
+
+        Raises:
+            StorageError: the folder cannot be written, or has no room for *nbytes*.
+        """
+        return Incoming(self, None if digest is None else parse_digest(digest), nbytes)
 
     def add(self, chunks: Iterable[bytes], digest: str | None = None) -> Blob:
-        """Store *chunks* as one blob. Raises RequestError if its digest is not *digest*."""
+        """Store *chunks* as one blob. Raises RequestError if its digest is not *digest*, StorageError."""
         with self.incoming(digest) as blob:
             for chunk in chunks:
                 blob.write(chunk)
@@ -102,6 +110,7 @@ class Blobs:
 
         Raises:
             RequestError: the file cannot be read, or its digest is not *digest*.
+            StorageError: there is no room for it, or the store cannot be written.
         """
         try:
             source = path.open("rb")
@@ -112,32 +121,41 @@ class Blobs:
             return blob.commit()
 
     def remove(self, digest: str) -> None:
-        """Delete the blob, if it is here."""
-        self.path(digest).unlink(missing_ok=True)
+        """Delete the blob, if it is here. Raises StorageError if that is not allowed."""
+        with explained(self.path(digest)):
+            self.path(digest).unlink(missing_ok=True)
 
 
 class Incoming:
     """A blob that is being written; a context manager that leaves nothing behind unless :meth:`commit` was called."""
 
-    def __init__(self, blobs: Blobs, expected: str | None) -> None:
-        handle, name = tempfile.mkstemp(prefix="sha256-", suffix="-incoming", dir=blobs.folder)
+    def __init__(self, blobs: Blobs, expected: str | None, wanted: int | None = None) -> None:
+        handle, self._path = create_incoming(blobs.folder, "sha256-")
         self.nbytes = 0
         self._blobs = blobs
         self._expected = expected
-        self._path = Path(name)
+        self._wanted = wanted
         self._file = os.fdopen(handle, "r+b")
         self._hash = hashlib.sha256()
+        try:
+            check_space(blobs.folder, wanted or 0)
+        except StorageError:
+            self.__exit__(None, None, None)
+            raise
 
     def write(self, chunk: bytes | memoryview) -> None:
-        """Append *chunk*."""
-        self._file.write(chunk)
+        """Append *chunk*. Raises StorageError, with the bytes of the whole blob if they are known."""
+        with explained(self._blobs.folder, self._wanted or self.nbytes + len(chunk)):
+            self._file.write(chunk)
         self._hash.update(chunk)
         self.nbytes += len(chunk)
 
     def copy(self, source: IO[bytes], on_progress: Callable[[int, int], None] | None = None) -> None:
         """Append all of the open file *source*, which must be the blob's only content."""
-        total = os.fstat(source.fileno()).st_size
+        total = self._wanted = os.fstat(source.fileno()).st_size
         cloned = share_blocks(source, self._file)
+        if not cloned:
+            check_space(self._blobs.folder, total)
         reader = self._file if cloned else source
         while chunk := reader.read(CHUNK_NBYTES):
             if cloned:
@@ -153,6 +171,7 @@ class Incoming:
 
         Raises:
             RequestError: its digest is not the expected one; nothing is kept.
+            StorageError: the disk does not take it; nothing is kept.
         """
         digest = f"sha256:{self._hash.hexdigest()}"
         if self._expected not in (None, digest):
@@ -160,10 +179,11 @@ class Incoming:
         target = self._blobs.path(digest)
         created = not target.exists()
         if created:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._path.chmod(0o644)
-            self._path.replace(target)
+            with explained(self._blobs.folder, self._wanted or self.nbytes):
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                self._path.chmod(0o644)
+                self._path.replace(target)
         return Blob(digest, self.nbytes, created)
 
     def __enter__(self) -> Self:
@@ -172,8 +192,10 @@ class Incoming:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        self._path.unlink(missing_ok=True)
+        with suppress(OSError):  # what was not written cannot be flushed now
+            self._file.close()
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)
 
 
 def share_blocks(source: IO[bytes], target: IO[bytes]) -> bool:

@@ -12,19 +12,20 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import RLock
 
 import structlog
 
-from ollama_zmq.errors import ModelNotFound, OllamaZmqError, RequestError
+from ollama_zmq.errors import ModelFileError, ModelNotFound, OllamaZmqError, RequestError, StorageError
 from ollama_zmq.formats import manifest as records
 from ollama_zmq.formats.manifest import ModelConfig
 from ollama_zmq.store.blobs import Blobs, parse_digest
-from ollama_zmq.store.create import Recipe, build
+from ollama_zmq.store.create import Check, Recipe, build
+from ollama_zmq.store.disk import INCOMING, create_incoming, explained, is_file, is_left_over
 from ollama_zmq.store.names import ModelName, name_of_path, parse_name
 from ollama_zmq.store.stored_model import StoredModel
 
@@ -70,21 +71,32 @@ class Store:
         return self._read(self._find(name))
 
     def create(
-        self, name: str | ModelName, recipe: Recipe, on_status: Callable[[str], None] = lambda _: None
+        self,
+        name: str | ModelName,
+        recipe: Recipe,
+        on_status: Callable[[str], None] = lambda _: None,
+        check: Check | None = None,
     ) -> StoredModel:
         """Make or replace the model *name*; ``on_status`` is told what Ollama's clients are shown.
 
+        ``check(file, template)`` refuses a model that cannot run, before anything is written.
+
         Raises:
-            RequestError: the name or the recipe is wrong.
+            RequestError: the name or the recipe is wrong, or a file it is made from is none that can run.
             ModelNotFound: the model it is made from is not here.
-            ModelFileError: a file it is made from is no GGUF that we can read.
+            StorageError: the disk does not take it; nothing new stays in the store.
         """
         target = self.resolve(name)
         with self._lock:
             base = self.get(recipe.from_) if recipe.from_ else None
-            manifest = build(self.blobs, recipe, base, on_status)
+            manifest = build(self.blobs, recipe, base, on_status, check)
             on_status("writing manifest")
-            self._replace(target, records.encode_manifest(manifest))
+            try:
+                self._replace(target, records.encode_manifest(manifest))
+            except StorageError:
+                small = {layer.digest for layer in manifest.layers if layer.media_type != records.MODEL_TYPE}
+                self._remove_unreferenced(small | {manifest.config.digest})
+                raise
             on_status("success")
             return self._read(target)
 
@@ -94,28 +106,33 @@ class Store:
         Raises:
             ModelNotFound: *source* is not here.
             RequestError: *destination* is no name.
+            StorageError: the store cannot be written.
         """
         with self._lock:
             target = self.resolve(destination)
             try:
-                raw = self._path(self._find(source)).read_bytes()
+                raw = self._raw(self._path(self._find(source)))
             except ModelNotFound:
                 raise ModelNotFound(f'model "{_shown(source)}" not found', model=_shown(source)) from None
             self._replace(target, raw)
 
     def delete(self, name: str | ModelName) -> None:
-        """Remove the model *name* and the blobs that only it names. Raises ModelNotFound if it is not here."""
+        """Remove the model *name* and the blobs that only it names. Raises ModelNotFound, StorageError."""
         with self._lock:
             path = self._path(self._find(name))
-            candidates = _digests(path.read_bytes())
-            path.unlink()
+            candidates = _digests(self._raw(path))
+            self._unlink(path)
             self._remove_empty_folders(path.parent)
             self._remove_unreferenced(candidates)
 
     def prune(self, now: float) -> tuple[str, ...]:
         """Delete what nobody names and nobody has touched for an hour; return the names of the files that went.
 
-        *now* is the time in seconds since the epoch. That hour keeps uploads alive until their model is made.
+        *now* is the time in seconds since the epoch. That hour keeps uploads alive until their model is made. What a
+        killed process has left half written goes at once.
+
+        Raises:
+            StorageError: the store cannot be written.
         """
         if self.keeps_blobs or not self.blobs.folder.is_dir():
             return ()
@@ -124,8 +141,12 @@ class Store:
             referenced = self._referenced()
             for path in sorted(self.blobs.folder.iterdir()):
                 known = _BLOB_NAME.fullmatch(path.name) and path.name.replace("-", ":") in referenced
-                if not known and path.is_file() and now - path.stat().st_mtime > KEEP_UNREFERENCED_S:
-                    path.unlink(missing_ok=True)
+                if not known and path.is_file() and _is_waste(path, now):
+                    self._unlink(path)
+                    removed.append(path.name)
+            for path in sorted(self._manifests.glob(f"*/*/*/.*{INCOMING}")):
+                if is_left_over(path):
+                    self._unlink(path)
                     removed.append(path.name)
         return tuple(removed)
 
@@ -136,7 +157,7 @@ class Store:
             RequestError: no model can have that name.
         """
         wanted = parse_name(name) if isinstance(name, str) else name
-        if self._path(wanted).is_file():
+        if is_file(self._path(wanted)):
             return wanted
         return next((known for known in self._names() if known.key == wanted.key), wanted)
 
@@ -145,7 +166,7 @@ class Store:
             found = self.resolve(name)
         except RequestError:
             found = None
-        if found is None or not self._path(found).is_file():
+        if found is None or not is_file(self._path(found)):
             raise ModelNotFound(f"model '{_shown(name)}' not found", model=_shown(name))
         return found
 
@@ -155,13 +176,13 @@ class Store:
     def _names(self) -> Iterator[ModelName]:
         for path in sorted(self._manifests.glob("*/*/*/*")):
             name = name_of_path(path.relative_to(self._manifests))
-            if name is not None and path.is_file():
+            if name is not None and is_file(path):
                 yield name
 
     def _read(self, name: ModelName) -> StoredModel:
         path = self._path(name)
         try:
-            raw, modified = path.read_bytes(), path.stat().st_mtime
+            raw, modified = self._raw(path), path.stat().st_mtime
         except FileNotFoundError:
             raise ModelNotFound(f"model '{name.short}' not found", model=name.short) from None
         manifest = records.decode_manifest(raw, f"manifest of model {name.short!r}")
@@ -181,19 +202,31 @@ class Store:
     def _replace(self, name: ModelName, raw: bytes) -> None:
         """Write the manifest of *name* in one step, then let go of what only the old one named."""
         path = self._path(name)
-        before = _digests(path.read_bytes()) if path.is_file() else set()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=".", dir=path.parent)  # no name begins with a dot
+        before = _digests(self._raw(path)) if is_file(path) else set()
+        handle, temporary = create_incoming(path.parent, ".")  # no name begins with a dot
         try:
-            with os.fdopen(handle, "wb") as file:
+            with explained(path, len(raw)), os.fdopen(handle, "wb") as file:
                 file.write(raw)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
+                temporary.chmod(0o644)
+                temporary.replace(path)
         finally:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         self._remove_unreferenced(before)
+
+    def _raw(self, path: Path) -> bytes:
+        """A manifest's bytes. Raises FileNotFoundError, or ModelFileError if it cannot be read."""
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}", path=str(path)) from error
+
+    def _unlink(self, path: Path) -> None:
+        with explained(path):
+            path.unlink(missing_ok=True)
 
     def _remove_unreferenced(self, candidates: set[str]) -> None:
         if self.keeps_blobs or not candidates:
@@ -205,7 +238,7 @@ class Store:
         """Every digest that a manifest names, readable or not, its own, and those in the manifests it lists."""
         found: set[str] = set()
         for name in self._names():
-            raw = self._path(name).read_bytes()
+            raw = self._raw(self._path(name))
             named = _digests(raw) | {f"sha256:{hashlib.sha256(raw).hexdigest()}"}
             if records.MANIFEST_LIST_TYPE.encode() in raw:
                 named |= {
@@ -215,9 +248,15 @@ class Store:
         return found
 
     def _remove_empty_folders(self, folder: Path) -> None:
-        while folder != self._manifests and not any(folder.iterdir()):
-            folder.rmdir()
-            folder = folder.parent
+        with suppress(OSError):
+            while folder != self._manifests:
+                folder.rmdir()
+                folder = folder.parent
+
+
+def _is_waste(path: Path, now: float) -> bool:
+    """Whether a file among the blobs that no manifest names is to go."""
+    return is_left_over(path) if path.name.endswith(INCOMING) else now - path.stat().st_mtime > KEEP_UNREFERENCED_S
 
 
 def _digests(raw: bytes) -> set[str]:

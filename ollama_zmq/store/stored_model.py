@@ -7,12 +7,12 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
-from ollama_zmq.errors import ModelFileError
+from ollama_zmq.errors import ModelFileError, RequestError
 from ollama_zmq.formats import manifest as records
 from ollama_zmq.formats.manifest import Manifest, ModelConfig
 from ollama_zmq.formats.modelfile import ChatMessage
 from ollama_zmq.store.blobs import Blobs
-from ollama_zmq.store.names import ModelName
+from ollama_zmq.store.names import ModelName, parse_name
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,15 @@ class StoredModel:
     def gguf_digest(self) -> str:
         """``sha256:<hex>`` of the file of the weights. Raises ModelFileError as :attr:`gguf_path` does."""
         return self.gguf_path.name.replace("-", ":", 1)
+
+    @property
+    def parent_model(self) -> str:
+        """The model this one was made from, as lists print its name; empty if it was made from a file."""
+        layers = self.manifest.of_type(records.MODEL_TYPE)
+        try:  # older versions of Ollama wrote the path of the blob
+            return parse_name(layers[0].from_).short if layers and layers[0].from_ else ""
+        except RequestError:
+            return ""
 
     @cached_property
     def template(self) -> str | None:

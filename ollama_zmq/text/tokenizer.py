@@ -18,6 +18,7 @@ from typing import Protocol
 import structlog
 
 from ollama_zmq.errors import ModelFileError
+from ollama_zmq.formats.foreign import without_surrogates
 from ollama_zmq.text.bpe import BytePairs
 from ollama_zmq.text.pretokenizers import pre_tokenizer
 from ollama_zmq.text.special import SpecialTokens
@@ -64,7 +65,7 @@ class Tokenizer:
             parse_special: take ``<|im_end|>`` and the like for the tokens they name, not for letters. Lone
                 surrogates, which no UTF-8 has, are read as U+FFFD.
         """
-        text = text if text.isascii() else GUARD.join(map(_without_surrogates, text.split(GUARD)))
+        text = text if text.isascii() else GUARD.join(map(without_surrogates, text.split(GUARD)))
         token_ids = [self.bos_id] if add_special and self.add_bos and self.bos_id is not None else []
         after_special = True
         for fragment in self._special.split(text, parse_special=parse_special):
@@ -79,7 +80,7 @@ class Tokenizer:
 
     def literal(self, text: str) -> str:
         """*text* for a place in a prompt where it may name control tokens, and :meth:`encode` takes it for letters."""
-        return self._special.guarded(_without_surrogates(text), GUARD)
+        return self._special.guarded(without_surrogates(text), GUARD)
 
     def piece(self, token_id: int) -> bytes:
         """The bytes *token_id* stands for: a control token's are its name, an unused one's none.
@@ -167,14 +168,6 @@ def _pre_tokenizer_name(metadata: Mapping[str, object]) -> str:
         log.warning("tokenizer.pre_missed", using="default")
         return "default"
     return str(pre)
-
-
-def _without_surrogates(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
 
 
 def _byte_of(text: str) -> bytes:

@@ -2,10 +2,11 @@ import hashlib
 import json
 
 import gguf
+import msgspec
 import pytest
 
 from ollama_zmq.errors import ModelFileError, ModelNotFound, RequestError
-from ollama_zmq.formats.manifest import MODEL_TYPE, PARAMS_TYPE, PROJECTOR_TYPE, TEMPLATE_TYPE
+from ollama_zmq.formats.manifest import ADAPTER_TYPE, MODEL_TYPE, PARAMS_TYPE, TEMPLATE_TYPE, Layer, encode_manifest
 from ollama_zmq.formats.modelfile import ChatMessage
 from ollama_zmq.store.create import Recipe
 from ollama_zmq.store.models import Store
@@ -112,19 +113,72 @@ def test_the_same_recipe_is_the_same_model(store, upload):
     assert len(list(store.blobs.folder.iterdir())) == n_blobs + 3
 
 
-def test_a_projector_rides_along(store, upload, other_gguf):
-    model = store.create("seeing", Recipe(files={**upload, "mmproj.gguf": other_gguf("clip", general_type="mmproj")}))
-    assert [layer.media_type for layer in model.manifest.layers] == [MODEL_TYPE, PROJECTOR_TYPE]
-    assert model.config.model_family == "llama"
+def test_what_cannot_be_used_is_refused_and_not_ignored(store, upload, other_gguf):
+    projector = {"mmproj.gguf": other_gguf("clip", general_type="mmproj")}
+    adapter = {"lora.gguf": other_gguf(general_type="adapter")}
+    assert "mmproj.gguf is a projector: pictures are not supported" in refusal(store, Recipe(files=upload | projector))
+    assert "mmproj.gguf is a projector: pictures are not supported" in refusal(store, Recipe(files=projector))
+    assert "lora.gguf is an adapter and no model: adapters are not" in refusal(store, Recipe(files=adapter))
+    assert "adapters are not supported yet" in refusal(store, Recipe(files=upload, adapters=adapter))
 
 
-def test_an_adapter_is_an_adapter(store, upload, other_gguf):
-    adapter = other_gguf(general_type="adapter")
-    assert len(store.create("a", Recipe(files=upload, adapters={"lora.gguf": adapter})).manifest.layers) == 2
-    with pytest.raises(RequestError, match="only one adapter is currently supported"):
-        store.create("a", Recipe(files=upload, adapters={"a": adapter, "b": adapter}))
-    with pytest.raises(RequestError, match=r"not an adapter: tiny\.gguf"):
-        store.create("a", Recipe(files=upload, adapters=upload))
+def test_no_adapter_is_inherited(store, upload):
+    model = store.create("base", Recipe(files=upload))
+    layers = (*model.manifest.layers, Layer(ADAPTER_TYPE, upload["tiny.gguf"], 1))
+    path = store.root / "manifests" / model.name.path
+    path.write_bytes(encode_manifest(msgspec.structs.replace(model.manifest, layers=layers)))
+    with pytest.raises(RequestError, match="model 'base:latest' has an adapter: adapters are not supported yet"):
+        store.create("derived", Recipe(from_="base"))
+
+
+def test_a_model_from_a_model_names_it(store, upload):
+    assert store.create("base", Recipe(files=upload, system="S")).parent_model == ""
+    store.create("me/derived:v2", Recipe(from_="base", system="S2"))
+    assert store.get("me/derived:v2").parent_model == "base:latest"
+    assert store.create("third", Recipe(from_="me/derived:v2")).parent_model == "me/derived:v2"
+
+
+def test_the_path_of_a_blob_is_no_parent(store, upload):
+    model = store.create("base", Recipe(files=upload))
+    path = store.root / "manifests" / model.name.path
+    (layer,) = model.manifest.layers
+    layers = (msgspec.structs.replace(layer, from_="/r/.ollama/blobs/sha256-00"),)
+    path.write_bytes(encode_manifest(msgspec.structs.replace(model.manifest, layers=layers)))
+    assert store.get("base").parent_model == ""
+
+
+def test_a_check_sees_the_file_and_the_template_before_anything_is_written(store, upload):
+    seen = []
+
+    def check(file, template):
+        seen.append((file.architecture, template))
+        raise ModelFileError(f"{file.path}: no")
+
+    before = set(store.blobs.folder.iterdir())
+    recipe = Recipe(files=upload, template="T", system="S", parameters={"seed": 1})
+    with pytest.raises(RequestError, match=r"^tiny\.gguf: no$"):
+        store.create("new", recipe, check=check)
+    assert (seen, store.list(), set(store.blobs.folder.iterdir())) == ([("llama", "T")], [], before)
+
+
+@pytest.mark.parametrize("parameters", [{"seed": "seven"}, {"stop": [1]}, {"temperature": "hot"}])
+def test_a_parameter_of_the_wrong_type_is_refused(store, upload, parameters):
+    assert next(iter(parameters)) in refusal(store, Recipe(files=upload, parameters=parameters))
+
+
+def test_half_a_surrogate_pair_is_stored_as_a_replacement(store, upload):
+    recipe = Recipe(
+        files=upload,
+        system="a\ud83d",
+        template="{{ .Prompt }}\ud83d",
+        license=("\udf89",),
+        messages=(ChatMessage("user", "\ud83c\udf89\ud83d"),),
+        parameters={"stop": ["\udf89"]},
+    )
+    model = store.create("tiny", recipe)
+    assert (model.system, model.template, model.license) == ("a\ufffd", "{{ .Prompt }}\ufffd", ["\ufffd"])
+    assert model.messages == [ChatMessage("user", "\U0001f389\ufffd")]
+    assert model.parameters == {"stop": ["\ufffd"]}
 
 
 def refusal(store, recipe, error=RequestError):
@@ -151,8 +205,8 @@ def test_files_that_are_no_model_are_named(store, upload, other_gguf, tiny_gguf)
     text = store.blobs.add([b"hello"]).digest
     assert refusal(store, Recipe(files={"x.bin": text})) == "supplied file was not in GGUF format: x.bin"
     half = store.blobs.add([tiny_gguf.read_bytes()[:200_000]]).digest
-    assert refusal(store, Recipe(files={"x.gguf": half}), ModelFileError).startswith("x.gguf: truncated: ")
+    assert refusal(store, Recipe(files={"x.gguf": half})).startswith("x.gguf: truncated: ")
     part = other_gguf(split_count=3)
-    assert "x.gguf: one of 3 parts of a split GGUF" in refusal(store, Recipe(files={"x.gguf": part}), ModelFileError)
+    assert "x.gguf: one of 3 parts of a split GGUF" in refusal(store, Recipe(files={"x.gguf": part}))
     both = {**upload, "other.gguf": other_gguf()}
     assert refusal(store, Recipe(files=both)) == "several models at once: tiny.gguf, other.gguf"
