@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
+import numpy as np
+
 from ollama_zmq.errors import ModelFileError
+
+MAX_SHOWN = 12
 
 
 class Keys:
@@ -17,8 +21,14 @@ class Keys:
         self.prefix = prefix
 
     def integer(self, name: str, default: int | None = None, *, least: int = 1) -> int:
-        """Return a key that is a whole number, at least *least*."""
+        """Return a key that is a whole number, at least *least*. An array of equal ones, one a layer, counts as one.
+
+        Raises:
+            ModelFileError: it is missing, is something else, or differs from layer to layer.
+        """
         value = self._value(name, default)
+        if isinstance(value, np.ndarray | list) and len(value):
+            value = self._of_all_layers(name, list(value))
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ModelFileError(f"{self.prefix}.{name} = {value!r}, expected a whole number from {least}")
         return value
@@ -33,6 +43,14 @@ class Keys:
     def word(self, name: str, default: str) -> str:
         """Return a key that is a string."""
         return str(self._value(name, default))
+
+    def _of_all_layers(self, name: str, values: list[Any]) -> Any:
+        if any(value != values[0] for value in values):
+            few = ", ".join(map(str, values[:MAX_SHOWN])) + (", …" if len(values) > MAX_SHOWN else "")
+            raise ModelFileError(
+                f"{self.prefix}.{name} = [{few}] differs from layer to layer, which this architecture does not support"
+            )
+        return values[0].item() if isinstance(values[0], np.generic) else values[0]
 
     def _value(self, name: str, default: Any) -> Any:
         value = self.metadata.get(f"{self.prefix}.{name}", default)

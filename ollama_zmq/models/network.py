@@ -14,6 +14,7 @@ from ollama_zmq.ops.builder import Builder, Value
 from ollama_zmq.ops.program import PAGE_SLOTS, CacheSpec, Program, WeightSpec
 
 EMBED, HEAD_NORM, HEAD, ROPE_FACTORS = "token_embd.weight", "output_norm.weight", "output.weight", "rope_freqs.weight"
+BESIDE_TEXT = ("v.", "mm.", "mtp.")  # an encoder of pictures, its projector, heads that guess more tokens
 DERIVED = (".attn_rot_embd.weight", ".rope_freqs.weight")  # per-layer copies of what the header says, in old files
 
 
@@ -144,7 +145,7 @@ class Network:
             raise ModelFileError(f"{self.gguf.path}: tensor {EMBED!r} {found}", tensor=EMBED)
         read = {weight.name for weight in program.weights}
         for name in self.gguf.tensors:
-            if name not in read and not name.endswith(DERIVED):
+            if name not in read and not name.endswith(DERIVED) and not name.startswith(BESIDE_TEXT):
                 raise ModelFileError(
                     f"{self.gguf.path}: tensor {name!r} is not supported in this architecture", tensor=name
                 )

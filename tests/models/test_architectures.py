@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from ollama_zmq import models
 from ollama_zmq.devices.base import Step
 from ollama_zmq.errors import ModelFileError
 from ollama_zmq.formats.gguf import open_gguf
@@ -28,6 +29,18 @@ def path(request, tmp_path):
 
 def test_every_architecture_is_under_these_laws():
     assert {name.split()[0] for name in TINY} == set(known())
+
+
+def test_a_name_with_a_hyphen_finds_its_file(monkeypatch, tmp_path):
+    (tmp_path / "made_up.py").write_text("ARCHITECTURE = 'made up'")
+    monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
+    assert architecture("made-up") == architecture("made_up") == "made up"
+
+
+@pytest.mark.parametrize("name", ["bert", "", "llama.x", "../llama", "registry", "LLAMA", "ll\u00e4ma", "a" * 999])
+def test_an_architecture_that_is_not_there_is_named_beside_those_that_are(name):
+    with pytest.raises(ModelFileError, match=r"^architecture '.{0,80}' is not supported; this version runs: llama"):
+        architecture(name)
 
 
 def test_decode_continues_prefill(device, path):

@@ -110,6 +110,10 @@ def test_a_tensor_of_another_shape_is_named(tmp_path, name, shape):
         ({"llama.embedding_length": "64"}, "llama.embedding_length = '64'"),
         ({"llama.attention.head_count": True}, "llama.attention.head_count = True"),
         ({"llama.attention.head_count_kv": 0}, "llama.attention.head_count_kv = 0"),
+        ({"llama.attention.head_count_kv": np.array([2, 4])}, "head_count_kv = [2, 4] differs from layer to layer"),
+        ({"llama.attention.head_count_kv": np.arange(99)}, "9, 10, 11, …] differs"),
+        ({"llama.attention.head_count_kv": np.array([2.0, 2.0])}, "head_count_kv = 2.0"),
+        ({"llama.attention.head_count_kv": np.array([], int)}, "head_count_kv = array([]"),
         ({"llama.attention.head_count_kv": 3}, "head_count 4 is not a multiple of head_count_kv 3"),
         ({"llama.attention.layer_norm_rms_epsilon": float("nan")}, "layer_norm_rms_epsilon = nan"),
         ({"llama.attention.value_length": 8}, "llama.attention.value_length differs from key_length"),
@@ -141,6 +145,19 @@ def test_impossible_keys_are_named(changes, named):
 def test_rope_scale_is_read_as_llama_cpp_reads_it(changes, scale):
     model = ARCHITECTURE.from_metadata(METADATA | {f"llama.{key}": value for key, value in changes.items()}, {})
     assert model.rope_scale == scale
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.int64])
+def test_an_array_of_equal_numbers_is_one_number(dtype):
+    model = ARCHITECTURE.from_metadata(METADATA | {"llama.attention.head_count_kv": np.full(4, 2, dtype)}, {})
+    assert model == ARCHITECTURE.from_metadata(METADATA | {"llama.attention.head_count_kv": 2}, {})
+
+
+def test_tensors_of_a_picture_encoder_do_not_keep_the_text_part_from_running(device, tmp_path):
+    path = write_tiny_llama(tmp_path / "tiny.gguf")
+    beside = {name: np.ones(64, np.float32) for name in ("v.blk.0.ln1.weight", "mm.0.weight", "mtp.norm.weight")}
+    more = rewritten(path, tmp_path / "more.gguf", add=beside)
+    np.testing.assert_array_equal(logits_of(device, more), logits_of(device, path))
 
 
 def rewritten(path, target, *, drop="", add=None, numbers=None):
