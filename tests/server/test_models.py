@@ -53,7 +53,7 @@ def test_ps_tells_what_is_loaded_and_until_when(on_site, store):
             "model": "tuned:latest",
             "size": 1000,
             "digest": store.get("tuned").digest,
-            "details": DETAILS,
+            "details": DETAILS | {"parent_model": "tiny:latest"},
             "size_vram": 0,
             "context_length": 64,
         }

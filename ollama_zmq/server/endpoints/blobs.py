@@ -28,7 +28,7 @@ async def upload(request: Request) -> Response:
     blobs = services_of(request).store.blobs
     if await asyncio.to_thread(blobs.has, digest):
         return Response(status_code=200)
-    with blobs.incoming(digest) as incoming:
+    with await asyncio.to_thread(blobs.incoming, digest, _length_of(request)) as incoming:
         pending = bytearray()
         try:
             async for chunk in request.stream():
@@ -38,6 +38,12 @@ async def upload(request: Request) -> Response:
                     pending.clear()
         except ClientDisconnect:
             raise RequestCanceled("request canceled") from None
-        incoming.write(bytes(pending))
+        await asyncio.to_thread(incoming.write, bytes(pending))
         blob = await asyncio.to_thread(incoming.commit)
     return Response(status_code=201 if blob.created else 200)
+
+
+def _length_of(request: Request) -> int | None:
+    """The bytes that are to come, if the client says so."""
+    length = request.headers.get("content-length", "")
+    return int(length) if length.isascii() and length.isdecimal() else None

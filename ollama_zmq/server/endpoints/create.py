@@ -10,6 +10,7 @@ from starlette.responses import Response
 from ollama_zmq.errors import ModelNotFound, RequestError
 from ollama_zmq.formats.modelfile import ROLES, ChatMessage
 from ollama_zmq.formats.options import DEPRECATED, Options, merge_options
+from ollama_zmq.server.model_check import check_model, check_template
 from ollama_zmq.server.names import checked_name, plain_name
 from ollama_zmq.server.schema import CreateRequest, Progress
 from ollama_zmq.server.services import Services, body_as, services_of
@@ -37,7 +38,8 @@ def recipe_of(request: CreateRequest) -> Recipe:
     """What the store is to do.
 
     Raises:
-        RequestError: a parameter or a role is unknown, a value has the wrong type, or quantization is request for.
+        RequestError: a parameter or a role is unknown, a value has the wrong type, a template does not parse, or
+            something is asked for that is not built.
     """
     if request.quantize:
         raise RequestError(f"quantize={request.quantize!r}: not supported yet; quantize the GGUF file before creating")
@@ -50,6 +52,8 @@ def recipe_of(request: CreateRequest) -> Recipe:
     for message in request.messages:
         if message.role not in ROLES:
             raise RequestError(f"message role {message.role!r}: must be one of {', '.join(ROLES)}")
+    if request.template:
+        check_template(request.template)
     return Recipe(
         from_=plain_name(request.from_) or None,
         files=request.files,
@@ -79,7 +83,7 @@ def _parameters(given: dict[str, object]) -> dict[str, object]:
 
 async def _progress(services: Services, name: ModelName, recipe: Recipe) -> AsyncGenerator[Progress, None]:
     def work(tell: Callable[[str], None]) -> None:
-        services.store.create(name, recipe, tell)
+        services.store.create(name, recipe, tell, check_model)
 
     async for line in Statuses(work).lines():
         yield Progress(line)

@@ -10,7 +10,7 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ollama_zmq.errors import OllamaZmqError, RequestError
+from ollama_zmq.errors import OllamaZmqError
 from ollama_zmq.formats import manifest as records
 from ollama_zmq.formats.gguf import GgufFile, open_gguf
 from ollama_zmq.formats.gguf_header import Metadata, readable
@@ -34,7 +34,6 @@ from ollama_zmq.server.schema import (
 from ollama_zmq.server.services import body_as, services_of
 from ollama_zmq.server.streaming import json_response
 from ollama_zmq.store.models import Store
-from ollama_zmq.store.names import parse_name
 from ollama_zmq.store.stored_model import StoredModel
 
 MAX_SHOWN_ITEMS = 5
@@ -100,17 +99,8 @@ def details_of(model: StoredModel) -> Details:
     """What lists say about *model*."""
     config = model.config
     families = None if config.model_families is None else list(config.model_families)
-    parent = _parent_name(model)
+    parent = model.parent_model
     return Details(parent, config.model_format, config.model_family, families, config.model_type, config.file_type)
-
-
-def _parent_name(model: StoredModel) -> str:
-    """The model that *model* was made from, as lists name it; "" if it was made from a file."""
-    origins = [layer.from_ for layer in model.manifest.of_type(records.MODEL_TYPE) if layer.from_]
-    try:
-        return parse_name(origins[0]).short if origins else ""
-    except RequestError:  # the path of a file, as older versions of Ollama wrote it
-        return ""
 
 
 def _entries(store: Store) -> list[ModelEntry]:
