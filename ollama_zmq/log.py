@@ -6,6 +6,8 @@
     store.pruned        files
     store.not_pruned    error
     store.read_only     models_dir
+    connection.closed   reason phase
+    connection.refused  status reason (what came is no request that we take)
     request.accepted    request_id model prompt_tokens
     request.finished    request_id reason prompt_tokens output_tokens prefill_ms decode_ms
                         drafted accepted

@@ -23,6 +23,7 @@ from uvicorn.loops.auto import auto_loop_factory
 from ollama_zmq.config import Address, Config
 from ollama_zmq.errors import OllamaZmqError
 from ollama_zmq.server.app import make_app
+from ollama_zmq.server.connections import KEEP_ALIVE_S, HttpConnection
 from ollama_zmq.version import VERSION
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ log = structlog.get_logger()
 GRACE_S = 5
 SEND_BUFFER_BYTES = 32 << 10  # of a connection; Linux would take 4 MB, 40,000 tokens, for one that does not read
 MANY_FILES = 10240  # the most that every macOS takes
+FEW_FILES = 1024
+SPARE_FILES = 16
+MIN_CONNECTIONS = 4
 
 
 def listen(config: Config) -> socket.socket:
@@ -90,12 +94,60 @@ def allow_files() -> int:
 
 
 class Server(uvicorn.Server):
-    """uvicorn without its signal handling: :func:`serve` has its own."""
+    """uvicorn with limits on connections, and without its signal handling: :func:`serve` has its own.
+
+    Args:
+        max_files: that this process may open; 0 for any number.
+    """
+
+    def __init__(self, config: uvicorn.Config, max_files: int = 0) -> None:
+        super().__init__(config)
+        self._max_files = max_files
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """Leave signals alone."""
         yield
+
+    async def on_tick(self, counter: int) -> bool:
+        """Once a second, close the connections whose time is over and count how many there may be."""
+        if counter % 10 == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in tuple(self.server_state.connections):
+                if isinstance(connection, HttpConnection):
+                    connection.expire(now)
+            self.config.limit_concurrency = max_connections(self._max_files, len(self.server_state.connections))
+        return await super().on_tick(counter)
+
+
+def max_connections(max_files: int, n_connections: int) -> int | None:
+    """How many connections there may be when a process may open *max_files*; None for any number.
+
+    Where files are few, those that are open for other things are counted, and some are kept for models and workers.
+    """
+    if max_files >= FEW_FILES:
+        return max_files * 3 // 4
+    if max_files == 0:
+        return None
+    n_others = len(os.listdir("/dev/fd")) - n_connections
+    return max(MIN_CONNECTIONS, max_files - n_others - SPARE_FILES)
+
+
+def http_settings(app: Starlette) -> uvicorn.Config:
+    """How uvicorn serves *app*."""
+    return uvicorn.Config(
+        app,
+        http=HttpConnection,
+        log_config=None,
+        log_level="critical",
+        access_log=False,
+        lifespan="on",
+        ws="none",
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=GRACE_S,
+    )
 
 
 def serve(config: Config) -> None:
@@ -118,18 +170,7 @@ async def _serve(config: Config, max_files: int) -> None:
         server.should_exit = True
 
     app = make_app(config, lambda: _open_services(config), fail)
-    settings = uvicorn.Config(
-        app,
-        log_config=None,
-        log_level="critical",
-        access_log=False,
-        lifespan="on",
-        ws="none",
-        server_header=False,
-        timeout_graceful_shutdown=GRACE_S,
-        limit_concurrency=max_files * 3 // 4 or None,  # beyond, 503 without a look at the request
-    )
-    server = Server(settings)
+    server = Server(http_settings(app), max_files)
     _stop_on_signals(server, app)  # before anybody can see the port open
     listener = listen(config)
     bound = Address("http", *listener.getsockname()[:2])

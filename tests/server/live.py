@@ -1,4 +1,4 @@
-"""A real uvicorn on a free port, in a thread, over the fake broker: for clients that bring their own HTTP."""
+"""A real server on a free port, in a thread, over the fake broker: for clients that bring their own HTTP."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-import uvicorn
-
 from ollama_zmq.config import Config
 from ollama_zmq.server.app import make_app
-from ollama_zmq.server.run import Server
+from ollama_zmq.server.run import Server, http_settings
 from ollama_zmq.server.services import Services
 from ollama_zmq.store.models import Store
 from tests.server.fake_broker import FakeBroker
@@ -23,7 +21,8 @@ def live_server(broker: FakeBroker, store: Store) -> Iterator[str]:
     """The URL of a server that runs until the block ends."""
     services = Services.of(replace(Config(), models=store.root), store, broker)  # type: ignore[arg-type]
     app = make_app(services.config, lambda: services)
-    server = Server(uvicorn.Config(app, log_config=None, log_level="critical", ws="none", timeout_graceful_shutdown=1))
+    server = Server(http_settings(app))
+    server.config.timeout_graceful_shutdown = 1
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
