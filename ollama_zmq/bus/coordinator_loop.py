@@ -250,7 +250,7 @@ class CoordinatorLoop:
         engine.complete(done.microbatch, done.logits, now)
         sampling_s = time.monotonic() - now
         self.pump(done.model)
-        self._models.deliver(engine.drain_outputs())
+        self._models.deliver(engine.drain_outputs(time.monotonic()))
         engine.pacing.observe(done.times)
         engine.pacing.observe_broker(BrokerTime(done.times[0].rows, len(done.logits), self._watch.lap(), sampling_s))
 

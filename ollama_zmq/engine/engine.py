@@ -176,12 +176,12 @@ class Engine:
                 self._receive(slice_, wanted, now)
         self._scheduler.settle(slice_.sequence for slice_ in slices)
 
-    def drain_outputs(self) -> list[Output]:
+    def drain_outputs(self, now: float) -> list[Output]:
         """What has come of the microbatches that are complete."""
         outputs: list[Output] = []
         for sequence in self._undrained:
             if self._sequences.get(sequence.request_id) is sequence:  # not canceled meanwhile
-                outputs += self._drained(sequence)
+                outputs += self._drained(sequence, now)
         self._undrained.clear()
         return outputs
 
@@ -239,10 +239,10 @@ class Engine:
         if not sequence.ended and isinstance(sequence, Generation) and sequence.overflows:
             self._scheduler.refit(sequence, sequence.after_shift())
 
-    def _drained(self, sequence: Sequence) -> list[Output]:
+    def _drained(self, sequence: Sequence, now: float) -> list[Output]:
         was_over = sequence.ended
         outputs: list[Output] = (
-            [RequestFailed(sequence.request_id, sequence.error)] if sequence.error else sequence.drain_outputs()
+            [RequestFailed(sequence.request_id, sequence.error)] if sequence.error else sequence.drain_outputs(now)
         )
         sequence.unread += sum(isinstance(output, TextChunk) for output in outputs)
         if sequence.ended:

@@ -78,7 +78,7 @@ class Finished:
         reason: "stop" (end token or stop string) or "length".
         context: prompt and output tokens, for Ollama's ``context`` field.
         prompt_tokens: tokens of the prompt after truncation, cached ones included.
-        prefill_s, decode_s: from admission to the first token, and from there to the last.
+        prefill_s, decode_s: from admission to the first token, and from there until the text of the last was made.
         drafted, accepted: tokens that were guessed, and those of them that were right.
     """
 

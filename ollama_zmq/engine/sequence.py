@@ -3,7 +3,7 @@
 Generation   wants the last row of its tokens, samples one more, and ends by the first of these:
              an end token                                  "stop"     the token is not shown
              a stop string                                 "stop"     nor is any of it, nor what was sampled behind it
-             num_predict tokens                            "length"   0 and less: 10 * num_ctx, as in Ollama
+             num_predict tokens                            "length"   less than 0: 10 * num_ctx; 0: one, as in Ollama
              the same token more than 30 times in a row    "length"   Ollama breaks the stream off there
              the context is full and must not be shifted   "length"
 Scoring      wants every row, and ends when it has them
@@ -103,7 +103,7 @@ class Sequence:
         """
         raise NotImplementedError
 
-    def drain_outputs(self) -> list[Output]:
+    def drain_outputs(self, now: float) -> list[Output]:
         """Outputs since the last time; a stop string in them ends the sequence."""
         raise NotImplementedError
 
@@ -132,7 +132,6 @@ class Generation(Sequence):
     reason: str = ""
     repeats: int = 0
     first_token_at: float = 0.0
-    last_token_at: float = 0.0
     lookup: PromptLookup | None = None
     drafted: int = 0
     accepted: int = 0
@@ -161,7 +160,8 @@ class Generation(Sequence):
         return range(length - 1, length) if length == self.pending else range(0)
 
     def receive(self, logits: Logits, now: float, draft: tuple[int, ...] = ()) -> None:
-        self.last_token_at = now
+        if not self.output_tokens:
+            self.first_token_at = now
         self._sample(logits[0])
         self.drafted += len(draft)
         for guessed, row in zip(draft, logits[1:], strict=True):
@@ -173,8 +173,6 @@ class Generation(Sequence):
     def _sample(self, logits: npt.NDArray[np.float32]) -> None:
         """Choose the next token from float32 [V]."""
         token_id = self.sampler.sample(logits, self.history)
-        if not self.output_tokens:
-            self.first_token_at = self.last_token_at
         self.repeats = self.repeats + 1 if self.history[-1] == token_id else 1
         self.history.append(token_id)
         self.tokens.append(token_id)
@@ -187,7 +185,7 @@ class Generation(Sequence):
         elif self.output_tokens >= self._limit() or self.repeats > MAX_REPEATS or self._is_stuck():
             self._end("length")
 
-    def drain_outputs(self) -> list[Output]:
+    def drain_outputs(self, now: float) -> list[Output]:
         outputs: list[Output] = []
         for token_id, logprob in self.pending_tokens:
             self.emitted += 1
@@ -197,7 +195,7 @@ class Generation(Sequence):
                 self._end("stop")
                 break
         self.pending_tokens.clear()
-        return [*outputs, *self.transcript.finish(), self._finished()] if self.ended else outputs
+        return [*outputs, *self.transcript.finish(), self._finished(now)] if self.ended else outputs
 
     def _end(self, reason: str) -> None:
         self.ended, self.reason = True, reason
@@ -211,9 +209,9 @@ class Generation(Sequence):
 
     def _limit(self) -> int:
         limit, num_predict = CONTEXTS_PER_REQUEST * self.num_ctx, self.request.options.num_predict
-        return min(num_predict, limit) if num_predict > 0 else limit
+        return limit if num_predict < 0 else min(max(num_predict, 1), limit)
 
-    def _finished(self) -> Finished:
+    def _finished(self, now: float) -> Finished:
         admitted_at = self.first_token_at if self.admitted_at is None else self.admitted_at
         return Finished(
             self.request_id,
@@ -222,7 +220,7 @@ class Generation(Sequence):
             prompt_tokens=self.prompt_tokens,
             output_tokens=self.emitted,
             prefill_s=self.first_token_at - admitted_at,
-            decode_s=self.last_token_at - self.first_token_at,
+            decode_s=now - self.first_token_at,
             drafted=self.drafted,
             accepted=self.accepted,
         )
@@ -248,5 +246,5 @@ class Scoring(Sequence):
         self.received += len(logits)
         self.ended = self.received == len(self.logits)
 
-    def drain_outputs(self) -> list[Output]:
+    def drain_outputs(self, now: float) -> list[Output]:
         return [Scored(self.request_id, self.logits)] if self.ended else []

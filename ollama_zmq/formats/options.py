@@ -52,7 +52,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         num_gpu: layers on GPUs, -1 for as many as fit.
         num_keep: tokens at the head of the prompt that are kept when the context is shifted.
         seed: -1 draws one.
-        num_predict: tokens to generate at most, -1 for no limit.
+        num_predict: tokens to generate at most, 0 for one, -1 for no limit.
         repeat_last_n: how far penalties look back, 0 for not at all, -1 for the whole context.
         stop: texts that end the generation.
         rpc_servers: workers to spread the model over, ``host:port`` joined by commas; None for the server's own list.

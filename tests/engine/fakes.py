@@ -152,7 +152,7 @@ class Driver:
             self.drain_outputs()
 
     def drain_outputs(self):
-        self.outputs += self.engine.drain_outputs()
+        self.outputs += self.engine.drain_outputs(self.now)
 
     def times(self, microbatch):
         """What each stage took: anything at all."""
@@ -219,7 +219,7 @@ def naive(request, *, num_ctx=256):
         prompt = prompt[:keep] + prompt[len(prompt) - (num_ctx - drop - keep) :]
     sampler = Sampler(options, seed=12345 if options.seed == -1 else options.seed, num_ctx=num_ctx)
     window, values, sampled, tokenizer = list(prompt), [], [], FakeTokenizer()
-    limit = options.num_predict if 0 < options.num_predict < 10 * num_ctx else 10 * num_ctx
+    limit = min(max(options.num_predict, 1), 10 * num_ctx) if options.num_predict >= 0 else 10 * num_ctx
     while True:
         values = stored_values(window, values)
         token_id = sampler.sample(logits_of(values), prompt + sampled)

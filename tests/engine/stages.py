@@ -143,7 +143,7 @@ class Simulation:
     def _complete(self, flight):
         self.engine.complete(flight.microbatch.id, flight.logits, self.now)
         self.engine.pacing.observe(tuple(flight.times))
-        outputs = self.engine.drain_outputs()
+        outputs = self.engine.drain_outputs(self.now)
         tokens, wanted = len(flight.microbatch.token_ids), len(flight.microbatch.rows)
         sampling_s = self.broker.row_s * wanted
         after_s = self.broker.fixed_s / (len(self.stages) + 1) + sampling_s

@@ -109,7 +109,7 @@ def test_a_stop_string_across_tokens_is_not_shown():
 
 
 @pytest.mark.parametrize("num_predict", [2, 3, 20])
-def test_what_was_sampled_behind_a_stop_string_is_not_told(num_predict):
+def test_what_was_sampled_behind_a_stop_string_is_not_emitted(num_predict):
     """Text is made when the next step is on its way, and that step may bring a token that nobody will hear of."""
     driver = says(97, 258, 98, 99, 100)
     driver.tells_late = True
@@ -136,7 +136,7 @@ def test_a_character_split_over_tokens_comes_whole():
     assert [output.text for output in outputs if isinstance(output, TextChunk)] == ["é", "€", "😀"]
 
 
-@pytest.mark.parametrize(("num_predict", "output_tokens"), [(1, 1), (5, 5), (-1, 640), (0, 640), (10**9, 640)])
+@pytest.mark.parametrize(("num_predict", "output_tokens"), [(1, 1), (5, 5), (-1, 640), (0, 1), (10**9, 640)])
 def test_num_predict_bounds_the_output_by_ten_contexts_at_most(num_predict, output_tokens):
     driver = says(*[97, 98] * 2000, num_ctx=64)
     driver.model.logits_of = lambda values: naive_alternation(len(values))
@@ -170,6 +170,19 @@ def test_times_run_from_admission_to_the_first_and_to_the_last_token():
     driver.now = 100.0
     done = finished(driver.run(generation()))
     assert (done.prefill_s, done.decode_s) == (4.0, 6.0)  # two microbatches, then three, of two seconds each
+
+
+def test_one_token_has_a_duration_too():
+    """Until its text was made, so that a rate can be told of it."""
+    driver = says(97, END)
+    driver.submit(generation(num_predict=1))
+    driver.tells_late = True
+    driver.send()
+    driver.land()
+    driver.now += 0.25
+    driver.drain_outputs()
+    done = finished(driver.outputs)
+    assert (done.output_tokens, done.reason, done.decode_s) == (1, "length", 0.25)
 
 
 # ---- log-probabilities
@@ -506,7 +519,7 @@ def test_failure_ends_every_request_and_forgets_the_pages():
     assert driver.engine.fail(error, 1.0) == [RequestFailed("a", error), RequestFailed("b", error)]
     assert (driver.engine.free_pages, driver.engine.in_flight) == (64, 0)
     driver.engine.complete(microbatch.id, np.zeros((0, V), np.float32), 2.0)
-    assert driver.engine.drain_outputs() == []
+    assert driver.engine.drain_outputs(2.0) == []
     driver.flying.clear()
     driver.model.slots = FakeModel(64).slots
     request = generation("c", prompt=range(100))
