@@ -16,7 +16,7 @@ waiting in the worker.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -76,10 +76,11 @@ class LatencyWindow:
         )
 
 
-def percentiles(values: deque[float]) -> Percentiles:
-    """Return p50 and p95 of *values* by nearest rank."""
+def percentiles(values: Collection[float]) -> Percentiles:
+    """Return p50 and p95 of *values* by nearest rank: the least value that so many percent do not exceed."""
     ordered = sorted(values)
-    return Percentiles(ordered[len(ordered) // 2], ordered[min(int(len(ordered) * 0.95), len(ordered) - 1)])
+    p50, p95 = (ordered[-(-percent * len(ordered) // 100) - 1] for percent in (50, 95))
+    return Percentiles(p50, p95)
 
 
 @dataclass(slots=True)

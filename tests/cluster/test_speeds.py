@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ollama_zmq.cluster.speeds import SpeedMeter
+from ollama_zmq.cluster.speeds import SpeedMeter, percentiles
 from ollama_zmq.engine.requests import Microbatch
 
 
@@ -20,6 +20,13 @@ def test_a_stream_is_as_fast_as_its_median_step():
         meter.begin(microbatch(number, 1), now=number)
         meter.end(microbatch(number, 1), now=number + step_s)
     assert meter.speeds().decode_tokens_per_s == pytest.approx(50.0)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 19, 20, 21, 100])
+def test_percentiles_are_those_of_the_nearest_rank(n):
+    values = np.random.default_rng(n).permutation(n) + 1.0
+    found = percentiles(values.tolist())
+    assert (found.p50_us, found.p95_us) == tuple(np.percentile(values, (50, 95), method="inverted_cdf"))
 
 
 def test_steps_beside_others_do_not_count():
