@@ -87,6 +87,22 @@ def test_preemption_does_not_change_what_is_generated():
     assert [same_as_naive(driver.of(request.request_id), request) for request in requests] == [True] * 4
 
 
+def test_the_youngest_gives_up_its_pages_to_the_oldest():
+    driver = Driver(kv_pages=4, num_ctx=192, max_sequences=3, max_in_flight=1)
+    for name, length in {"oldest": 124, "second": 20, "youngest": 40}.items():
+        driver.submit(generation(name, range(length), num_predict=100, temperature=0.0))
+    driver.send()
+    while not driver.engine.waiting:  # until the oldest needs a third page
+        driver.land()
+        driver.send()
+    driver.land()
+    before = {name: len(output_ids(driver.of(name))) for name in ("oldest", "second", "youngest")}
+    driver.send()
+    driver.land()
+    more = {name: len(output_ids(driver.of(name))) - n for name, n in before.items()}
+    assert more == {"oldest": 1, "second": 1, "youngest": 0}
+
+
 # ---- how it ends
 
 
