@@ -13,7 +13,7 @@ import click
 from ollama_zmq.cli.terminal import is_terminal
 from ollama_zmq.cli.wordwrap import WordWrap
 from ollama_zmq.durations import format_duration
-from ollama_zmq.printable import printable_text
+from ollama_zmq.printable import printable_line, printable_text
 
 Json = dict[str, Any]
 GREY_BOLD, GREY, DEFAULT = "\x1b[38;5;245m\x1b[1m", "\x1b[0m\x1b[38;5;245m", "\x1b[0m"
@@ -95,14 +95,15 @@ def _texts(chunk: Json) -> tuple[str, str]:
 
 
 @contextmanager
-def waiting() -> Iterator[None]:
-    """Show that something is on its way, where somebody watches."""
+def waiting(what: str = "") -> Iterator[None]:
+    """Show that something is on its way, where somebody watches: a spinner, with *what* beside it."""
     if not is_terminal(sys.stderr, sys.stdout):
         yield
         return
     from rich.console import Console
+    from rich.text import Text
 
-    with Console(stderr=True).status(""):
+    with Console(stderr=True).status(Text(printable_line(what))):
         yield
 
 

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ollama_zmq.cli.answer import waiting
 from ollama_zmq.cli.children import Children
-from ollama_zmq.cli.cluster import WORKER_COLUMNS, worker_row
+from ollama_zmq.cli.cluster import WORKER_COLUMNS, percentiles, worker_row
 from ollama_zmq.cli.command import Command
-from ollama_zmq.cli.tables import table
+from ollama_zmq.cli.tables import NARROW, paragraph, table
 from ollama_zmq.cli.terminal import say
 from ollama_zmq.client import Client
 from ollama_zmq.config import Config
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PROMPT = "Explain in three sentences why the sky is blue."
 OPTIONS = {"num_predict": 256, "seed": 1}
-STAGE_COLUMNS = ("STAGE", "WORKER", "PER LAYER p50/p95", "COMPUTE p50/p95", "WIRE p50/p95", "QUEUE p50/p95")
+STAGE_COLUMNS = ("STAGE", "WORKER", "PER LAYER", "COMPUTE", "WIRE", "QUEUE")
 GGUF = click.Path(exists=True, dir_okay=False, path_type=Path)
 COUNT = click.IntRange(1, 64)
 
@@ -49,11 +50,17 @@ def demo(prompt: str, gguf: Path | None, n_workers: int, keep: bool) -> None:
     """Answer PROMPT with a model whose layers are spread over workers on this machine."""
     with _ending_on_signals(), _model(gguf) as (store, name), Children() as children:
         env = {"OLLAMA_MODELS": str(store.root), "OLLAMA_RPC_POLICY": ""}
-        workers = [children.start_worker(env=env) for _ in range(n_workers)]
-        url = children.start_server(workers, env=env)
-        say(f"Started rpc-server at {', '.join(workers)} and a server at {url}.")
+        with waiting("starting workers and a server; the first start of all measures this machine for some seconds"):
+            workers = [children.start_worker(env=env) for _ in range(n_workers)]
+            url = children.start_server(workers, env=env)
+        say(
+            paragraph(
+                f"Started {n_workers} workers (ollama rpc-server) at {', '.join(workers)}, and a server at {url}."
+            )
+        )
         with Client(url) as client:
-            client.load(name)
+            with waiting(f"loading {name}"):
+                client.load(name)
             _show_workers(client.cluster(), gguf.name if gguf else name)
             say(f"\n>>> {prompt}")
             _show_speed(_answer(client, name, prompt))
@@ -125,11 +132,11 @@ def _borrow(store: Store, gguf: Path) -> str:
 
 def _show_workers(cluster: Json, model: str) -> None:
     """Print which layers sit where, and each worker's memory and speed."""
-    say(f"Loaded {model}:\n")
-    say(table(WORKER_COLUMNS, [worker_row(worker) for worker in cluster["workers"]]))
+    say(f"Loaded {model}; the first line is this command's own server, which reads the prompt and picks the tokens:\n")
+    say(table(WORKER_COLUMNS, [worker_row(worker) for worker in cluster["workers"]], NARROW))
     for loaded in cluster["models"]:
         for note in loaded["notes"]:
-            say(f"note: {note}")
+            say(f"\n{paragraph(f'note: {note}')}")
 
 
 def _answer(client: Client, name: str, prompt: str) -> Json:
@@ -156,21 +163,17 @@ def _show_speed(last: Json) -> None:
 
 def _show_latency(cluster: Json) -> None:
     """Print where the time of a decoded token went, in microseconds."""
-    say("Latency of a decoded token, in microseconds:\n")
+    say("Latency of a decoded token in microseconds, p50/p95 (half, and 95 of 100, took at most):\n")
     stages = [stage for model in cluster["models"] for stage in model["stages"]]
-    say(table(STAGE_COLUMNS, [_stage_row(stage) for stage in stages if stage.get("latency")]))
+    say(table(STAGE_COLUMNS, [stage_row(stage) for stage in stages if stage.get("latency")], NARROW))
 
 
-def _stage_row(stage: Json) -> tuple[str, ...]:
+def stage_row(stage: Json) -> tuple[str, ...]:
     first, last, latency = stage["first_layer"], stage["last_layer"], stage["latency"]
     n_layers = last - first + 1 if first >= 0 else 0
     name = f"layers {first}-{last}" if n_layers else stage["part"]
-    per_layer = _pair(latency["compute"], n_layers) if n_layers else "-"
-    return (name, stage["worker"], per_layer, *(_pair(latency[part]) for part in ("compute", "wire", "queue")))
-
-
-def _pair(part: Json, n_layers: int = 1) -> str:
-    return f"{part['p50_us'] / n_layers:.0f}/{part['p95_us'] / n_layers:.0f}"
+    per_layer = percentiles(latency["compute"], n_layers) if n_layers else "-"
+    return (name, stage["worker"], per_layer, *(percentiles(latency[part]) for part in ("compute", "wire", "queue")))
 
 
 def _stay(url: str, name: str) -> None:

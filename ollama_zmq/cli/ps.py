@@ -9,7 +9,7 @@ import click
 
 from ollama_zmq.cli.cluster import speed_line
 from ollama_zmq.cli.command import Command
-from ollama_zmq.cli.tables import columns, table
+from ollama_zmq.cli.tables import NARROW, columns, table
 from ollama_zmq.cli.terminal import say
 from ollama_zmq.client import Client
 from ollama_zmq.units import human_bytes, human_time_of
@@ -65,4 +65,4 @@ def worker_lines(cluster: dict[str, Any]) -> list[str]:
         if worker["layers"] or worker["held_bytes"]
     ]
     speeds = [("", model["name"], speed_line(model)) for model in cluster["models"]]
-    return [*columns(workers), *columns(speeds)]
+    return [*columns(workers), *columns(speeds, NARROW)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import textwrap
 from collections.abc import Collection, Sequence
 from unicodedata import category, east_asian_width
 
@@ -35,6 +36,15 @@ def columns(rows: Sequence[Sequence[str]], gap: str = GAP) -> list[str]:
         gap.join(cell + " " * (widths[i] - display_width(cell)) for i, cell in enumerate(row)) + gap for row in rows
     ]
     return lines if gap == GAP else [line.rstrip() for line in lines]
+
+
+def paragraph(text: str, indent: str = "") -> str:
+    """*text* on one line, or wrapped at words where a terminal would cut it."""
+    line = printable_line(text)
+    if not is_terminal(sys.stdout):
+        return f"{indent}{line}"
+    width = max(shutil.get_terminal_size().columns - 1, 20)
+    return textwrap.fill(line, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def display_width(text: str) -> int:

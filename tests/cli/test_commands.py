@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ollama_zmq.cli import COMMANDS
+from ollama_zmq.cli import COMMANDS, cluster, demo
 from ollama_zmq.cli.cluster import model_line
 from ollama_zmq.cli.ps import processor, until
-from ollama_zmq.cli.tables import table
+from ollama_zmq.cli.tables import NARROW, table
 from ollama_zmq.client import Client
 from ollama_zmq.config import VARIABLES
 from ollama_zmq.version import VERSION
@@ -114,14 +114,13 @@ def test_ps_shows_where_a_model_is_and_until_when(ollama, server, store, broker)
         "tiny:latest",
         "decode",
         "50.0",
-        "tokens/s",
         "(predicted",
-        "60.0",
-        "tokens/s),",
+        "60.0),",
         "prefill",
         "-",
         "(predicted",
         "-)",
+        "tokens/s",
     ]
     assert header.split() == ["NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"]
     assert re.fullmatch(rf"tiny:latest    {digest}    1 KB    100% CPU     512        .* from now +", line)
@@ -211,37 +210,79 @@ def test_cluster_prints_workers_and_stages(ollama, server):
     lines = ollama("cluster").out.splitlines()
     assert lines[1].split()[:4] == ["local", "ready", "0-3", "1"]
     assert lines[3] == "tiny:latest: loaded, 0 B"
-    assert lines[6].split()[:7] == ["whole", "0..3", "local", "0", "us", "-", "-"]
-    assert lines[8] == "decode 50.0 tokens/s (predicted 60.0 tokens/s), prefill - (predicted -)"
+    assert lines[5:8] == ["Microseconds of a step, p50/p95:", "", "STAGE       WORKER  COMPUTE  WIRE  QUEUE"]
+    assert lines[8].split() == ["whole", "0..3", "local", "-", "-", "-"]
+    assert lines[10] == "decode 50.0 (predicted 60.0), prefill - (predicted -) tokens/s"
+
+
+def test_cluster_verbose_adds_links_speeds_versions_and_devices(ollama, server):
+    ollama("run", "tiny", "")
+    lines = [line.split() for line in ollama("cluster", "-v").out.splitlines()]
+    start = lines.index(["local"])
+    assert [line[0] for line in lines[start + 1 : start + 5]] == ["link", "prefill", "version", "device"]
+    assert ["STAGE", "WORKER", "COMPUTE", "WIRE", "QUEUE", "PREDICTED", "STEPS"] in lines
 
 
 def test_cluster_plan_prints_every_plan_with_its_stages(ollama, server, broker):
     printed = ollama("cluster", "plan", "tiny", "--rpc-servers", "10.0.0.1:50052", "--num-ctx", "64")
     assert (broker.planned[0].num_ctx, broker.planned[0].rpc_servers) == (64, ("10.0.0.1:50052",))
-    lines = [line.split() for line in printed.out.splitlines()]
-    assert lines[0] == ["tiny:latest:", "context", "64,", "1", "at", "once"]
-    assert lines[3] == ["*", "this", "machine", "alone", "60.0", "tokens/s", "900.0", "tokens/s", "unloads", "other"]
-    assert lines[4] == ["10.0.0.1:50052", "-", "-", "too", "small"]
-    assert lines[7] == [
-        "this",
-        "machine",
-        "alone",
-        "whole",
-        "0..3",
-        "local",
-        "1",
-        "KB",
-        "2",
-        "KB",
-        "3",
-        "KB",
-        "7",
-        "KB",
-        "16667",
-        "us",
+    assert printed.out.splitlines() == [
+        "tiny:latest: context 64, 1 at once",
+        "",
+        "   PLAN                DECODE         PREFILL",
+        "*  this machine alone  60.0 tokens/s  900.0 tokens/s",
+        "     unloads other",
+        "   10.0.0.1:50052      -              -",
+        "     too small",
+        "",
+        "this machine alone",
+        "",
+        "STAGE       WORKER  WEIGHTS  CACHE  SCRATCH  MEMORY  TOKEN",
+        "whole 0..3  local   1 KB     2 KB   3 KB     7 KB    16667 us",
+        "",
+        "not there: nobody listens",
     ]
-    assert lines[9] == ["not", "there:", "nobody", "listens"]
     assert printed.code == 0
+
+
+WORKER = {
+    "address": "192.168.100.200:50052",
+    "status": "connecting",
+    "layers": "60-79",
+    "held_bytes": 999_000_000_000,
+    "memory_budget": 999_000_000_000,
+    "rtt_us": 99_999.0,
+    "decode_bytes_per_s": 999e9,
+}
+TIMES = {part: {"p50_us": 99_999.0, "p95_us": 99_999.0} for part in ("compute", "wire", "queue")}
+STAGE = {
+    "part": "layers",
+    "first_layer": 60,
+    "last_layer": 79,
+    "worker": WORKER["address"],
+    "predicted_us": 99_999.0,
+    "latency": TIMES | {"steps": 99_999},
+} | {f"{what}_bytes": 999_000_000_000 for what in ("weight", "kv", "scratch", "need")}
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        (cluster.WORKER_COLUMNS, cluster.worker_row(WORKER)),
+        (cluster.STAGE_COLUMNS, cluster.stage_row(STAGE)[:5]),
+        (cluster.PLANNED_COLUMNS, cluster.planned_row(STAGE)),
+        (demo.STAGE_COLUMNS, demo.stage_row(STAGE | {"worker": "127.0.0.1:50052"})),
+    ],
+)
+def test_our_own_tables_fit_eighty_columns(header, row):
+    assert max(map(len, table(header, [row], NARROW).splitlines())) <= 80
+
+
+@pytest.mark.parametrize(("width", "gap"), [(80, "    "), (15, "  ")])
+def test_a_table_is_set_closer_on_a_terminal_that_is_too_narrow(monkeypatch, width, gap):
+    monkeypatch.setattr("ollama_zmq.cli.tables.is_terminal", lambda *streams: True)
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert table(("NAME", "SIZE"), [("tiny", "1 KB")]).rstrip().endswith(f"tiny{gap}1 KB")
 
 
 def test_a_model_that_loads_shows_what_each_worker_has_been_sent():

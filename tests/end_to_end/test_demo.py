@@ -31,7 +31,7 @@ def test_the_demo_answers_over_two_workers_and_ends(children: Children, wide_ggu
     assert int(second[0]) == int(first[1]) + 1
     assert ">>> hello\n" in child.output
     assert re.search(r"answer: 256 tokens, [\d.]+ tokens/s", child.output)
-    assert "PER LAYER p50/p95" in child.output
+    assert "PER LAYER" in child.output
 
 
 def test_as_many_workers_as_asked_for(children: Children, wide_gguf: Path) -> None:
