@@ -16,7 +16,7 @@ import click
 from ollama_zmq.cli.command import Group, wrong_use
 from ollama_zmq.cli.terminal import prepare_streams
 from ollama_zmq.errors import OllamaZmqError
-from ollama_zmq.printable import printable_line
+from ollama_zmq.printable import REPLACEMENT, printable_line, whole_characters
 
 
 class Entry(NamedTuple):
@@ -47,6 +47,7 @@ COMMANDS = {
     "demo": Entry("demo", "Answer a prompt over workers started for it"),
     "help": Entry("help_command", "Help about any command", "help"),
 }
+MAX_ERROR = 2000  # characters of the line that tells what went wrong
 ALIASES = {"start": "serve", "ls": "list", "login": "signin", "logout": "signout"}
 
 
@@ -109,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run_root(arguments: Sequence[str] | None, name: str = "ollama") -> int:
     """Run the command line and return its exit code; errors are one line on stderr."""
-    given = [argument.replace("\0", "\ufffd") for argument in (sys.argv[1:] if arguments is None else arguments)]
+    given = [_passable(argument) for argument in (sys.argv[1:] if arguments is None else arguments)]
     try:
         root.main(args=given, prog_name=name, standalone_mode=False)
     except click.exceptions.Exit as exit_:
@@ -128,8 +129,18 @@ def run_root(arguments: Sequence[str] | None, name: str = "ollama") -> int:
     return 0
 
 
+def _passable(argument: str) -> str:
+    """*argument* as the system could have passed it: bytes that are no text stay, for they may be of a file's name."""
+    argument = argument.replace("\0", REPLACEMENT)
+    try:
+        os.fsencode(argument)
+    except UnicodeEncodeError:
+        return whole_characters(argument)
+    return argument
+
+
 def _failed(message: str) -> int:
-    click.echo(f"Error: {printable_line(message)}", err=True)
+    click.echo(f"Error: {printable_line(message, MAX_ERROR)}", err=True)
     return 1
 
 

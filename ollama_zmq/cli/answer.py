@@ -13,7 +13,7 @@ import click
 from ollama_zmq.cli.terminal import is_terminal
 from ollama_zmq.cli.wordwrap import WordWrap
 from ollama_zmq.durations import format_duration
-from ollama_zmq.printable import printable_line, printable_text
+from ollama_zmq.printable import printable_line, printable_text, whole_characters
 
 Json = dict[str, Any]
 GREY_BOLD, GREY, DEFAULT = "\x1b[38;5;245m\x1b[1m", "\x1b[0m\x1b[38;5;245m", "\x1b[0m"
@@ -67,7 +67,8 @@ class Answer:
             self._print(content)
 
     def _print(self, text: str) -> None:
-        click.echo(self._wrap.feed(printable_text(text) if self._on_terminal else text), nl=False, color=True)
+        shown = printable_text(text) if self._on_terminal else whole_characters(text)
+        click.echo(self._wrap.feed(shown), nl=False, color=True)
         self._begins_line = text.endswith("\n")
 
     def _style(self, code: str) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ollama_zmq.cli.answer import waiting
+from ollama_zmq.cli.answer import Answer, waiting
 from ollama_zmq.cli.children import Children
 from ollama_zmq.cli.cluster import WORKER_COLUMNS, percentiles, worker_row
 from ollama_zmq.cli.command import Command
@@ -31,6 +31,8 @@ OPTIONS = {"num_predict": 256, "seed": 1}
 STAGE_COLUMNS = ("STAGE", "WORKER", "PER LAYER", "COMPUTE", "WIRE", "QUEUE")
 GGUF = click.Path(exists=True, dir_okay=False, path_type=Path)
 COUNT = click.IntRange(1, 64)
+
+LOCAL = "The worker called local is the server itself: it turns text into tokens and picks the next one."
 
 Json = dict[str, Any]
 
@@ -132,7 +134,8 @@ def _borrow(store: Store, gguf: Path) -> str:
 
 def _show_workers(cluster: Json, model: str) -> None:
     """Print which layers sit where, and each worker's memory and speed."""
-    say(f"Loaded {model}; the first line is this command's own server, which reads the prompt and picks the tokens:\n")
+    say(paragraph(f"Loaded {model}. {LOCAL}"))
+    say()
     say(table(WORKER_COLUMNS, [worker_row(worker) for worker in cluster["workers"]], NARROW))
     for loaded in cluster["models"]:
         for note in loaded["notes"]:
@@ -141,12 +144,10 @@ def _show_workers(cluster: Json, model: str) -> None:
 
 def _answer(client: Client, name: str, prompt: str) -> Json:
     """Print the answer as it comes and return the last chunk."""
-    chunk: Json = {}
-    for chunk in client.generate(name, prompt, options=OPTIONS):
-        say(chunk["response"], nl=False)
-        sys.stdout.flush()
+    answer = Answer(wraps=True)
+    answer.show(client.generate(name, prompt, options=OPTIONS))
     say()
-    return chunk
+    return answer.last
 
 
 def _show_speed(last: Json) -> None:
@@ -163,7 +164,7 @@ def _show_speed(last: Json) -> None:
 
 def _show_latency(cluster: Json) -> None:
     """Print where the time of a decoded token went, in microseconds."""
-    say("Latency of a decoded token in microseconds, p50/p95 (half, and 95 of 100, took at most):\n")
+    say("Microseconds of a decoded token, p50/p95 (half of them, 95 of 100, took no more):\n")
     stages = [stage for model in cluster["models"] for stage in model["stages"]]
     say(table(STAGE_COLUMNS, [stage_row(stage) for stage in stages if stage.get("latency")], NARROW))
 
@@ -179,7 +180,8 @@ def stage_row(stage: Json) -> tuple[str, ...]:
 def _stay(url: str, name: str) -> None:
     """Say how to use what runs, and wait for Ctrl-C."""
     body = f'{{"model": "{name}", "prompt": "hello", "stream": false}}'
-    say(f"\nEverything stays up until Ctrl-C. The server is at {url}; another request:\n")
+    say("\nEverything stays up until Ctrl-C. Talk to it from another terminal:\n")
+    say(f"  OLLAMA_HOST={url.removeprefix('http://')} ollama run {name}")
     say(f"  curl {url}/api/generate -d '{body}'")
     try:
         signal.pause()

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import click
 
-from ollama_zmq.printable import printable_text
+from ollama_zmq.printable import printable_text, whole_characters
 
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -45,7 +45,7 @@ def say(text: str = "", *, err: bool = False, nl: bool = True) -> None:
 
 def say_text(text: str, *, nl: bool = True) -> None:
     """Print a model's text or answer: unchanged into a pipe or file, as :func:`say` does on a terminal."""
-    click.echo(printable_text(text) if is_terminal(sys.stdout) else text, nl=nl, color=True)
+    click.echo(printable_text(text) if is_terminal(sys.stdout) else whole_characters(text), nl=nl, color=True)
 
 
 def read_stdin() -> str:
