@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 
 from ollama_zmq.devices.base import Budget, DeviceWeight, Speeds, whole
 from ollama_zmq.errors import OpError, RequestError, ShapeError
-from ollama_zmq.kernels.cpu import isa_names, simd
+from ollama_zmq.kernels.cpu import simd
 from ollama_zmq.kernels.cpu.executable import CpuExecutable, executable_nbytes
 from ollama_zmq.kernels.cpu.plan import plan
 from ollama_zmq.kernels.cpu.pool import Pool
@@ -32,7 +32,7 @@ class CpuDevice:
 
     Args:
         threads: as many as the process may use at once if None.
-        isa: one of :func:`isa_names`; the fastest, or ``OLLAMA_CPU_ISA``, if None.
+        isa: one of :func:`ollama_zmq.kernels.cpu.isa_names`; the fastest, or ``OLLAMA_CPU_ISA``, if None.
 
     Raises:
         RequestError: no such instruction set here, or an impossible number of threads.
@@ -164,9 +164,10 @@ class CpuDevice:
 
 
 def _chosen_isa(isa: str | None) -> str:
-    name = isa or os.environ.get("OLLAMA_CPU_ISA", "") or isa_names()[0]
-    if name not in isa_names():
-        raise RequestError(f"OLLAMA_CPU_ISA={name!r}: this CPU has {', '.join(isa_names())}", isa=name)
+    known = simd.isa_names()
+    name = isa or os.environ.get("OLLAMA_CPU_ISA", "") or known[0]
+    if name not in known:
+        raise RequestError(f"OLLAMA_CPU_ISA={name!r}: this CPU has {', '.join(known)}", isa=name)
     return name
 
 

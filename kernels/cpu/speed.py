@@ -11,18 +11,15 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from statistics import median
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
-from ollama_zmq.devices.base import MatrixSpeed, Speeds, Step
+from ollama_zmq.devices.base import Device, MatrixSpeed, Speeds, Step
 from ollama_zmq.formats.quants import QuantType, row_nbytes, type_of_id
 from ollama_zmq.kernels.cpu.weights import FORMATS, CpuWeight, weight_nbytes
 from ollama_zmq.ops.builder import Builder
 from ollama_zmq.ops.program import Verified, WeightSpec, verify
-
-if TYPE_CHECKING:
-    from ollama_zmq.kernels.cpu.device import CpuDevice
 
 K = 1024
 READ_NBYTES = 68 << 20
@@ -35,7 +32,14 @@ ROUNDS, ENOUGH_S = 6, 0.4  # a slow machine does what it can in this time, two r
 Case = Callable[[], object]
 
 
-def measure(device: CpuDevice) -> Speeds:
+class Measurable(Device, Protocol):
+    """A device that can be measured without a model."""
+
+    def blank_weight(self, spec: WeightSpec) -> CpuWeight:
+        """Memory of a weight whose values are of no interest."""
+
+
+def measure(device: Measurable) -> Speeds:
     """Measure *device*. Memory is taken from its budget and given back."""
     with ExitStack() as stack:
         nbytes = READ_NBYTES if device.budget.free > 2 * READ_NBYTES else FALLBACK_NBYTES
@@ -79,7 +83,7 @@ def _rows_of(kind: QuantType, nbytes: int) -> int:
     return nbytes // a_group * 16
 
 
-def _linear(stack: ExitStack, device: CpuDevice, memory: CpuWeight, kind: QuantType, rows: int, T: int) -> Case:
+def _linear(stack: ExitStack, device: Measurable, memory: CpuWeight, kind: QuantType, rows: int, T: int) -> Case:
     spec = WeightSpec("w", kind.id, (rows, K))
     ops = Builder("linear")
     out = ops.linear(ops.input("x", ("T", K)), ops.weight(spec))
@@ -95,7 +99,7 @@ def _chain(width: int, n: int) -> Verified:
     return verify(ops.program("out", value))
 
 
-def _case(stack: ExitStack, device: CpuDevice, program: Verified, T: int, weight: CpuWeight | None = None) -> Case:
+def _case(stack: ExitStack, device: Measurable, program: Verified, T: int, weight: CpuWeight | None = None) -> Case:
     executable = device.compile(program, {"w": weight} if weight else {}, kv_pages=0, max_tokens=T)
     stack.callback(executable.close)
     x, step = np.ones((T, int(program.input.shape[1])), np.float32), Step.of([T], [0])
