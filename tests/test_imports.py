@@ -1,8 +1,8 @@
 """The import law: downwards only, no cycles, and each foreign library in its one home.
 
-Modules are read, not imported; ``.pyx`` files by their import lines. Imports inside functions count for the layers,
-since they too are a dependency, but not for cycles, which are a matter of loading. What stands under
-``if TYPE_CHECKING`` is for a type checker alone and counts for nothing.
+Modules are read, not imported; ``.pyx`` files by their import lines. Imports inside functions and under
+``if TYPE_CHECKING`` count like any other, for layers and for cycles: two modules that need each other's names are one
+idea in two files, however late they look. Headers of the kernels include each other in one direction, too.
 """
 
 import ast
@@ -43,46 +43,41 @@ BASE_MAY_IMPORT_BASE = LAYERS[-1]
 
 @dataclass(frozen=True)
 class Import:
-    """One import statement. ``source`` and ``target`` are full module names; ``lazy`` if inside a function."""
+    """One import statement. ``source`` and ``target`` are full module names."""
 
     source: str
     target: str
-    lazy: bool
 
 
 def python_imports(module, text, is_package=False):
     """The imports in Python source *text*."""
-    return list(_walk(ast.parse(text), module, is_package, lazy=False))
+    return list(_imports(ast.parse(text), module, is_package))
 
 
-def _walk(node, module, is_package, *, lazy):
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
-            child = ast.Module(body=child.orelse, type_ignores=[])
-        if isinstance(child, ast.Import):
-            yield from (Import(module, name.name, lazy) for name in child.names)
-        elif isinstance(child, ast.ImportFrom):
-            base = child.module or ""
-            if child.level:
+def _imports(tree, module, is_package):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (Import(module, name.name) for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
                 parts = module.split(".")
-                kept = parts[: len(parts) - child.level + is_package]
+                kept = parts[: len(parts) - node.level + is_package]
                 base = ".".join([*kept, base] if base else kept)
-            for name in child.names:
-                yield Import(module, f"{base}.{name.name}", lazy)
-        inside = lazy or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        yield from _walk(child, module, is_package, lazy=inside)
+            yield from (Import(module, f"{base}.{name.name}") for name in node.names)
 
 
-CYTHON_FROM = re.compile(r"^(\s*)from\s+([\w.]+)\s+c?import\s+(.+)$", re.MULTILINE)
-CYTHON_IMPORT = re.compile(r"^(\s*)c?import\s+([\w.]+)", re.MULTILINE)
+CYTHON_FROM = re.compile(r"^\s*from\s+([\w.]+)\s+c?import\s+(.+)$", re.MULTILINE)
+CYTHON_IMPORT = re.compile(r"^\s*c?import\s+([\w.]+)", re.MULTILINE)
+INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 
 
 def cython_imports(module, text):
-    """The ``import`` and ``cimport`` lines of Cython source *text*; indented ones are inside functions."""
-    found = [Import(module, target, bool(indent.strip("\n"))) for indent, target in CYTHON_IMPORT.findall(text)]
-    for indent, base, names in CYTHON_FROM.findall(text):
+    """The ``import`` and ``cimport`` lines of Cython source *text*."""
+    found = [Import(module, target) for target in CYTHON_IMPORT.findall(text)]
+    for base, names in CYTHON_FROM.findall(text):
         imported = re.findall(r"\w+", re.sub(r"\bas\s+\w+|#.*", "", names)) or [""]
-        found += [Import(module, f"{base}.{name}".rstrip("."), bool(indent.strip("\n"))) for name in imported]
+        found += [Import(module, f"{base}.{name}".rstrip(".")) for name in imported]
     return found
 
 
@@ -130,13 +125,29 @@ def complaints(imports):
     return sorted(set(found))
 
 
-def cycle_in(imports, modules):
-    """A cycle of modules that import each other while loading, or None."""
+def graph_of(imports, modules):
+    """Module -> the modules that it imports."""
     graph = {module: set() for module in modules}
     for statement in imports:
         target = statement.target if statement.target in modules else statement.target.rpartition(".")[0]
-        if not statement.lazy and target in modules and target != statement.source and statement.source in modules:
+        if target in modules and target != statement.source and statement.source in modules:
             graph[statement.source].add(target)
+    return graph
+
+
+def includes(folder):
+    """File below *folder* -> the files below it that it includes, looked for beside it and from *folder* on."""
+    files = {path.resolve() for path in folder.rglob("*.[ch]")}
+    graph = {}
+    for path in files:
+        named = INCLUDE.findall(path.read_text())
+        candidates = ((base / name).resolve() for name in named for base in (path.parent, folder))
+        graph[path] = {found for found in candidates if found in files}
+    return graph
+
+
+def cycle_in(graph):
+    """Nodes of *graph* (node -> nodes that it needs) that need each other, or None."""
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -155,8 +166,14 @@ def test_every_part_has_a_layer():
     assert {part_of(module) for module in modules if part_of(module)} <= set().union(*LAYERS)
 
 
-def test_no_modules_load_each_other():
-    assert cycle_in(*all_imports()) is None
+def test_no_modules_import_each_other():
+    assert cycle_in(graph_of(*all_imports())) is None
+
+
+def test_no_headers_include_each_other():
+    graph = includes(ROOT / "kernels" / "cpu" / "include")
+    assert sum(map(len, graph.values())) > len(graph) > 20
+    assert cycle_in(graph) is None
 
 
 WRONG = [
@@ -172,6 +189,7 @@ WRONG = [
     ("ollama_zmq.server.app", "from ollama_zmq.cli import serve", "not downwards"),
     ("ollama_zmq.engine.engine", "from ollama_zmq import cluster", "not downwards"),
     ("ollama_zmq.engine.engine", "from ollama_zmq.utils import things", "without a layer"),
+    ("ollama_zmq.units", "if TYPE_CHECKING:\n    from ollama_zmq.bus import sockets", "not downwards"),
     ("ollama_zmq.engine.engine", "try:\n    import zmq\nexcept ImportError:\n    zmq = None", "imports zmq"),
 ]
 
@@ -189,10 +207,6 @@ def test_a_wrong_import_is_refused(module, text, named):
         ("ollama_zmq.bus.sockets", "import zmq\nfrom ollama_zmq.errors import OpError"),
         ("ollama_zmq.cli.serve", "def serve():\n    from ollama_zmq.server.run import run"),
         ("ollama_zmq.engine.engine", "from ollama_zmq.devices.base import Step\nfrom .pages import Pages"),
-        (
-            "ollama_zmq.units",
-            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ollama_zmq.bus import sockets",
-        ),
     ],
 )
 def test_a_right_import_is_not(module, text):
@@ -214,8 +228,18 @@ def test_cython_imports_of_ours_are_read():
     assert len(complaints(found)) == 2
 
 
-def test_a_cycle_is_found_and_a_lazy_import_is_none():
+@pytest.mark.parametrize("back", ["import {}", "def f():\n    import {}", "if TYPE_CHECKING:\n    from {} import f"])
+def test_a_cycle_is_found_however_late_it_is_closed(back):
     one, two = "ollama_zmq.engine.one", "ollama_zmq.engine.two"
     forth = python_imports(one, f"from {two} import f")
-    assert cycle_in(forth + python_imports(two, f"import {one}"), {one, two}) is not None
-    assert cycle_in(forth + python_imports(two, f"def f():\n    import {one}"), {one, two}) is None
+    assert cycle_in(graph_of(forth, {one, two})) is None
+    assert cycle_in(graph_of(forth + python_imports(two, back.format(one)), {one, two})) is not None
+
+
+def test_headers_that_include_each_other_are_found(tmp_path):
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "one.h").write_text('#include "inner/two.h"\n')
+    (tmp_path / "inner" / "two.h").write_text("#include <stdint.h>\n")
+    assert cycle_in(includes(tmp_path)) is None
+    (tmp_path / "inner" / "two.h").write_text('#  include "../one.h"\n')
+    assert cycle_in(includes(tmp_path)) is not None
