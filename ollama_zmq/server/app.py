@@ -23,8 +23,9 @@ from starlette.routing import Route
 from ollama_zmq.config import Config
 from ollama_zmq.errors import OllamaZmqError
 from ollama_zmq.server.endpoints import about
+from ollama_zmq.server.errors import family_of
 from ollama_zmq.server.guards import HostGuard, OriginGuard
-from ollama_zmq.server.streaming import error_response
+from ollama_zmq.server.streaming import error_response, json_response
 
 if TYPE_CHECKING:
     from ollama_zmq.server.services import Services
@@ -45,6 +46,11 @@ def lazily(module: str, function: str) -> Callable[[Request], Awaitable[Response
 ROUTES = [
     Route("/", about.root),
     Route("/api/version", about.version),
+    Route("/api/status", about.status),
+    Route("/api/me", about.me, methods=["POST"]),
+    Route("/api/signout", about.signout, methods=["POST"]),
+    Route("/api/user/keys/{key}", about.signout, methods=["DELETE"]),
+    Route("/api/experimental/model-recommendations", about.recommendations),
     Route("/api/generate", lazily("generate", "generate"), methods=["POST"]),
     Route("/api/chat", lazily("chat", "chat"), methods=["POST"]),
     Route("/api/tags", lazily("models", "tags")),
@@ -91,7 +97,12 @@ def make_app(
             Middleware(OriginGuard, patterns=config.origins),
             Middleware(HostGuard, is_loopback=config.host.is_loopback),
         ],
-        exception_handlers={OllamaZmqError: _refused, HTTPException: _not_routed, Exception: _refused},
+        exception_handlers={
+            OllamaZmqError: _refused,
+            OSError: _refused,
+            HTTPException: _not_routed,
+            Exception: _refused,
+        },
         lifespan=lifespan,
     )
 
@@ -103,11 +114,14 @@ def _tell_failure(opened: asyncio.Future[Services], on_failure: Callable[[BaseEx
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    return error_response(error)
+    return error_response(error, family_of(request.url.path))
 
 
 async def _not_routed(request: Request, error: Exception) -> Response:
-    """404 and 405 are plain text, as with Ollama's router."""
+    """404 and 405 are plain text, as with Ollama's router, but for the families whose clients read JSON only."""
     assert isinstance(error, HTTPException)
     phrase = HTTPStatus(error.status_code).phrase.lower()
-    return PlainTextResponse(f"{error.status_code} {phrase.replace('not found', 'page not found')}", error.status_code)
+    text = f"{error.status_code} {phrase.replace('not found', 'page not found')}"
+    if family := family_of(request.url.path):
+        return json_response(family(error.status_code, f"{text}: {request.url.path}"), error.status_code)
+    return PlainTextResponse(text, error.status_code)

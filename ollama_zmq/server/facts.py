@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from ollama_zmq.errors import OllamaZmqError, RequestError
+from ollama_zmq.errors import RequestError
 from ollama_zmq.formats.gguf import open_gguf
 from ollama_zmq.store.stored_model import StoredModel
 from ollama_zmq.text.model_template import chat_template
@@ -58,14 +58,8 @@ def facts_of(model: StoredModel, go_template: str = "") -> Facts:
 
     Raises:
         ModelFileError: its file is missing or damaged.
-        RequestError: *go_template* is no template; a model's own that is none only has no capabilities.
     """
-    if go_template:
-        return _facts(model.gguf_path, go_template)
-    try:
-        return _facts(model.gguf_path, model.template)
-    except OllamaZmqError:
-        return _facts_without_template(model.gguf_path, model.template)
+    return _facts(model.gguf_path, go_template or model.template)
 
 
 @lru_cache(maxsize=1024)
@@ -83,26 +77,6 @@ def _facts(path: Path, go_template: str | None) -> Facts:
             template=template.source,
             capabilities=("embedding" if embeds else "completion", *(name for name in able if name not in MISSING)),
             wants=tuple(name for name in able if name in MISSING),
-        )
-
-
-@lru_cache(maxsize=1024)
-def _facts_without_template(path: Path, go_template: str | None) -> Facts:
-    """The facts of a model whose template cannot be compiled: raw prompts still run, and it can be shown.
-
-    Raises:
-        ModelFileError: the file is missing or damaged.
-    """
-    with open_gguf(path) as gguf:
-        metadata = gguf.metadata
-        embeds = any(key.endswith(".pooling_type") for key in metadata)
-        own = metadata.get("tokenizer.chat_template")
-        return Facts(
-            architecture=gguf.architecture,
-            context_length=_integer(metadata.get(f"{gguf.architecture}.context_length")),
-            embedding_length=_integer(metadata.get(f"{gguf.architecture}.embedding_length")),
-            template=go_template or (own if isinstance(own, str) else ""),
-            capabilities=("embedding" if embeds else "completion",),
         )
 
 

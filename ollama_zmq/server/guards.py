@@ -3,6 +3,7 @@
 Host      a server that listens on loopback answers to names of this machine and its network only, so that a
           page cannot reach it through a name of its own (DNS rebinding); others get 403 without a body.
 Origin    a browser's page may call if its origin matches a pattern; others get 403. Programs send no Origin.
+          A ``*`` stands for any part of a host's name, and behind a colon for a port.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class OriginGuard:
     def __init__(self, app: ASGIApp, *, patterns: Sequence[str]) -> None:
         self._app = app
         self._allows_all = "*" in patterns
-        self._allowed = re.compile("|".join(".*".join(map(re.escape, pattern.split("*"))) for pattern in patterns))
+        self._allowed = re.compile("|".join(map(_pattern, patterns)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on with the headers that a browser looks for, or answer it here."""
@@ -97,6 +98,12 @@ class OriginGuard:
         headers["Access-Control-Allow-Origin"] = "*" if self._allows_all else origin
         if not self._allows_all:
             headers.add_vary_header("Origin")
+
+
+def _pattern(origin: str) -> str:
+    """The regular expression of one setting: ``http://localhost:*`` and no host that only begins so."""
+    escaped = re.escape(origin).replace(r"\*", "[^/@]*")
+    return re.sub(r":\[\^/@\]\*$", r":[0-9]{1,5}", escaped)
 
 
 def is_allowed_host(host: str) -> bool:

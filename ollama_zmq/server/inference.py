@@ -25,6 +25,7 @@ from ollama_zmq.server.names import checked_name
 from ollama_zmq.server.schema import Inference, Logprob, TopLogprob
 from ollama_zmq.server.services import Services
 from ollama_zmq.store.stored_model import StoredModel
+from ollama_zmq.text.prompts import encode_ends
 from ollama_zmq.text.tokenizer import Tokenizer
 
 log = structlog.get_logger()
@@ -164,9 +165,12 @@ def tokenizer_of(prepared: PreparedRequest, tokenizer: Tokenizer | None) -> Toke
     return tokenizer
 
 
-def encoded(tokenizer: Tokenizer, prompt: str) -> tuple[int, ...]:
-    """Token ids of *prompt*, with one BOS where the model wants one, even if the text brings its own."""
-    token_ids = tokenizer.encode(prompt, add_special=True, parse_special=True)
+def encoded(tokenizer: Tokenizer, prompt: str, num_ctx: int) -> tuple[int, ...]:
+    """Token ids of *prompt*, with one BOS where the model wants one, even if the text brings its own.
+
+    Of a prompt that is far longer than the context the middle is left out, which is cut in any case.
+    """
+    token_ids = encode_ends(lambda text: tokenizer.encode(text, add_special=True, parse_special=True), prompt, num_ctx)
     twice = len(token_ids) > 1 and token_ids[0] == token_ids[1] == tokenizer.bos_id
     return tuple(token_ids[1:] if twice and tokenizer.add_bos else token_ids)
 

@@ -8,6 +8,7 @@ An error before the first chunk is an answer with its own status; after it, the 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, Generic, TypeVar
@@ -16,22 +17,40 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ollama_zmq.server.errors import body_of, status_of
+from ollama_zmq.server.errors import Family, body_of, status_of
 
 Chunk = TypeVar("Chunk", bound=msgspec.Struct)
 
 NDJSON = "application/x-ndjson"
 JSON = "application/json; charset=utf-8"
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def encode(value: object) -> bytes:
+    """*value* as JSON; half a surrogate pair, which no UTF-8 has, is U+FFFD."""
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(_readable(msgspec.to_builtins(value)))
+
+
+def _readable(value: Any) -> Any:
+    if isinstance(value, str):
+        return _SURROGATES.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {_readable(key): _readable(item) for key, item in value.items()}
+    return [_readable(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def json_response(value: object, status: int = 200) -> Response:
     """*value* as JSON."""
-    return Response(msgspec.json.encode(value), status, media_type=JSON)
+    return Response(encode(value), status, media_type=JSON)
 
 
-def error_response(error: Exception) -> Response:
-    """*error* with its status."""
-    return json_response(body_of(error), status_of(error))
+def error_response(error: Exception, family: Family | None = None) -> Response:
+    """*error* with its status, in the shape of *family*, or of Ollama's own API."""
+    body, status = body_of(error), status_of(error)
+    return json_response(family(status, body.error) if family else body, status)
 
 
 class Chunked(Response, Generic[Chunk]):
@@ -76,7 +95,7 @@ class Chunked(Response, Generic[Chunk]):
 
 async def _send_line(value: msgspec.Struct, send: Send) -> None:
     """Send *value* as one line; returns when the client's window has room for it."""
-    await send({"type": "http.response.body", "body": msgspec.json.encode(value) + b"\n", "more_body": True})
+    await send({"type": "http.response.body", "body": encode(value) + b"\n", "more_body": True})
 
 
 async def _until_gone(receive: Receive, answer: Coroutine[Any, Any, None]) -> None:

@@ -21,4 +21,4 @@ class Letters:
     [(True, "ab", "^ab"), (True, "^ab", "^ab"), (True, "", "^"), (False, "ab", "ab"), (False, "^^ab", "^^ab")],
 )
 def test_a_model_that_wants_bos_gets_it_once(add_bos, prompt, shown):
-    assert "".join(map(chr, encoded(Letters(add_bos=add_bos), prompt))) == shown
+    assert "".join(map(chr, encoded(Letters(add_bos=add_bos), prompt, 99))) == shown

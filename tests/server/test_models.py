@@ -141,6 +141,40 @@ def test_a_model_whose_file_is_gone_is_an_error_of_the_server(on_site, store):
     on_site(scenario)
 
 
+def test_what_the_system_refuses_is_said_in_a_line_with_the_path(on_site, store, monkeypatch):
+    def refuse(*arguments):
+        raise PermissionError(13, "Permission denied", "/models/manifests")
+
+    monkeypatch.setattr(store, "copy", refuse)
+
+    async def scenario(site):
+        response = await site.post("/api/copy", source="tiny", destination="x")
+        assert (response.status_code, response.json()) == (500, {"error": "permission denied: /models/manifests"})
+
+    on_site(scenario)
+
+
+def test_copilot_is_told_the_name_to_ask_for(on_site):
+    async def scenario(site):
+        for agent, base in (("GitHubCopilotChat/0.29", "tiny:latest"), ("curl/8", None)):
+            response = await site.http.post("/api/show", json={"model": "tiny:latest"}, headers={"User-Agent": agent})
+            assert response.json()["model_info"].get("general.basename") == base
+
+    on_site(scenario)
+
+
+def test_a_model_made_from_another_names_its_parent_in_lists_and_show(on_site):
+    async def scenario(site):
+        await site.post("/api/create", model="child", **{"from": "tiny"}, system="x", stream=False)
+        await site.post("/api/generate", model="child")
+        shown = (await site.post("/api/show", model="child")).json()
+        models = (await site.http.get("/api/tags")).json()["models"] + (await site.http.get("/api/ps")).json()["models"]
+        parents = [model["details"]["parent_model"] for model in models if model["name"] == "child:latest"]
+        assert [shown["details"]["parent_model"], *parents] == ["tiny:latest"] * 3
+
+    on_site(scenario)
+
+
 def test_cluster_greets_the_configured_workers_while_nothing_is_loaded(on_site, broker):
     async def scenario(site):
         state = (await site.http.get("/api/cluster")).json()

@@ -7,13 +7,15 @@ from ollama_zmq.config import Config
 from ollama_zmq.server import errors as server_errors
 from ollama_zmq.server.endpoints.about import MISSING
 from ollama_zmq.server.guards import is_allowed_host
-from ollama_zmq.version import VERSION
+from ollama_zmq.version import OLLAMA_VERSION
 
 ORIGINS = Config.from_environment({"OLLAMA_ORIGINS": "https://*.example.com"}).origins
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-@pytest.mark.parametrize(("path", "body"), [("/", "Ollama is running"), ("/api/version", f'{{"version":"{VERSION}"}}')])
+@pytest.mark.parametrize(
+    ("path", "body"), [("/", "Ollama is running"), ("/api/version", f'{{"version":"{OLLAMA_VERSION}"}}')]
+)
 def test_the_server_says_what_it_is(on_site, method, path, body):
     async def scenario(site):
         response = await site.http.request(method, path)
@@ -39,12 +41,59 @@ def test_wrong_paths_and_methods_are_plain_text(on_site, method, path, status, t
     on_site(scenario)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status", "answer"),
+    [
+        ("GET", "/api/status", 200, {"cloud": {"disabled": True, "source": "config"}}),
+        ("POST", "/api/me", 503, {"error": "account unavailable"}),
+        ("POST", "/api/signout", 401, {"error": "you are not currently signed in"}),
+        ("DELETE", "/api/user/keys/abc", 401, {"error": "you are not currently signed in"}),
+        ("GET", "/api/experimental/model-recommendations", 200, {"recommendations": []}),
+    ],
+)
+def test_what_clients_ask_at_their_start_has_an_answer(on_site, method, path, status, answer):
+    async def scenario(site):
+        response = await site.http.request(method, path)
+        assert (response.status_code, response.json()) == (status, answer)
+
+    on_site(scenario)
+
+
+def test_the_version_is_one_that_clients_accept_and_ours_is_told_elsewhere(on_site):
+    async def scenario(site):
+        version = (await site.http.get("/api/version")).json()["version"]
+        assert tuple(map(int, version.split("."))) >= (0, 34, 0)
+        assert "version" in (await site.http.get("/api/cluster")).json()
+
+    on_site(scenario)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/v1/nope"), ("GET", "/v1/chat/completions/x"), ("PUT", "/v1/models")]
+)
+def test_under_v1_unknown_paths_and_methods_have_the_error_that_its_clients_read(on_site, method, path):
+    async def scenario(site):
+        response = await site.http.request(method, path)
+        kind, code = ("invalid_request_error", 405) if method == "PUT" else ("not_found_error", 404)
+        error = response.json()["error"]
+        assert (response.status_code, error.pop("message").endswith(path)) == (code, True)
+        assert error == {"type": kind, "param": None, "code": None}
+        assert (await site.http.get("/v1/messages/count_tokens")).json()["error"]["type"] == "not_found_error"
+
+    on_site(scenario)
+
+
 @pytest.mark.parametrize("path", sorted(MISSING))
 def test_what_is_not_there_says_so(on_site, path):
     async def scenario(site):
-        response = await site.http.post(path.replace("{model}", "tiny"), json={})
+        response = await site.http.post(path.replace("{model:path}", "me/tiny"), json={})
         assert response.status_code == 501
-        assert response.json()["error"].startswith(f"{path} is not there yet")
+        error = response.json()["error"]
+        if path.startswith("/v1/"):
+            assert error["type"] == "api_error"
+            assert (response.json().get("type") == "error") == (path == "/v1/messages")
+            error = error["message"]
+        assert error.startswith(f"{path.replace(':path', '')} is not there yet")
 
     on_site(scenario)
 
@@ -95,6 +144,11 @@ def test_this_machines_own_name_is_allowed(monkeypatch):
         ("https://a.example.com", 200, "https://a.example.com"),
         ("https://example.org", 403, None),
         ("http://localhost.evil.example", 403, None),
+        ("http://localhost:3000.evil.example", 403, None),
+        ("http://localhost:3000@evil.example", 403, None),
+        ("http://localhost:", 403, None),
+        ("https://a.example.com/x.example.com", 403, None),
+        ("http://evil.example/?https://a.example.com", 403, None),
     ],
 )
 def test_pages_of_foreign_origins_are_refused(on_site, origin, status, allowed):

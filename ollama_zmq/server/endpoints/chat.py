@@ -52,7 +52,7 @@ async def _chunks(
         if request.debug_render_only:
             yield _chunk(request, message=ResponseMessage("", ""), debug_info=DebugInfo(prompt))
             return
-        token_ids = await asyncio.to_thread(encoded, tokenizer, prompt)
+        token_ids = await asyncio.to_thread(encoded, tokenizer, prompt, resident.loaded.num_ctx)
         async with aclosing(outputs(services, prepared, resident.loaded, token_ids)) as answer:
             async for output in answer:
                 if isinstance(output, Finished):
@@ -74,9 +74,8 @@ def _prompt(prepared: PreparedRequest, request: ChatRequest, resident: Resident,
         return template.render(kept, tools=request.tools or None, think=request.think)
 
     if request.truncate:
-        messages = newest_that_fit(
-            messages, lambda kept: len(encoded(tokenizer, render(kept))), resident.loaded.num_ctx
-        )
+        num_ctx = resident.loaded.num_ctx
+        messages = newest_that_fit(messages, lambda kept: len(encoded(tokenizer, render(kept), num_ctx)), num_ctx)
     return render(messages)
 
 

@@ -19,7 +19,7 @@ from ollama_zmq.server.resident import Resident
 from ollama_zmq.server.schema import DebugInfo, GenerateRequest, GenerateResponse, now
 from ollama_zmq.server.services import Services, body_as, services_of
 from ollama_zmq.server.streaming import Chunked, json_response
-from ollama_zmq.text.prompts import render_generate
+from ollama_zmq.text.prompts import encode_ends, render_generate
 from ollama_zmq.text.tokenizer import Tokenizer
 
 
@@ -56,7 +56,7 @@ async def _chunks(
         if request.debug_render_only:
             yield _chunk(request, debug_info=DebugInfo(prompt))
             return
-        token_ids = await asyncio.to_thread(_token_ids, tokenizer, request.context, prompt)
+        token_ids = await asyncio.to_thread(_token_ids, tokenizer, request.context, prompt, resident.loaded.num_ctx)
         async with aclosing(outputs(services, prepared, resident.loaded, token_ids)) as answer:
             async for output in answer:
                 if isinstance(output, Finished):
@@ -88,14 +88,15 @@ def _prompt(prepared: PreparedRequest, request: GenerateRequest, resident: Resid
     )
 
 
-def _token_ids(tokenizer: Tokenizer, context: list[int], prompt: str) -> tuple[int, ...]:
+def _token_ids(tokenizer: Tokenizer, context: list[int], prompt: str, num_ctx: int) -> tuple[int, ...]:
     """Ids of *prompt*, after those of an earlier answer's *context* if the client sent them back."""
     if not context:
-        return encoded(tokenizer, prompt)
+        return encoded(tokenizer, prompt, num_ctx)
     for i, token_id in enumerate(context):
         if not 0 <= token_id < tokenizer.vocab_size:
             raise RequestError(f"context[{i}]={token_id}: not a token of this model, which has {tokenizer.vocab_size}")
-    return (*context, *tokenizer.encode(prompt, add_special=False, parse_special=True))
+    added = encode_ends(lambda text: tokenizer.encode(text, add_special=False, parse_special=True), prompt, num_ctx)
+    return (*context, *added)
 
 
 def _chunk(request: GenerateRequest, text: str = "", *, done: bool = False, **fields: Any) -> GenerateResponse:
