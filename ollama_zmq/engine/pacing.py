@@ -93,8 +93,8 @@ class BrokerTime:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """How to go on.
+class Pace:
+    """How microbatches follow each other.
 
     Attributes:
         groups: microbatches with decoding sequences in flight at most.
@@ -122,7 +122,7 @@ class Pacing:
         self._transfer = [CostCurve(stage.transfer) for stage in stages]
         self._overhead = [CostCurve(stage.overhead) for stage in stages]
         self._busy, self._sampling = CostCurve(BROKER), CostCurve(SAMPLING)
-        self._plans: dict[tuple[int, int, int], Plan] = {}
+        self._paces: dict[tuple[int, int, int], Pace] = {}
         self._groups: dict[int, int] = {}  # what was chosen last for so many sequences
         self._slowdowns: dict[tuple[int, int], float] = {}
         self._observed = 0
@@ -140,7 +140,7 @@ class Pacing:
         if self._observed < REFIT_EVERY or self._observed % REFIT_EVERY == 0:
             for curve in (*self._work, *self._transfer, *self._overhead, self._busy, self._sampling):
                 curve.fit()
-            self._plans.clear()
+            self._paces.clear()
             self._slowdowns.clear()
 
     def observe_broker(self, time: BrokerTime) -> None:
@@ -149,15 +149,15 @@ class Pacing:
         if time.wanted:
             self._sampling.observe(time.wanted, time.sampling_s)
 
-    def plan(self, decoding: int, prompt: int, prompts: int = 0) -> Plan:
-        """The plan for so many sequences that decode and so many tokens of so many prompts."""
+    def plan(self, decoding: int, prompt: int, prompts: int = 0) -> Pace:
+        """The pace for so many sequences that decode and so many tokens of so many prompts."""
         if self.fixed or not self._stages:
             in_flight = max(self.fixed, 1)
-            return Plan(in_flight, in_flight, self.max_tokens)
+            return Pace(in_flight, in_flight, self.max_tokens)
         key = decoding, prompt and 1 << prompt.bit_length(), prompts
-        if key not in self._plans:
-            self._plans[key] = self._planned(*key)
-        return self._plans[key]
+        if key not in self._paces:
+            self._paces[key] = self._planned(*key)
+        return self._paces[key]
 
     def slowdown(self, decoding: int, rows: int) -> float:
         """How much longer a round takes when each of *decoding* sequences has *rows* rows in it instead of one."""
@@ -205,10 +205,10 @@ class Pacing:
     def _rows(self, tokens: float, wanted: float) -> list[float]:
         return [wanted if stage.wanted_only else tokens for stage in self._stages]
 
-    def _planned(self, decoding: int, prompt: int, prompts: int) -> Plan:
+    def _planned(self, decoding: int, prompt: int, prompts: int) -> Pace:
         groups = self._best_groups(decoding) if decoding else 1
         if not prompt:
-            return Plan(groups, groups, self.max_tokens)
+            return Pace(groups, groups, self.max_tokens)
         wanted = decoding / groups
         longest_s = max(MAX_STEP_S, 3 * self.pace_s(1, 1))
         allowed_s = self._allowed_s(decoding, groups, prompts) if decoding else math.inf
@@ -220,7 +220,7 @@ class Pacing:
             prefill_s = self.prefill_s(prompt, chunk, wanted)
             if prefill_s < best_s:
                 best, best_s = chunk, prefill_s
-        return Plan(groups, self._depth(best, wanted, groups), best)
+        return Pace(groups, self._depth(best, wanted, groups), best)
 
     def _allowed_s(self, decoding: int, groups: int, prompts: int) -> float:
         """Seconds that who decodes may wait for a token: at least what it will be when the prompts decode, too."""

@@ -28,7 +28,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from ollama_zmq.engine.drafts import Drafter
-from ollama_zmq.engine.pacing import Pacing, Plan
+from ollama_zmq.engine.pacing import Pace, Pacing
 from ollama_zmq.engine.pages import PagePool, common_prefix, pages_for
 from ollama_zmq.engine.sequence import Generation, Scoring, Sequence
 from ollama_zmq.engine.slices import Slice
@@ -96,7 +96,7 @@ class Scheduler:
             self.in_flight[microbatch] = slices
         return slices
 
-    def _limit(self, pace: Plan, *, prompts: bool, decoding: bool) -> int:
+    def _limit(self, pace: Pace, *, prompts: bool, decoding: bool) -> int:
         """Microbatches in flight at most. While sequences decode, a prompt's go out one by one as others land.
 
         All at once, they would stand before the first stage, and every running sequence behind them.

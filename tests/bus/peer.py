@@ -17,7 +17,7 @@ from ollama_zmq.version import PROTOCOL, VERSION
 from ollama_zmq.wire.frames import Envelope, decode, encode
 from ollama_zmq.wire.messages import AnyMessage, Define, Hello, Put, Run, WeightSource
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 F32 = 0
 
 

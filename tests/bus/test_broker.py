@@ -41,7 +41,7 @@ from ollama_zmq.errors import (
 from ollama_zmq.formats.options import Options
 from tests.models_tiny import write_tiny_llama
 
-WAIT_S = 30
+WAIT_S = 60.0
 GREEDY = Options(temperature=0.0, num_predict=12)
 PROMPT = tuple(range(3, 43))
 

@@ -34,7 +34,7 @@ def test_a_request_that_is_not_zap_is_refused_and_the_authenticator_lives(contex
         asker.connect(ZAP_ENDPOINT)
         for request in ([b"2.0", b"7", b"", b"", b"", b"", b"NULL"], [b"1.0", b"8"], [b""]):
             asker.send_multipart(request)
-            assert asker.poll(5000)
+            assert asker.poll(60_000)
             assert asker.recv_multipart()[2] == b"400"
     authenticator.close()
     dealer.close(0)

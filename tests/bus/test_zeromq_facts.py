@@ -172,7 +172,7 @@ router.connect(dealer.last_endpoint.decode())
 router.send_multipart([b"w", b"x"])
 dealer.recv()
 dealer.send_multipart([b"two", b"frames"])
-assert router.poll(10_000)
+assert router.poll(50_000)
 router.disconnect(dealer.last_endpoint.decode())
 router.recv_multipart(zmq.NOBLOCK)
 """

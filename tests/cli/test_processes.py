@@ -60,7 +60,7 @@ def test_a_signal_ends_the_server_cleanly(tmp_path, number):
         children.start_server(env={"OLLAMA_MODELS": str(tmp_path)})
         [server] = children.running
         server.signal(number)
-        assert server.process.wait(timeout=30) == 0
+        assert server.process.wait(timeout=60) == 0
         assert "Traceback" not in server.output
         assert "server.stopped" in server.output
 
@@ -77,7 +77,7 @@ def test_a_server_takes_more_clients_than_files_it_is_allowed_at_first(tmp_path)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         address = "127.0.0.1", int(url.rpartition(":")[2])
-        clients = [open_sockets.enter_context(socket.create_connection(address, timeout=30)) for _ in range(200)]
+        clients = [open_sockets.enter_context(socket.create_connection(address, timeout=60)) for _ in range(200)]
         for client in clients:
             client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert {client.recv(12) for client in clients} == {b"HTTP/1.1 200"}
@@ -90,7 +90,7 @@ def test_a_second_server_on_the_port_ends_with_1_and_one_line(tmp_path):
         taken.bind(("127.0.0.1", port))
         taken.listen()
         child = children.start("serve", env={"OLLAMA_HOST": f"127.0.0.1:{port}", "OLLAMA_MODELS": str(tmp_path)})
-        assert child.process.wait(timeout=30) == 1
+        assert child.process.wait(timeout=60) == 1
         assert child.output.startswith(f"Error: listen tcp 127.0.0.1:{port}: bind: address already in use")
         assert child.output.count("\n") == 1
 

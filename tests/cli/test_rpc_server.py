@@ -14,7 +14,7 @@ import pytest
 from ollama_zmq.cli.children import free_port, is_listening
 
 ENTRY = "from ollama_zmq.cli import main; main()"
-WAIT_S = 30.0
+WAIT_S = 60.0
 
 
 def run(*arguments):

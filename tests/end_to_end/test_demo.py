@@ -46,7 +46,7 @@ def test_as_many_workers_as_asked_for(children: Children, wide_gguf: Path) -> No
 def test_nothing_stays_behind(kept: tuple[Child, list[psutil.Process]], number: signal.Signals, code: int) -> None:
     child, started = kept
     child.process.send_signal(number)
-    assert child.process.wait(30) == code
+    assert child.process.wait(60) == code
     until(lambda: not any(process.is_running() for process in started))
     assert "Traceback" not in child.output
 
@@ -56,7 +56,7 @@ def test_ctrl_c_in_the_middle_leaves_nothing_behind(children: Children, wide_ggu
     child.wait_until(lambda: ">>> hello" in child.output, timeout_s=60)
     started = psutil.Process(child.pid).children(recursive=True)
     child.process.send_signal(signal.SIGINT)
-    assert child.process.wait(30) == 130
+    assert child.process.wait(60) == 130
     until(lambda: not any(process.is_running() for process in started))
     assert "Traceback" not in child.output
 

@@ -201,7 +201,7 @@ def test_a_port_in_use_is_named(children: Children, command: str, somebody: Call
     port = somebody(b"").partition(":")[2]
     arguments = ["--port", port] if command == "rpc-server" else []
     child = children.start(command, *arguments, env={"OLLAMA_HOST": f"127.0.0.1:{port}"})
-    assert child.process.wait(30) == 1
+    assert child.process.wait(60) == 1
     assert child.output.startswith("Error: ")
     assert port in child.output
     assert "Traceback" not in child.output
@@ -214,6 +214,6 @@ def test_interrupts_end_every_process_without_a_traceback(cluster: Cluster, numb
         processes = [cluster.server, *cluster.workers]
         for child in processes:
             child.signal(number)
-        codes = [child.process.wait(30) for child in processes]
+        codes = [child.process.wait(60) for child in processes]
     assert all(code in (0, 130, 143) for code in codes), codes
     assert [child.name for child in processes if "Traceback" in child.output] == []

@@ -103,7 +103,7 @@ def on_site(broker: FakeBroker, store: Store) -> Callable[..., None]:
     def run(scenario: Scenario, **settings: Any) -> None:
         async def main() -> None:
             async with site(broker, store, **settings) as here:
-                await asyncio.wait_for(scenario(here), timeout=30)
+                await asyncio.wait_for(scenario(here), timeout=60)
 
         asyncio.run(main())
 

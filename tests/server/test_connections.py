@@ -93,7 +93,7 @@ async def echo(scope, receive, send):
 
 def play(scenario, app=echo, limit=None):
     async def main():
-        await asyncio.wait_for(scenario(World(app, limit)), timeout=20)
+        await asyncio.wait_for(scenario(World(app, limit)), timeout=60)
 
     asyncio.run(main())
 

@@ -75,7 +75,7 @@ class World:
 def run(store):
     def run(scenario, **settings):
         async def main():
-            await asyncio.wait_for(scenario(World(store, **settings)), timeout=30)
+            await asyncio.wait_for(scenario(World(store, **settings)), timeout=60)
 
         asyncio.run(main())
 
