@@ -27,7 +27,7 @@
     effect.failed       effect error
     broker.failed       (with traceback: a fault of our own)
     peer.refused        address
-    peer.dropped        reason
+    peer.cut            peer reason more (cut since the line before, of which none is logged)
     message.rejected    peer error
     message.dropped     peer
     blob.truncated      blob nbytes

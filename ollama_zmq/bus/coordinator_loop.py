@@ -113,7 +113,7 @@ class CoordinatorLoop:
     def run(self) -> None:
         """Serve until :meth:`stop`."""
         self._router = sockets.broker_socket(self._context, self._broker)
-        self._dialer = Dialer(self._router, self._own_ports)
+        self._dialer = Dialer(self._router, self._own_ports, lambda: self._local.budget.used)
         poller = zmq.Poller()
         for source in (self._router, *self._dialer.sources, self._wakeup.fileno()):
             poller.register(source, zmq.POLLIN)
@@ -211,6 +211,7 @@ class CoordinatorLoop:
                 log.warning("message.rejected", peer=address, error=str(error))
                 self.handle(ConnectionFailed(address, f"worker {address} sent what the protocol forbids: {error}"))
                 continue
+            self._dialer.consumed(address, parts[1:])
             self.handle(Got(address, envelope))
 
     def _watch_connections(self, now: float) -> None:

@@ -9,6 +9,7 @@
     CONNECTING   refused by ZAP, or not ZMTP 3        ConnectionFailed, final              FAILED
     CONNECTING   the attempt ended otherwise          ConnectionFailed, not final          PROBING, after a pause
     CONNECTED    disconnected                         ConnectionLost                       CONNECTED
+    any          cut by the inflow guard              ConnectionFailed, final              FAILED
     any          hang up                              the routing id is forgotten          none
 
 libzmq connects once and never again by itself (``RECONNECT_IVL`` is an hour): another service may have taken the port
@@ -19,6 +20,7 @@ hangs up what it has given up. A routing id is ``host:port#epoch.attempt`` and n
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -27,7 +29,8 @@ import zmq
 from ollama_zmq.bus import sockets
 from ollama_zmq.bus.addresses import is_of_this_machine
 from ollama_zmq.bus.connections import failure_of_handshake, failure_of_probe
-from ollama_zmq.bus.monitor import Connected, Disconnected, Monitor, SocketEvent
+from ollama_zmq.bus.inflow import InflowGuard, frame_nbytes
+from ollama_zmq.bus.monitor import Connected, Disconnected, Monitor, Opened, SocketEvent
 from ollama_zmq.bus.probe import Outcome, Probed, Probes
 from ollama_zmq.cluster.events import Attached, ConnectionFailed, ConnectionLost, Event
 from ollama_zmq.errors import Unreachable
@@ -56,6 +59,7 @@ class Dialled:
     phase: Phase = Phase.PROBING
     next_at: float = float("inf")
     pause_s: float = FIRST_PAUSE_S
+    descriptor: int = -1
 
     @property
     def routing_id(self) -> bytes:
@@ -68,13 +72,20 @@ class Dialer:
 
     Args:
         own_ports: ports of this machine at which this process itself listens for something else: never dialled.
+        accounted: bytes of memory that this process has taken on purpose, for the inflow guard.
     """
 
-    def __init__(self, router: zmq.Socket[bytes], own_ports: frozenset[int] = frozenset()) -> None:
+    def __init__(
+        self,
+        router: zmq.Socket[bytes],
+        own_ports: frozenset[int] = frozenset(),
+        accounted: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._router = router
         self._own_ports = own_ports
         self._monitor = Monitor(router)
         self._probes = Probes()
+        self._guard = InflowGuard(accounted)
         self._dialled: dict[str, Dialled] = {}
         self._addresses: dict[str, str] = {}  # endpoint -> address
 
@@ -122,6 +133,12 @@ class Dialer:
             raise zmq.ZMQError(errno.EHOSTUNREACH)
         sockets.send(self._router, [dialled.routing_id, *frames])
 
+    def consumed(self, address: str, parts: Sequence[zmq.Frame]) -> None:
+        """Count a message that came from *address* and could be read: from the first on it is trusted."""
+        if (dialled := self._dialled.get(address)) is not None:
+            self._guard.trust(dialled.descriptor)
+            self._guard.consumed(dialled.descriptor, sum(frame_nbytes(len(part)) for part in parts))
+
     def advance(self, now: float) -> tuple[list[Event], list[list[zmq.Frame]]]:
         """Go on with every connection. Does not wait.
 
@@ -145,6 +162,7 @@ class Dialer:
         self._router.disable_monitor()
         self._monitor.close()
         self._probes.close()
+        self._guard.close()
 
     def _on_probed(self, probed: Probed, now: float) -> list[Event]:
         dialled = self._dialled[probed.key]
@@ -161,16 +179,24 @@ class Dialer:
         return []
 
     def _on_socket_event(self, happened: SocketEvent, now: float, arrived: list[list[zmq.Frame]]) -> list[Event]:
+        cut = self._guard.closed(happened.fd) if isinstance(happened, Disconnected) else ""
         dialled = self._dialled.get(self._addresses.get(getattr(happened, "endpoint", ""), ""))
-        if dialled is None or dialled.phase is Phase.PROBING:
+        if dialled is None or dialled.phase in (Phase.PROBING, Phase.FAILED):
             return []
-        if dialled.phase is Phase.CONNECTED and isinstance(happened, Disconnected):
-            return [ConnectionLost(dialled.address, f"worker {dialled.address} is gone: the connection broke")]
-        if dialled.phase is not Phase.CONNECTING:
+        address = dialled.address
+        if cut:
+            dialled.phase = Phase.FAILED
+            return [ConnectionFailed(address, f"worker {address} sent what no worker sends: {cut}")]
+        if dialled.phase is Phase.CONNECTED:
+            is_lost = isinstance(happened, Disconnected)
+            return [ConnectionLost(address, f"worker {address} is gone: the connection broke")] if is_lost else []
+        if isinstance(happened, Opened):
+            dialled.descriptor = happened.fd
+            self._guard.opened(happened.fd)
             return []
         if isinstance(happened, Connected):
             dialled.phase = Phase.CONNECTED
-            return [Attached(dialled.address)]
+            return [Attached(address)]
         failed = failure_of_handshake(dialled.address, happened)
         if failed is None:
             return []

@@ -21,6 +21,14 @@ class Accepted:
 
 
 @dataclass(frozen=True, slots=True)
+class Opened:
+    """A socket that connects has a TCP connection; *fd* names it until it is disconnected."""
+
+    endpoint: str
+    fd: int
+
+
+@dataclass(frozen=True, slots=True)
 class Connected:
     """The ZeroMQ handshake is done; messages flow."""
 
@@ -57,11 +65,12 @@ class Retried:
     after_ms: int
 
 
-SocketEvent = Listening | Accepted | Connected | Disconnected | HandshakeFailed | Retried
+SocketEvent = Listening | Accepted | Opened | Connected | Disconnected | HandshakeFailed | Retried
 
 _WATCHED = (
     zmq.EVENT_LISTENING
     | zmq.EVENT_ACCEPTED
+    | zmq.EVENT_CONNECTED
     | zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_DISCONNECTED
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
@@ -106,6 +115,8 @@ def _event_of(frames: list[bytes]) -> SocketEvent | None:
             return Listening()
         case zmq.EVENT_ACCEPTED:
             return Accepted(value)
+        case zmq.EVENT_CONNECTED:
+            return Opened(endpoint, value)
         case zmq.EVENT_HANDSHAKE_SUCCEEDED:
             return Connected(endpoint)
         case zmq.EVENT_DISCONNECTED:

@@ -1,9 +1,8 @@
 """The ZAP authenticator of a worker (RFC 27), and what is said when it listens beyond loopback.
 
-libzmq asks it about every connection in the ZMTP handshake. It admits one peer (:mod:`ollama_zmq.bus.admission`) and
-refuses every other with status 400; 300 would look like a hang. A refusal is delayed by half a second, for a broker
-that connects again: its old connection may close after its new one has opened, and who was refused does not always try
-again (libzmq does if it sees the end of the connection before the error).
+libzmq asks it about every connection in the ZMTP handshake. While nobody is served it admits whoever comes
+(:mod:`ollama_zmq.bus.admission`), then it refuses with status 400; 300 would look like a hang. A refusal is delayed by
+half a second, for a broker that connects again: its old connection may close after its new one has opened.
 
 Addresses are not secrets and nothing is encrypted here.
 """
@@ -20,8 +19,10 @@ from typing import Any
 import structlog
 import zmq
 
-from ollama_zmq.bus.admission import Admission
-from ollama_zmq.bus.monitor import Monitor
+from ollama_zmq.bus import admission
+from ollama_zmq.bus.admission import NOBODY, Admission
+from ollama_zmq.bus.inflow import InflowGuard
+from ollama_zmq.bus.monitor import Accepted, Disconnected, Listening, Monitor, SocketEvent
 from ollama_zmq.bus.sockets import BROKER_DOMAIN
 from ollama_zmq.bus.wakeup import Wakeup
 
@@ -85,14 +86,19 @@ class Asked:
 class ZapAuthenticator:
     """Answers the ZAP requests of one context from a thread of its own, so that a busy worker still refuses at once.
 
-    One per context; made before the socket that asks it. ``on_disconnect`` is called from this thread when the
-    connected peer has disconnected, before another is admitted.
+    One per context; made before the socket that asks it. ``on_disconnect`` is called from this thread when the served
+    peer has disconnected, before another is admitted.
 
     Raises:
         ZMQError: the context has a ZAP handler already.
+
+    Attributes:
+        guard: bounds what the peers of the watched socket make libzmq keep.
     """
 
-    def __init__(self, context: zmq.Context[Any], on_disconnect: Callable[[], None]) -> None:
+    def __init__(
+        self, context: zmq.Context[Any], on_disconnect: Callable[[], None], accounted: Callable[[], int] = lambda: 0
+    ) -> None:
         self._on_disconnect = on_disconnect
         self._admission = Admission()
         self._lock = threading.Lock()
@@ -103,6 +109,7 @@ class ZapAuthenticator:
         except zmq.ZMQError:
             self._zap.close(0)
             raise
+        self.guard = InflowGuard(accounted)
         self._changed = Wakeup()
         self._stopping = False
         self._waiting: list[Asked] = []
@@ -114,22 +121,40 @@ class ZapAuthenticator:
         self._monitor = Monitor(dealer)
         self._thread.start()
 
-    def recognise(self, number: int, descriptor: int) -> bool:
-        """Whether a message that peer *number* sent through *descriptor* is from the connected peer."""
-        with self._lock:
-            self._admission.identify(number, descriptor)
-            return self._admission.connected and number == self._admission.number
+    def is_served(self, number: int, descriptor: int) -> bool:
+        """Whether a message that peer *number* sent through *descriptor* is to be handled.
 
-    def lease(self, held: bool, now: float) -> None:
+        The first message of all decides who is served; every other connection is cut then, and ``has_others`` tells
+        when that is done.
+        """
+        with self._lock:
+            served = self._admission.serve(number, descriptor)
+            others = list(self._admission.leaving) if served else []
+        for each in others:
+            self.guard.cut(each, "another peer is served")
+        return served
+
+    def has_others(self) -> bool:
+        """Whether connections that were cut have not ended yet."""
+        with self._lock:
+            return bool(self._admission.leaving)
+
+    def lease(self, held: bool) -> None:
         """Take note that the worker granted its lease, or that it is free again."""
         with self._lock:
-            self._admission.lease(held, now)
+            self._admission.leased = held
+            self.guard.trust(self._admission.descriptor, held)
         self._changed.wake()
 
-    def handshake_expired(self, now: float) -> bool:
-        """Whether the connected peer must be dropped because it has not said Hello."""
+    def drop_silent(self) -> None:
+        """Cut who has had no lease for longer than a handshake takes. Only when every message has been read."""
+        self.guard.cut_strangers(admission.HANDSHAKE_TIMEOUT_S)
+
+    def drop_served(self, reason: str) -> None:
+        """Cut the peer that is served."""
         with self._lock:
-            return self._admission.handshake_expired(now)
+            descriptor = self._admission.descriptor
+        self.guard.cut(descriptor, reason)
 
     def close(self) -> None:
         """End the thread and close its sockets. The watched socket is closed by its owner, afterwards."""
@@ -137,6 +162,7 @@ class ZapAuthenticator:
             self._stopping = True
             self._changed.wake()
             self._thread.join()
+        self.guard.close()
         self._zap.close(0)
         self._changed.close()
         if self._monitor is not None:
@@ -160,21 +186,31 @@ class ZapAuthenticator:
 
     def _take_note(self, monitor: Monitor) -> None:
         for event in monitor.events():
+            self._watch_inflow(event)
             with self._lock:
                 disconnected = self._admission.advance(event)
             if disconnected:
                 self._on_disconnect()
 
+    def _watch_inflow(self, event: SocketEvent) -> None:
+        match event:
+            case Listening():
+                self.guard.clear()
+            case Accepted(fd):
+                self.guard.opened(fd)
+            case Disconnected(fd=fd):
+                self.guard.closed(fd)
+
     def _answered(self, asked: Asked) -> bool:
-        """Answer one ZAP request, or leave it for later while the connected peer may still be disconnecting."""
+        """Answer one ZAP request, or leave it for later while the served peer may still be disconnecting."""
         if asked.is_of_broker:
             self._zap.send_multipart(asked.answer(b"200", b"", b""))
             return True
         now = time.monotonic()
         with self._lock:
-            admitted = asked.valid and self._admission.admit(now)
+            admitted = asked.valid and self._admission.admit()
             number = self._admission.number
-            delay_s = REFUSAL_DELAY_S if self._admission.connected else RELEASE_DELAY_S
+            delay_s = RELEASE_DELAY_S if self._admission.served == NOBODY else REFUSAL_DELAY_S
         if admitted:
             self._zap.send_multipart(asked.answer(b"200", b"", str(number).encode()))
             return True

@@ -46,11 +46,15 @@ class Service:
         name: "host:port" of this worker, for messages to people.
         find_blob: finds a blob in this machine's own store.
         silence_limit_s: how long the broker may say nothing.
+
+    Attributes:
+        budget: of the device's memory.
     """
 
     def __init__(self, device: Device, *, name: str, find_blob: FindBlob, silence_limit_s: float) -> None:
         self.worker = Worker(name, silence_limit_s=silence_limit_s)
         self.runner = Runner(device, find_blob)
+        self.budget = device.budget
         self._welcome = WelcomeBuilder(device)
 
     def send(self, envelope: Envelope) -> None:

@@ -33,9 +33,11 @@ from weakref import WeakKeyDictionary
 import zmq
 
 from ollama_zmq.errors import LocalProtocolError, RequestError, Unreachable
+from ollama_zmq.wire.frames import MAX_TENSORS
 
 MAX_FRAME_BYTES = (32 << 20) + (64 << 10)
 QUEUE_MESSAGES = 256
+MAX_FRAMES = 1 + 1 + MAX_TENSORS + 1  # the routing id, the first, tensors, and one too many
 HANDSHAKE_MS = 3000
 HEARTBEAT_MS = 1000
 HEARTBEAT_TIMEOUT_MS = 3000
@@ -148,7 +150,7 @@ def disconnect(router: zmq.Socket[bytes], endpoint: str) -> list[list[zmq.Frame]
 
 
 def read_all(socket: zmq.Socket[bytes]) -> list[list[zmq.Frame]]:
-    """Return the frames of every message that has arrived, not copied. Does not wait.
+    """Return the frames of every message that has arrived, not copied, of each ``MAX_FRAMES`` at most. Does not wait.
 
     The socket is asked whether there is one: to find out by zmq.Again costs 20 us when the caches are cold. It may say
     so and still have none, when the connection that half a message came from is gone.
@@ -156,8 +158,19 @@ def read_all(socket: zmq.Socket[bytes]) -> list[list[zmq.Frame]]:
     arrived: list[list[zmq.Frame]] = []
     with contextlib.suppress(zmq.Again):
         while int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            arrived.append(socket.recv_multipart(zmq.NOBLOCK, copy=False))
+            arrived.append(_receive(socket))
     return arrived
+
+
+def _receive(socket: zmq.Socket[bytes]) -> list[zmq.Frame]:
+    """Read one message whole and keep so many frames of it that the surplus shows."""
+    parts: list[zmq.Frame] = []
+    while True:
+        part = socket.recv(zmq.NOBLOCK, copy=False)
+        if len(parts) < MAX_FRAMES:
+            parts.append(part)
+        if not part.more:
+            return parts
 
 
 def send(socket: zmq.Socket[bytes], frames: Sequence[Any]) -> None:

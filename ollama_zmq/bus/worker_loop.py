@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 import zmq
 
+from ollama_zmq.bus.inflow import frame_nbytes
 from ollama_zmq.bus.runner import Reply
 from ollama_zmq.bus.security import ZapAuthenticator
 from ollama_zmq.bus.service import Service
@@ -28,6 +29,7 @@ from ollama_zmq.wire import frames
 from ollama_zmq.wire.frames import Envelope
 
 MAX_IDLE_S = 1.0
+OTHERS_LIMIT_MS = 200
 
 log = structlog.get_logger()
 
@@ -69,7 +71,7 @@ class WorkerLoop(Service):
         self._authenticator: ZapAuthenticator | None = None
         try:
             if zap:
-                self._authenticator = ZapAuthenticator(self._context, self._on_disconnect)
+                self._authenticator = ZapAuthenticator(self._context, self._on_disconnect, lambda: device.budget.used)
                 self._authenticator.watch(self._dealer)
             self.bound_endpoint = bind(self._dealer, endpoint)
         except BaseException:
@@ -112,7 +114,8 @@ class WorkerLoop(Service):
             self.load_next()
         else:
             self.apply(TimePassed(monotonic()))
-            self._drop_silent_peer()
+            if self._authenticator is not None:
+                self._authenticator.drop_silent()
             self._wait()
 
     def _read_all(self) -> None:
@@ -133,7 +136,7 @@ class WorkerLoop(Service):
         self._wakeup.wake()
 
     def _on_frames(self, parts: list[zmq.Frame], arrived: float) -> None:
-        if self._authenticator is not None and self._is_from_another(self._authenticator, parts[-1]):
+        if self._authenticator is not None and not self._is_served(self._authenticator, parts):
             return
         try:
             envelope = frames.decode([part.buffer for part in parts])
@@ -143,10 +146,17 @@ class WorkerLoop(Service):
             return
         self.apply(Received(arrived, envelope))
 
-    @staticmethod
-    def _is_from_another(authenticator: ZapAuthenticator, part: zmq.Frame) -> bool:
-        """Whether a message was sent by a peer that has disconnected by now."""
-        return not authenticator.recognise(int(part.get("User-Id")), int(part.get(zmq.SRCFD)))
+    def _is_served(self, authenticator: ZapAuthenticator, parts: list[zmq.Frame]) -> bool:
+        """Whether a message is of the peer that is served. Before the first is answered all others are gone."""
+        descriptor = int(parts[-1].get(zmq.SRCFD))
+        authenticator.guard.consumed(descriptor, sum(frame_nbytes(len(part)) for part in parts))
+        if not authenticator.is_served(int(parts[-1].get("User-Id")), descriptor):
+            return False
+        for _ in range(OTHERS_LIMIT_MS):
+            if not authenticator.has_others():
+                break
+            self._dealer.poll(1, zmq.POLLERR)
+        return True
 
     def send(self, envelope: Envelope) -> None:
         """Send without waiting: when nobody is there or nobody reads, the message is dropped and ``seq`` shows it."""
@@ -156,20 +166,18 @@ class WorkerLoop(Service):
             log.warning("message.dropped", peer=self.worker.broker)
 
     def drop_peer(self) -> None:
-        rebind(self._dealer, self.bound_endpoint)
+        if self._authenticator is not None:
+            self._authenticator.drop_served(f"silent for {self.worker.silence_limit_s:g} s")
+        else:
+            rebind(self._dealer, self.bound_endpoint)
 
     def on_lease(self, held: bool) -> None:
         super().on_lease(held)
         if self._authenticator is not None:
-            self._authenticator.lease(held, monotonic())
+            self._authenticator.lease(held)
 
     def compute(self, effect: Compute) -> list[Reply]:
         replies = super().compute(effect)
         for output in (output for reply in replies for output in reply.tensors.values()):
             check_size(output.nbytes)
         return replies
-
-    def _drop_silent_peer(self) -> None:
-        if self._authenticator is not None and self._authenticator.handshake_expired(monotonic()):
-            log.info("peer.dropped", reason="it did not say hello")
-            rebind(self._dealer, self.bound_endpoint)

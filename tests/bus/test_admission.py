@@ -1,10 +1,10 @@
-"""Admission control: one connection at a time."""
+"""Admission control: many may be admitted, one is served."""
 
 from __future__ import annotations
 
 import pytest
 
-from ollama_zmq.bus.admission import HANDSHAKE_TIMEOUT_S, Admission
+from ollama_zmq.bus.admission import NOBODY, Admission
 from ollama_zmq.bus.monitor import Accepted, Disconnected, Listening
 
 
@@ -14,85 +14,88 @@ def gone(fd):
 
 @pytest.fixture
 def admission():
-    """Peer 1 came in at time 0 through descriptor 5."""
+    """Peers 1 and 2 are admitted, through descriptors 5 and 6 or 6 and 5: nobody knows."""
+    made = Admission()
+    for fd in (5, 6):
+        made.advance(Accepted(fd))
+        assert made.admit()
+    return made
+
+
+def test_the_first_that_speaks_is_served_and_all_others_must_go(admission):
+    admission.advance(Accepted(7))
+    assert admission.serve(2, 5)
+    assert (admission.served, admission.descriptor, admission.leaving) == (2, 5, {6, 7})
+
+
+def test_messages_of_others_are_dropped(admission):
+    assert admission.serve(2, 5)
+    assert not admission.serve(1, 6)
+    assert admission.serve(2, 5)
+
+
+def test_others_are_gone_when_their_connections_have_ended(admission):
+    admission.serve(1, 5)
+    assert not admission.advance(gone(6))
+    assert admission.leaving == set()
+
+
+def test_while_somebody_is_served_nobody_is_admitted(admission):
+    admission.serve(1, 5)
+    admission.advance(Accepted(7))
+    assert not admission.admit()
+
+
+def test_silent_peers_keep_nobody_out(admission):
+    admission.advance(Accepted(7))
+    assert admission.admit()
+    assert admission.serve(3, 7)
+
+
+def test_a_served_peer_that_disconnects_makes_room(admission):
+    admission.serve(1, 5)
+    admission.advance(gone(6))
+    assert admission.advance(gone(5))
+    admission.advance(Accepted(7))
+    assert admission.admit()
+    assert admission.serve(3, 7)
+
+
+def test_what_a_peer_sent_that_has_disconnected_is_dropped(admission):
+    admission.serve(1, 5)
+    admission.advance(gone(5))
+    admission.advance(Accepted(5))
+    assert not admission.serve(1, 5)
+    assert not admission.serve(2, 6)
+    assert admission.served == NOBODY
+
+
+def test_a_message_from_a_closed_connection_serves_nobody(admission):
+    admission.advance(gone(5))
+    assert not admission.serve(1, 5)
+    assert admission.serve(2, 6)
+
+
+def test_nobody_is_admitted_before_the_lease_of_the_one_before_is_given_up(admission):
+    admission.serve(1, 5)
+    admission.leased = True
+    assert admission.advance(gone(5))
+    admission.advance(Accepted(7))
+    assert not admission.admit()
+    admission.leased = False
+    assert admission.admit()
+
+
+def test_nobody_is_admitted_who_has_hung_up_meanwhile():
     admission = Admission()
     admission.advance(Accepted(5))
-    assert admission.admit(0.0)
-    return admission
-
-
-def test_one_comes_in_and_the_next_does_not(admission):
-    admission.advance(Accepted(6))
-    assert not admission.admit(1.0)
-    assert (admission.connected, admission.number) == (True, 1)
-
-
-def test_a_known_peer_that_leaves_makes_room_though_others_wait(admission):
-    admission.identify(1, 5)
-    admission.advance(Accepted(6))
-    assert admission.advance(gone(5))
-    assert admission.admit(1.0)
-    assert admission.number == 2
-
-
-def test_a_refused_peer_that_leaves_changes_nothing(admission):
-    admission.identify(1, 5)
-    admission.advance(Accepted(6))
-    assert not admission.advance(gone(6))
-    assert not admission.admit(1.0)
-
-
-def test_a_peer_that_never_spoke_has_left_when_no_connection_is_left(admission):
-    admission.advance(Accepted(6))
-    assert not admission.advance(gone(5))
-    assert admission.advance(gone(6))
-    admission.advance(Accepted(7))
-    assert admission.admit(1.0)
-
-
-def test_nobody_comes_in_before_the_lease_of_the_one_before_is_given_up(admission):
-    admission.identify(1, 5)
-    admission.lease(True, 0.5)
-    admission.advance(Accepted(6))
-    assert admission.advance(gone(5))
-    assert not admission.admit(1.0)
-    admission.lease(False, 1.5)
-    assert admission.admit(2.0)
-
-
-def test_a_descriptor_of_somebody_before_is_not_that_of_the_peer_inside(admission):
-    admission.identify(0, 6)
-    admission.advance(Accepted(6))
-    assert not admission.advance(gone(6))
-
-
-def test_nobody_is_let_in_who_has_hung_up_meanwhile(admission):
     admission.advance(gone(5))
-    assert not admission.admit(1.0)
+    assert not admission.admit()
 
 
-def test_listening_again_means_that_nobody_is_left(admission):
+def test_listening_again_means_that_nobody_is_connected(admission):
+    admission.serve(1, 5)
     assert admission.advance(Listening())
+    assert not admission.admit()
     admission.advance(Accepted(5))
-    assert admission.admit(1.0)
-
-
-def test_a_peer_without_a_lease_overstays(admission):
-    assert not admission.handshake_expired(HANDSHAKE_TIMEOUT_S)
-    assert admission.handshake_expired(HANDSHAKE_TIMEOUT_S + 0.1)
-
-
-def test_a_peer_with_the_lease_may_stay(admission):
-    admission.lease(True, 1.0)
-    assert not admission.handshake_expired(1e6)
-
-
-def test_a_peer_that_gave_the_lease_back_has_time_to_say_hello_again(admission):
-    admission.lease(True, 1.0)
-    admission.lease(False, 50.0)
-    assert not admission.handshake_expired(50.0 + HANDSHAKE_TIMEOUT_S)
-    assert admission.handshake_expired(50.1 + HANDSHAKE_TIMEOUT_S)
-
-
-def test_an_empty_room_is_not_overstayed():
-    assert not Admission().handshake_expired(1e6)
+    assert admission.admit()

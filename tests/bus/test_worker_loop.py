@@ -228,6 +228,20 @@ def test_a_peer_that_says_nothing_is_dropped(serve, connect, device, monkeypatch
     assert isinstance(speaking.greet(), Welcome)
 
 
+def test_silent_peers_keep_no_broker_out(serve, connect, device):
+    loop = serve(device)
+    silent = [connect(loop, broker=f"{i}" * 16) for i in range(3)]
+    for each in silent:
+        each.wait_for(Connected)
+    speaking = connect(loop)
+    for _ in range(2):
+        assert isinstance(speaking.greet(), Welcome)
+    for i in range(10):  # and every answer is for the one that is served
+        assert speaking.ask(Ping(i), payload=np.zeros(0, np.uint8)) == Pong(i)
+    for each in silent:
+        each.wait_for(Disconnected)
+
+
 def test_a_broker_that_falls_silent_is_dropped(serve, connect, device, monkeypatch):
     monkeypatch.setattr(worker_loop, "SILENCE_LIMIT_S", 0.2)
     loop = serve(device)
