@@ -195,6 +195,10 @@ def _http_client(host: Address, transport: httpx.BaseTransport | None) -> httpx.
 
     uses_proxy = not host.is_own_machine
     try:
+        httpx.URL(host.url)
+    except (httpx.InvalidURL, ValueError) as error:
+        raise RequestError(f"OLLAMA_HOST: {host.url!r} is no URL: {error}") from None
+    try:
         return httpx.Client(
             base_url=host.url,
             headers={"User-Agent": f"ollama-zmq/{VERSION}"},
@@ -277,6 +281,8 @@ def _explained() -> Iterator[None]:
         yield
     except httpx.ConnectError:
         raise Unreachable(NO_SERVER) from None
+    except (UnicodeError, httpx.InvalidURL) as error:  # a name with a label that is too long, of a proxy
+        raise Unreachable(f"{NO_SERVER}; or correct OLLAMA_HOST or the proxy: {error}") from None
     except httpx.HTTPError as error:
         reason = str(error) or type(error).__name__
         raise Unreachable(f"the connection to the ollama server broke: {reason}") from None

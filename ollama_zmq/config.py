@@ -206,12 +206,12 @@ def parse_host(text: str, warnings: list[str] | None = None) -> Address:
 
 
 def _is_host(host: str) -> bool:
-    """Whether *host* is "" (every interface), an address, or could be a name."""
-    if not host or _HOST_NAME.fullmatch(host):
-        return True
+    """Whether *host* is "" (every interface), an address, or could be a name: labels of 1 to 63 characters."""
     try:
-        ip_address(host)
-    except ValueError:
+        if not _HOST_NAME.fullmatch(host):
+            return not host or bool(ip_address(host))
+        host.encode("idna")
+    except ValueError:  # UnicodeError is one
         return False
     return True
 

@@ -65,7 +65,17 @@ def test_a_type_of_kv_cache_that_is_not_kept_is_a_warning_and_float16():
 
 @pytest.mark.parametrize(
     "text",
-    ["127.0.0.1:1,127.0.0.1:2", "a b:1", "ftp://a", "user:pw@host:1", "a\udce9:b:c", "http://a?b", "-x:1"],
+    [
+        "127.0.0.1:1,127.0.0.1:2",
+        "a b:1",
+        "ftp://a",
+        "user:pw@host:1",
+        "a\udce9:b:c",
+        "http://a?b",
+        "-x:1",
+        "a..b",
+        "x" * 64,
+    ],
 )
 def test_a_host_that_is_no_address_is_an_error_that_names_it(text):
     config = read(OLLAMA_HOST=text)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_zmq.units import human_bytes, human_duration, human_number, human_time
+from ollama_zmq.units import human_bytes, human_duration, human_number, human_time, human_time_of
 
 NOW = datetime(2025, 6, 1, 12, tzinfo=UTC)
 
@@ -99,3 +99,17 @@ def test_bytes_never_need_more_than_a_column(nbytes):
 @given(st.timedeltas(min_value=timedelta(0), max_value=timedelta(days=10_000)))
 def test_a_duration_is_never_none_of_a_unit_nor_one_of_many(elapsed):
     assert not human_duration(elapsed).startswith(("0 ", "1 ")) or human_duration(elapsed) == "1 second"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("2026-01-01T10:00:00Z", "2 hours ago"),
+        ("2026-01-01T10:00:00", "2 hours ago"),
+        ("2026-01-01T14:00:00.123456789+01:00", "About an hour from now"),
+        ("0001-01-01T00:00:00Z", "Never"),
+        ("soon", "-"),
+    ],
+)
+def test_a_moment_of_an_answer_is_shown_as_ollama_does(text, shown):
+    assert human_time_of(text, datetime(2026, 1, 1, 12, tzinfo=UTC)) == shown

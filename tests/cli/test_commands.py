@@ -198,6 +198,44 @@ def test_cp_and_rm_tell_what_they_did(ollama, server, store):
     assert (printed.code, printed.err) == (1, "Error: model 'nope' not found\n")
 
 
+def test_rm_unloads_first(ollama, server, store, broker):
+    ollama("run", "tiny", "")
+    printed = ollama("rm", "tiny")
+    assert (printed.code, printed.out, printed.err) == (0, "deleted 'tiny'\n", "")
+    assert broker.n_unloads == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("pull", "m"),
+        ("push", "m"),
+        ("signin",),
+        ("login",),
+        ("signout",),
+        ("logout",),
+        ("launch", "claude", "--model", "m"),
+    ],
+)
+def test_what_is_not_done_is_refused_with_a_sentence(ollama, server, arguments):
+    printed = ollama(*arguments)
+    assert (printed.code, printed.out, printed.err.count("\n")) == (1, "", 1)
+    assert re.match(r"Error: .{12,}\n", printed.err)
+
+
+def test_pull_prints_each_status_once(ollama, server, monkeypatch):
+    asked = []
+
+    def pull(self, model, **fields):
+        asked.append((model, fields))
+        return iter([{"status": "pulling x", "completed": n} for n in range(3)] + [{"status": "success"}])
+
+    monkeypatch.setattr(Client, "pull", pull)
+    printed = ollama("pull", "m", "--insecure")
+    assert (printed.code, printed.out, printed.err) == (0, "", "pulling x\nsuccess\n")
+    assert asked == [("m", {"insecure": True})]
+
+
 def test_stop_unloads(ollama, server, broker):
     ollama("run", "tiny", "")
     printed = ollama("stop", "tiny")

@@ -182,6 +182,24 @@ def test_any_text_may_stand_in_every_variable(text):
         assert all("\x1b" not in line and "\ud83d" not in line for line in config.warnings)
 
 
+@pytest.mark.parametrize("text", SHORT)
+@pytest.mark.parametrize("form", ["{}", "{}:1", "a:{}", "http://127.0.0.1:1/{}", "http://{}/x"])
+def test_any_text_may_stand_in_the_address_of_the_server(ollama, monkeypatch, form, text):
+    monkeypatch.setattr("os.environ", {"OLLAMA_HOST": form.format(TEXTS[text])})
+    printed = ollama("list")
+    assert (printed.code, printed.out, printed.err.count("\n")) == (1, "", 1)
+    assert printed.err.startswith(("Error: OLLAMA_HOST", "Error: could not connect to ollama server"))
+
+
+@pytest.mark.parametrize("text", SHORT)
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "ALL_PROXY", "NO_PROXY"])
+def test_any_text_may_stand_in_a_proxy(ollama, monkeypatch, name, text):
+    proxies = {"HTTP_PROXY": "http://127.0.0.1:1", name: TEXTS[text]}
+    monkeypatch.setattr("os.environ", {"OLLAMA_HOST": "nowhere.invalid"} | proxies)
+    printed = ollama("list")
+    assert (printed.code, printed.out, printed.err.count("\n")) == (1, "", 1)
+
+
 def test_every_command_is_tried():
     assert {path[0] for path in ALL} == set(COMMANDS)
     assert ("cluster", "plan") in ALL
