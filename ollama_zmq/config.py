@@ -169,7 +169,7 @@ class Config:
             rpc_servers=values.text("OLLAMA_RPC_SERVERS"),
             rpc_policy=values.choice("OLLAMA_RPC_POLICY", ("throughput", "fastest")),
             speculate=values.switch("OLLAMA_SPECULATE", default=True),
-            editor=values.text("OLLAMA_EDITOR"),
+            editor=environ.get("OLLAMA_EDITOR", "").strip(),  # quotes are the command's own
             no_history=values.switch("OLLAMA_NOHISTORY"),
             no_prune=values.switch("OLLAMA_NOPRUNE"),
             warnings=tuple(values.warnings),
