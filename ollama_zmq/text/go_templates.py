@@ -26,6 +26,8 @@ from ollama_zmq.text.templates import ChatTemplate, Message, Think, check_size
 
 MAX_TEXT = 32_000_000
 WIDE_FIELD = re.compile(r"%[^a-zA-Z%]*(?:\d{5}|\*)")
+_ACTION = re.compile(r"""\{\{(?:"(?:\\.|[^"\\])*+"|`[^`]*+`|'(?:\\.|[^'\\])*+'|(?!\}\})[^"`'])*+""", re.DOTALL)
+_LONG_NUMBER = re.compile(r"[0-9.+-][\w.+-]{100,}")
 LIMITS = ExecutionBudget(
     max_output_chars=MAX_TEXT, max_iterations=300_000, max_template_depth=100, max_function_calls=300_000
 )
@@ -40,6 +42,7 @@ class GoTemplate(ChatTemplate):
 
     def __init__(self, source: str, *, clock: Callable[[], datetime] = datetime.now) -> None:
         check_size(source)
+        _check_numbers(source)
         self.source = source
         self._functions = _functions(clock)
         names = set(_fields(self._parsed(source)))
@@ -129,6 +132,12 @@ class GoTemplate(ChatTemplate):
                 continue
             return cut
         return source
+
+
+def _check_numbers(source: str) -> None:
+    """Refuse numbers of a hundred digits, over which gotpl's lexer takes time that grows with their cube."""
+    if any(_LONG_NUMBER.search(action[0]) for action in _ACTION.finditer(source)):
+        raise RequestError("template error: a number of more than 100 characters")
 
 
 def _failed(error: Exception) -> str:

@@ -117,3 +117,16 @@ def test_neighbours_of_the_same_role_are_merged() -> None:
 def test_a_bad_template_is_a_request_error(source: str) -> None:
     with pytest.raises(RequestError, match="template error: "):
         render(source)
+
+
+@pytest.mark.parametrize("before", ["", '{{ "}}" }}', "{{/* don't */}}", "it's {{ `}}` }} "])
+def test_a_number_without_end_is_refused_before_it_is_read(before: str) -> None:
+    """gotpl's lexer would take minutes."""
+    for action in ("{{%s}}", '{{ printf "}}" %s }}', "{{ .Prompt | index %s }}"):
+        with pytest.raises(RequestError, match="a number of more than 100 characters"):
+            GoTemplate(before + action % ("0" * 100_000))
+
+
+def test_long_lines_outside_of_actions_are_text() -> None:
+    line = "-" * 200 + "1" * 200
+    assert GoTemplate(f"{line}{{{{ .Prompt }}}}").render([{"role": "user", "content": "hi"}]) == f"{line}hi"
