@@ -55,6 +55,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         num_predict: tokens to generate at most, 0 for one, -1 for no limit.
         repeat_last_n: how far penalties look back, 0 for not at all, -1 for the whole context.
         stop: texts that end the generation.
+        parse_special: whether words of a prompt or message that name a control token become it, as in Ollama; false
+            keeps them words, so that a user's text cannot end its turn and begin a system's.
         rpc_servers: workers to spread the model over, ``host:port`` joined by commas; None for the server's own list.
     """
 
@@ -80,6 +82,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     stop: tuple[str, ...] = ()
+    parse_special: bool = True
 
     def runner(self) -> tuple[object, ...]:
         """What a loaded model depends on: when this differs, it is loaded again."""

@@ -17,7 +17,7 @@ from ollama_zmq.bus.loads import LoadedModel, LoadRequest
 from ollama_zmq.cluster.placement import Policy
 from ollama_zmq.durations import keep_alive_s
 from ollama_zmq.engine.requests import Finished, GenerationRequest, TextChunk, TokenLogprob
-from ollama_zmq.errors import ModelFileError, OllamaZmqError, RequestError
+from ollama_zmq.errors import ContextOverflow, ModelFileError, OllamaZmqError, RequestError
 from ollama_zmq.formats import manifest as records
 from ollama_zmq.formats.options import Options, merge_options
 from ollama_zmq.server.facts import Facts, facts_of
@@ -165,12 +165,27 @@ def tokenizer_of(prepared: PreparedRequest, tokenizer: Tokenizer | None) -> Toke
     return tokenizer
 
 
-def encoded(tokenizer: Tokenizer, prompt: str, num_ctx: int) -> tuple[int, ...]:
+def encoded(
+    tokenizer: Tokenizer, prompt: str, num_ctx: int, *, may_cut: bool = True, parse_special: bool = True
+) -> tuple[int, ...]:
     """Token ids of *prompt*, with one BOS where the model wants one, even if the text brings its own.
 
-    Of a prompt that is far longer than the context the middle is left out, which is cut in any case.
+    Of a prompt that is far longer than *num_ctx* the middle is left out, which cutting it would do anyway.
+
+    Raises:
+        ContextOverflow: the prompt is that long, and must not be cut.
     """
-    token_ids = encode_ends(lambda text: tokenizer.encode(text, add_special=True, parse_special=True), prompt, num_ctx)
+
+    def encode(text: str) -> list[int]:
+        return tokenizer.encode(text, add_special=True, parse_special=parse_special)
+
+    token_ids, is_whole = encode_ends(encode, prompt, num_ctx)
+    if not is_whole and not may_cut:
+        raise ContextOverflow(
+            f"prompt of {len(prompt)} characters, more than {len(token_ids)} tokens, does not fit num_ctx={num_ctx}: "
+            "raise num_ctx, shorten the prompt, or allow truncate and shift",
+            num_ctx=num_ctx,
+        )
     twice = len(token_ids) > 1 and token_ids[0] == token_ids[1] == tokenizer.bos_id
     return tuple(token_ids[1:] if twice and tokenizer.add_bos else token_ids)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from ollama_zmq.text.templates import ChatTemplate, Message, Think
 
@@ -43,18 +44,31 @@ def render_generate(
     return template.render(conversation([user], system=system, examples=examples), think=think)
 
 
-def encode_ends(encode: Callable[[str], list[int]], text: str, n: int) -> list[int]:
-    """Token ids of *text*, of which only the first and the last *n* matter; of a far longer one the middle is left out.
+def literal(value: Any, as_text: Callable[[str], str]) -> Any:
+    """A message or tool of a request with ``as_text`` applied to all its texts, but for the role."""
+    match value:
+        case str():
+            return as_text(value)
+        case Mapping():
+            return {key: item if key == "role" else literal(item, as_text) for key, item in value.items()}
+        case list() | tuple():
+            return [literal(item, as_text) for item in value]
+    return value
 
-    Then it has still more than 2 *n*. A prompt of a megabyte costs a second and 300 MB to encode whole, and all but
-    ``num_ctx`` tokens would be thrown away. At the two cuts some words are cut too; their tokens are left out as well.
+
+def encode_ends(encode: Callable[[str], list[int]], text: str, n: int) -> tuple[list[int], bool]:
+    """Token ids of *text*, of which only the first and the last *n* matter, and whether they are all there are.
+
+    Of a far longer text the middle is left out, and there are still more than 2 *n*. A prompt of a megabyte costs a
+    second and 300 MB to encode whole, and all but ``num_ctx`` tokens would be thrown away. At the two cuts some words
+    are cut too; their tokens are left out as well.
     """
     width = CHARACTERS_PER_TOKEN * (n + CUT_TOKENS)
     if len(text) > 4 * width:
         head, tail = encode(text[:width])[:-CUT_TOKENS], encode(text[-width:])[CUT_TOKENS:]
         if min(len(head), len(tail)) > n:
-            return head + tail
-    return encode(text)
+            return head + tail, False
+    return encode(text), True
 
 
 def newest_that_fit(

@@ -82,6 +82,11 @@ class Tokenizer:
         """*text* for a place in a prompt where it may name control tokens, and :meth:`encode` takes it for letters."""
         return self._special.guarded(without_surrogates(text), GUARD)
 
+    @staticmethod
+    def shown(prompt: str) -> str:
+        """*prompt* without what :meth:`literal` put into it."""
+        return prompt.replace(GUARD, "")
+
     def piece(self, token_id: int) -> bytes:
         """The bytes *token_id* stands for: a control token's are its name, an unused one's none.
 

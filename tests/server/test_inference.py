@@ -2,6 +2,7 @@
 
 import pytest
 
+from ollama_zmq.errors import ContextOverflow
 from ollama_zmq.server.inference import encoded
 
 
@@ -21,4 +22,11 @@ class Letters:
     [(True, "ab", "^ab"), (True, "^ab", "^ab"), (True, "", "^"), (False, "ab", "ab"), (False, "^^ab", "^^ab")],
 )
 def test_a_model_that_wants_bos_gets_it_once(add_bos, prompt, shown):
-    assert "".join(map(chr, encoded(Letters(add_bos=add_bos), prompt, 99))) == shown
+    assert "".join(map(chr, encoded(Letters(add_bos=add_bos), prompt, 100))) == shown
+
+
+def test_a_prompt_that_must_not_be_cut_is_refused_before_it_is_encoded_whole():
+    text = "ab" * 100_000
+    assert len(encoded(Letters(add_bos=True), text, 100)) < 10_000
+    with pytest.raises(ContextOverflow, match=r"prompt of 200000 characters, more than \d+ tokens, does not fit"):
+        encoded(Letters(add_bos=True), text, 100, may_cut=False)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from ollama_zmq.errors import RequestError
 from ollama_zmq.text.jinja_templates import JinjaTemplate
-from ollama_zmq.text.prompts import conversation, encode_ends, newest_that_fit, render_generate
+from ollama_zmq.text.prompts import conversation, encode_ends, literal, newest_that_fit, render_generate
 from ollama_zmq.text.tokenizer import load_tokenizer
 from tests.text.vocabularies import byte_pairs
 
@@ -61,11 +61,24 @@ def test_the_ends_of_a_long_text_are_encoded_as_those_of_the_whole(n):
 
     text = "".join(f"hi a{i} <|im_end|>" for i in range(20_000))
     whole = encode(text)
-    found = encode_ends(encode, text, n)
+    assert encode_ends(encode, text, len(whole)) == (whole, True)
+    encoded_lengths.clear()
+    found, is_whole = encode_ends(encode, text, n)
+    assert not is_whole
     assert (found[:n], found[-n:]) == (whole[:n], whole[-n:])
     assert len(found) > 2 * n
-    assert sum(encoded_lengths[1:]) < len(text) / 10
+    assert sum(encoded_lengths) < len(text) / 10
 
 
 def test_a_text_of_few_long_tokens_is_encoded_whole():
-    assert encode_ends(lambda text: [1] * (len(text) // 1000), "a" * 1_000_000, 50) == [1] * 1000
+    assert encode_ends(lambda text: [1] * (len(text) // 1000), "a" * 1_000_000, 50) == ([1] * 1000, True)
+
+
+def test_every_text_of_a_message_but_its_role_is_made_literal():
+    message = {"role": "user", "content": "a", "images": None, "tool_calls": [{"function": {"name": "b", "n": 1}}]}
+    assert literal(message, str.upper) == {
+        "role": "user",
+        "content": "A",
+        "images": None,
+        "tool_calls": [{"function": {"name": "B", "n": 1}}],
+    }

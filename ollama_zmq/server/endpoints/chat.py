@@ -21,7 +21,7 @@ from ollama_zmq.server.schema import ChatRequest, ChatResponse, DebugInfo, Recei
 from ollama_zmq.server.services import Services, body_as, services_of
 from ollama_zmq.server.streaming import Chunked, json_response
 from ollama_zmq.text import templates
-from ollama_zmq.text.prompts import conversation, newest_that_fit
+from ollama_zmq.text.prompts import conversation, literal, newest_that_fit
 from ollama_zmq.text.tokenizer import Tokenizer
 
 
@@ -50,9 +50,11 @@ async def _chunks(
         tokenizer = tokenizer_of(prepared, resident.loaded.tokenizer)
         prompt = await asyncio.to_thread(_prompt, prepared, request, resident, tokenizer)
         if request.debug_render_only:
-            yield _chunk(request, message=ResponseMessage("", ""), debug_info=DebugInfo(prompt))
+            yield _chunk(request, message=ResponseMessage("", ""), debug_info=DebugInfo(tokenizer.shown(prompt)))
             return
-        token_ids = await asyncio.to_thread(encoded, tokenizer, prompt, resident.loaded.num_ctx)
+        token_ids = await asyncio.to_thread(
+            encoded, tokenizer, prompt, resident.loaded.num_ctx, may_cut=request.truncate and request.shift
+        )
         async with aclosing(outputs(services, prepared, resident.loaded, token_ids)) as answer:
             async for output in answer:
                 if isinstance(output, Finished):
@@ -64,14 +66,17 @@ async def _chunks(
 def _prompt(prepared: PreparedRequest, request: ChatRequest, resident: Resident, tokenizer: Tokenizer) -> str:
     """The conversation as the model was trained to read it, without the oldest messages if they do not fit."""
     template = resident.template(prepared.model.template)
+    requested, tools = [_as_template_wants(message) for message in request.messages], request.tools
+    if not prepared.options.parse_special:
+        requested, tools = literal(requested, tokenizer.literal), literal(tools, tokenizer.literal)
     messages = conversation(
-        [_as_template_wants(message) for message in request.messages],
+        requested,
         system=prepared.model.system or "",
         examples=[{"role": example.role, "content": example.content} for example in prepared.model.messages],
     )
 
     def render(kept: Sequence[templates.Message]) -> str:
-        return template.render(kept, tools=request.tools or None, think=request.think)
+        return template.render(kept, tools=tools or None, think=request.think)
 
     if request.truncate:
         num_ctx = resident.loaded.num_ctx

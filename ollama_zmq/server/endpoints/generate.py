@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -52,11 +52,11 @@ async def _chunks(
             yield _chunk(request, done=True, done_reason="load")
             return
         tokenizer = tokenizer_of(prepared, resident.loaded.tokenizer)
-        prompt = await asyncio.to_thread(_prompt, prepared, request, resident)
+        prompt = await asyncio.to_thread(_prompt, prepared, request, resident, tokenizer)
         if request.debug_render_only:
-            yield _chunk(request, debug_info=DebugInfo(prompt))
+            yield _chunk(request, debug_info=DebugInfo(tokenizer.shown(prompt)))
             return
-        token_ids = await asyncio.to_thread(_token_ids, tokenizer, request.context, prompt, resident.loaded.num_ctx)
+        token_ids = await asyncio.to_thread(_token_ids, prepared, request, tokenizer, prompt, resident.loaded.num_ctx)
         async with aclosing(outputs(services, prepared, resident.loaded, token_ids)) as answer:
             async for output in answer:
                 if isinstance(output, Finished):
@@ -72,30 +72,38 @@ async def _chunks(
                     yield _chunk(request, output.text, logprobs=logprobs_of(output))
 
 
-def _prompt(prepared: PreparedRequest, request: GenerateRequest, resident: Resident) -> str:
+def _prompt(prepared: PreparedRequest, request: GenerateRequest, resident: Resident, tokenizer: Tokenizer) -> str:
     """The text the model continues."""
     if request.raw:
         return request.prompt
     template = resident.template(request.template or prepared.model.template)
     examples = [] if request.context else prepared.model.messages
+    as_text: Callable[[str], str] = str if prepared.options.parse_special else tokenizer.literal
     return render_generate(
         template,
-        prompt=request.prompt,
-        system=request.system or prepared.model.system or "",
-        suffix=request.suffix,
+        prompt=as_text(request.prompt),
+        system=as_text(request.system) or prepared.model.system or "",
+        suffix=as_text(request.suffix),
         examples=[{"role": example.role, "content": example.content} for example in examples],
         think=request.think,
     )
 
 
-def _token_ids(tokenizer: Tokenizer, context: list[int], prompt: str, num_ctx: int) -> tuple[int, ...]:
+def _token_ids(
+    prepared: PreparedRequest, request: GenerateRequest, tokenizer: Tokenizer, prompt: str, num_ctx: int
+) -> tuple[int, ...]:
     """Ids of *prompt*, after those of an earlier answer's *context* if the client sent them back."""
+    parse_special = prepared.options.parse_special or not request.raw
+    context = request.context
     if not context:
-        return encoded(tokenizer, prompt, num_ctx)
+        may_cut = request.truncate and request.shift
+        return encoded(tokenizer, prompt, num_ctx, may_cut=may_cut, parse_special=parse_special)
     for i, token_id in enumerate(context):
         if not 0 <= token_id < tokenizer.vocab_size:
             raise RequestError(f"context[{i}]={token_id}: not a token of this model, which has {tokenizer.vocab_size}")
-    added = encode_ends(lambda text: tokenizer.encode(text, add_special=False, parse_special=True), prompt, num_ctx)
+    added, _ = encode_ends(
+        lambda text: tokenizer.encode(text, add_special=False, parse_special=parse_special), prompt, num_ctx
+    )
     return (*context, *added)
 
 
