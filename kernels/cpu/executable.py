@@ -118,7 +118,7 @@ class CpuExecutable:
         self._frequencies: dict[Value, Array] = {}
         thread_nbytes = _thread_nbytes(self._plan, verified)
         scratch = self._scratch + _aligned(self._plan.scratch_nbytes)
-        self._program = compiled.Program(
+        self._program = compiled.CompiledProgram(
             kernels,
             pool,
             len(self._plan.steps),

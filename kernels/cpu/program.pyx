@@ -59,7 +59,7 @@ def slots_nbytes(size_t T, size_t n_experts, size_t n_used):
     return slots_size(T, n_experts, n_used)
 
 
-cdef class Program:
+cdef class CompiledProgram:
     """Steps with all addresses resolved. Built once by ``add_*``, run many times.
 
     Args:

@@ -274,7 +274,7 @@ class Broker:
     def _on_effect(self, effect: Effect) -> None:
         match effect:
             case Joined(addresses):
-                self._tell_joined(addresses)
+                self._answer_joined(addresses)
             case Replaced(number):
                 self._models.forget(number, RequestError("the model is being loaded again with other options"))
             case Progressed(number, done, total):
@@ -285,10 +285,10 @@ class Broker:
             case LoadFailed(number, error) | ModelLost(number, error):
                 self._models.forget(number, error)
 
-    def _tell_joined(self, addresses: tuple[str, ...]) -> None:
-        told = [join for join in self._joins if join[0] == addresses]
+    def _answer_joined(self, addresses: tuple[str, ...]) -> None:
+        answered = [join for join in self._joins if join[0] == addresses]
         self._joins = [join for join in self._joins if join[0] != addresses]
-        for _, future, question in told:
+        for _, future, question in answered:
             _answer(future, question)
 
     def _finish_load(self, loaded: ModelLoaded) -> None:

@@ -39,7 +39,7 @@ FIRST_PAUSE_S = 0.1
 MAX_PAUSE_S = 2.0
 
 
-class Phase(Enum):
+class DialPhase(Enum):
     """Where a connection stands."""
 
     PROBING = auto()
@@ -56,7 +56,7 @@ class Dialled:
     endpoint: str
     epoch: int
     attempt: int = 0
-    phase: Phase = Phase.PROBING
+    phase: DialPhase = DialPhase.PROBING
     next_at: float = float("inf")
     pause_s: float = FIRST_PAUSE_S
     descriptor: int = -1
@@ -120,7 +120,7 @@ class Dialer:
             return []
         del self._addresses[dialled.endpoint]
         self._probes.cancel(address)
-        return sockets.disconnect(self._router, dialled.endpoint) if dialled.phase is not Phase.PROBING else []
+        return sockets.disconnect(self._router, dialled.endpoint) if dialled.phase is not DialPhase.PROBING else []
 
     def send(self, address: str, epoch: int, frames: list[object]) -> None:
         """Send one message over the connection of *epoch*, without waiting.
@@ -171,7 +171,7 @@ class Dialer:
             if not failed.final:
                 self._try_again(dialled, now)
             return [failed]
-        dialled.phase = Phase.CONNECTING
+        dialled.phase = DialPhase.CONNECTING
         try:
             sockets.connect(self._router, dialled.endpoint, dialled.routing_id)
         except Unreachable as error:
@@ -181,13 +181,13 @@ class Dialer:
     def _on_socket_event(self, happened: SocketEvent, now: float, arrived: list[list[zmq.Frame]]) -> list[Event]:
         cut = self._guard.closed(happened.fd) if isinstance(happened, Disconnected) else ""
         dialled = self._dialled.get(self._addresses.get(getattr(happened, "endpoint", ""), ""))
-        if dialled is None or dialled.phase in (Phase.PROBING, Phase.FAILED):
+        if dialled is None or dialled.phase in (DialPhase.PROBING, DialPhase.FAILED):
             return []
         address = dialled.address
         if cut:
-            dialled.phase = Phase.FAILED
+            dialled.phase = DialPhase.FAILED
             return [ConnectionFailed(address, f"worker {address} sent what no worker sends: {cut}")]
-        if dialled.phase is Phase.CONNECTED:
+        if dialled.phase is DialPhase.CONNECTED:
             is_lost = isinstance(happened, Disconnected)
             return [ConnectionLost(address, f"worker {address} is gone: the connection broke")] if is_lost else []
         if isinstance(happened, Opened):
@@ -195,12 +195,12 @@ class Dialer:
             self._guard.opened(happened.fd)
             return []
         if isinstance(happened, Connected):
-            dialled.phase = Phase.CONNECTED
+            dialled.phase = DialPhase.CONNECTED
             return [Attached(address)]
         failed = failure_of_handshake(dialled.address, happened)
         if failed is None:
             return []
-        dialled.phase = Phase.FAILED
+        dialled.phase = DialPhase.FAILED
         if not failed.final:
             arrived += sockets.disconnect(self._router, dialled.endpoint)
             self._try_again(dialled, now)
@@ -208,6 +208,6 @@ class Dialer:
 
     def _try_again(self, dialled: Dialled, now: float) -> None:
         """Probe anew after a pause that doubles, for another connection."""
-        dialled.phase, dialled.attempt = Phase.PROBING, dialled.attempt + 1
+        dialled.phase, dialled.attempt = DialPhase.PROBING, dialled.attempt + 1
         dialled.next_at = now + dialled.pause_s
         dialled.pause_s = min(2 * dialled.pause_s, MAX_PAUSE_S)

@@ -270,9 +270,9 @@ class Coordinator:
             MemoryInUse: other models must go first.
             OutOfDeviceMemory: it does not fit.
         """
-        strangers = [self.links[address] for address in order.addresses if not self.links[address].is_usable]
-        if strangers:
-            raise Unreachable("; ".join(link.detail for link in strangers))
+        never_ready = [self.links[address] for address in order.addresses if not self.links[address].is_usable]
+        if never_ready:
+            raise Unreachable("; ".join(link.detail for link in never_ready))
         snapshot = self.snapshot(order)
         idle = [model for model in order.idle if model in snapshot.held]
         busy = [model for model in order.busy if model in snapshot.held]

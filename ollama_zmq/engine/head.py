@@ -15,7 +15,7 @@ from ollama_zmq.engine.filters import Ids, Logits, draw, keep_min_p, largest, to
 from ollama_zmq.formats.options import Options
 
 HEADS = (512, 8192)
-DOUBT = 2e-6  # relative error that the weight of all may have; 1e-8 is usual
+MAX_RELATIVE_ERROR = 2e-6  # relative error that the weight of all may have; 1e-8 is usual
 
 
 def drawn_from_head(logits: npt.NDArray[np.float32], options: Options, u: float) -> int | None:
@@ -47,6 +47,6 @@ def _reaching(
     with np.errstate(over="ignore"):
         cumulative = np.cumsum(np.exp((values - values[0]) / temperature))
     bound = share * total_weight(logits, float(values[0]), temperature)
-    bounds = np.array((bound * (1 - DOUBT), bound * (1 + DOUBT)))
+    bounds = np.array((bound * (1 - MAX_RELATIVE_ERROR), bound * (1 + MAX_RELATIVE_ERROR)))
     least, most = np.searchsorted(cumulative, bounds, side="right" if strictly else "left").tolist()
     return int(least) + 1 if least == most < len(values) else None

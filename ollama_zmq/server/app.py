@@ -82,7 +82,7 @@ def make_app(
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         opening = app.state.services = asyncio.ensure_future(asyncio.to_thread(open_services))
-        opening.add_done_callback(lambda opened: _tell_failure(opened, on_failure))
+        opening.add_done_callback(lambda opened: _report_failure(opened, on_failure))
         try:
             yield
         finally:
@@ -107,7 +107,7 @@ def make_app(
     )
 
 
-def _tell_failure(opened: asyncio.Future[Services], on_failure: Callable[[BaseException], None]) -> None:
+def _report_failure(opened: asyncio.Future[Services], on_failure: Callable[[BaseException], None]) -> None:
     error = opened.exception()
     if error is not None:
         on_failure(error)

@@ -42,7 +42,7 @@ MAX_HEAD_BYTES = 64 << 10
 REFUSAL_S = 2.0
 
 
-class Phase(enum.Enum):
+class ConnectionPhase(enum.Enum):
     """Where a connection is; see the head of this file."""
 
     CONNECTED = enum.auto()
@@ -89,7 +89,7 @@ class HttpConnection(HttpToolsProtocol):
         self.limit_concurrency = None  # uvicorn's check of it comes after the head; ours is in connection_made
         self._received = 0
         self._refusal: Refusal | None = None
-        self._enter(Phase.CONNECTED, HEAD_S)
+        self._enter(ConnectionPhase.CONNECTED, HEAD_S)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the connection, in the place of one that waits if need be, or refuse it."""
@@ -103,11 +103,13 @@ class HttpConnection(HttpToolsProtocol):
             longest.transport.close()
         else:
             self._refusal = TOO_MANY
-            self._enter(Phase.REFUSED, REFUSAL_S)
+            self._enter(ConnectionPhase.REFUSED, REFUSAL_S)
 
     def data_received(self, data: bytes) -> None:
         """Parse *data* within the limits."""
-        if self.phase is Phase.REFUSED:  # read, so that closing does not throw away the answer with what was not read
+        if (
+            self.phase is ConnectionPhase.REFUSED
+        ):  # read, so that closing does not throw away the answer with what was not read
             return self._refuse(self._refusal or MALFORMED)
         self._unset_keepalive_if_required()
         try:
@@ -117,14 +119,14 @@ class HttpConnection(HttpToolsProtocol):
         except httptools.HttpParserError:
             return self._refuse(self._refusal or MALFORMED)
         self._received += len(data)  # since the phase began, or a read more
-        if self.phase is Phase.HEAD and self._received > MAX_HEAD_BYTES:
+        if self.phase is ConnectionPhase.HEAD and self._received > MAX_HEAD_BYTES:
             self._refuse(HEAD_TOO_LARGE)
         return None
 
     def on_message_begin(self) -> None:
         """The first byte of a request is there."""
         super().on_message_begin()
-        self._enter(Phase.HEAD, HEAD_S)
+        self._enter(ConnectionPhase.HEAD, HEAD_S)
 
     def on_headers_complete(self) -> None:
         """Check the head and begin to answer."""
@@ -132,31 +134,31 @@ class HttpConnection(HttpToolsProtocol):
         if self._refusal is not None:
             raise ValueError(self._refusal.error)  # stops the parser
         super().on_headers_complete()
-        self._enter(Phase.BODY, BODY_S)
+        self._enter(ConnectionPhase.BODY, BODY_S)
 
     def on_message_complete(self) -> None:
         """The whole request is there."""
         super().on_message_complete()
-        self._enter(Phase.IDLE if self.cycle.response_complete else Phase.ANSWERING)
+        self._enter(ConnectionPhase.IDLE if self.cycle.response_complete else ConnectionPhase.ANSWERING)
 
     def on_response_complete(self) -> None:
         """The answer is out; the next request may have begun already."""
         super().on_response_complete()
-        if self.phase is Phase.ANSWERING and not self.pipeline and self.cycle.response_complete:
-            self._enter(Phase.IDLE)
-        elif self.phase is Phase.HEAD:
-            self._enter(Phase.HEAD, HEAD_S)
+        if self.phase is ConnectionPhase.ANSWERING and not self.pipeline and self.cycle.response_complete:
+            self._enter(ConnectionPhase.IDLE)
+        elif self.phase is ConnectionPhase.HEAD:
+            self._enter(ConnectionPhase.HEAD, HEAD_S)
 
     def expire(self, now: float) -> None:
         """Do what the table says when the deadline of the phase is over at *now*."""
         if now < self.deadline or self.transport.is_closing():
             return
-        if self.phase is Phase.HEAD:
+        if self.phase is ConnectionPhase.HEAD:
             if self.cycle is None or self.cycle.response_complete:
                 self._refuse(HEAD_TOO_SLOW)
-        elif self.phase is Phase.BODY:
+        elif self.phase is ConnectionPhase.BODY:
             if self._received >= BODY_BYTES or self.flow.read_paused:
-                self._enter(Phase.BODY, BODY_S)
+                self._enter(ConnectionPhase.BODY, BODY_S)
             else:
                 self._refuse(BODY_TOO_SLOW)
         else:
@@ -165,9 +167,12 @@ class HttpConnection(HttpToolsProtocol):
     @property
     def is_waiting(self) -> bool:
         """Whether the client has to do the next step, so that closing costs it no answer."""
-        return self.phase in (Phase.CONNECTED, Phase.HEAD, Phase.IDLE) and not self.transport.is_closing()
+        return (
+            self.phase in (ConnectionPhase.CONNECTED, ConnectionPhase.HEAD, ConnectionPhase.IDLE)
+            and not self.transport.is_closing()
+        )
 
-    def _enter(self, phase: Phase, limit_s: float = math.inf) -> None:
+    def _enter(self, phase: ConnectionPhase, limit_s: float = math.inf) -> None:
         self.phase, self._received = phase, 0
         self.since = self.loop.time()
         self.deadline = self.since + limit_s

@@ -129,14 +129,14 @@ class Statuses:
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[str | None] = asyncio.Queue()
 
-        def tell(line: str | None) -> None:
+        def emit(line: str | None) -> None:
             loop.call_soon_threadsafe(queue.put_nowait, line)
 
         def work() -> None:
             try:
-                self._work(tell)
+                self._work(emit)
             finally:
-                tell(None)
+                emit(None)
 
         running = asyncio.ensure_future(asyncio.to_thread(work))
         while (line := await queue.get()) is not None:

@@ -10,7 +10,7 @@ import pytest
 from uvicorn.server import ServerState
 
 from ollama_zmq.server import connections
-from ollama_zmq.server.connections import BODY_BYTES, BODY_S, HEAD_S, MAX_HEAD_BYTES, HttpConnection, Phase
+from ollama_zmq.server.connections import BODY_BYTES, BODY_S, HEAD_S, MAX_HEAD_BYTES, ConnectionPhase, HttpConnection
 from ollama_zmq.server.run import http_settings
 
 HEAD = b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20000\r\n\r\n"
@@ -227,7 +227,7 @@ def test_between_requests_a_connection_is_idle_and_keeps_its_place():
             await settle()
             world.now += HEAD_S
             world.expire()
-            assert (connection.phase, connection.transport.closed) == (Phase.IDLE, False)
+            assert (connection.phase, connection.transport.closed) == (ConnectionPhase.IDLE, False)
         assert connection.transport.sent.count(b"200 OK") == 2
 
     play(scenario)

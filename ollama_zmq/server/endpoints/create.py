@@ -82,8 +82,8 @@ def _parameters(given: dict[str, object]) -> dict[str, object]:
 
 
 async def _progress(services: Services, name: ModelName, recipe: Recipe) -> AsyncGenerator[Progress, None]:
-    def work(tell: Callable[[str], None]) -> None:
-        services.store.create(name, recipe, tell, check_model)
+    def work(emit: Callable[[str], None]) -> None:
+        services.store.create(name, recipe, emit, check_model)
 
     async for line in Statuses(work).lines():
         yield Progress(line)
