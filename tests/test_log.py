@@ -1,8 +1,11 @@
 """The names of events, with their facts, are those that the program logs."""
 
 import ast
+import io
 import re
 from pathlib import Path
+
+import structlog
 
 from ollama_zmq import log
 
@@ -34,3 +37,21 @@ def test_every_fact_of_an_event_is_listed():
     table = listed()
     for name, facts in logged():
         assert facts - {None, "exc_info"} <= table[name], name
+
+
+def test_what_came_from_elsewhere_does_not_act_on_the_terminal(monkeypatch):
+    written = io.StringIO()
+    monkeypatch.setattr("sys.stderr", written)
+    try:
+        log.configure()
+        try:
+            raise ValueError("\x1b[2J")
+        except ValueError:
+            structlog.get_logger().exception("peer.refused", address="\x1b]0;owned\x07", reason="a\udce9")
+    finally:
+        structlog.reset_defaults()
+    text = written.getvalue()
+    assert r"\x1b]0;owned\x07" in text
+    assert r"ValueError: \x1b[2J" in text
+    assert "a\ufffd" in text
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", text)

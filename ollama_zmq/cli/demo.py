@@ -55,11 +55,7 @@ def demo(prompt: str, gguf: Path | None, n_workers: int, keep: bool) -> None:
         with waiting("starting workers and a server; the first start of all measures this machine for some seconds"):
             workers = [children.start_worker(env=env) for _ in range(n_workers)]
             url = children.start_server(workers, env=env)
-        say(
-            paragraph(
-                f"Started {n_workers} workers (ollama rpc-server) at {', '.join(workers)}, and a server at {url}."
-            )
-        )
+        say(paragraph(f"Started `ollama rpc-server` at {', '.join(workers)}; `ollama serve` at {url}."))
         with Client(url) as client:
             with waiting(f"loading {name}"):
                 client.load(name)
@@ -164,7 +160,7 @@ def _show_speed(last: Json) -> None:
 
 def _show_latency(cluster: Json) -> None:
     """Print where the time of a decoded token went, in microseconds."""
-    say("Microseconds of a decoded token, p50/p95 (half of them, 95 of 100, took no more):\n")
+    say("Microseconds of a decoded token, p50/p95 (the median, and 95 of 100):\n")
     stages = [stage for model in cluster["models"] for stage in model["stages"]]
     say(table(STAGE_COLUMNS, [stage_row(stage) for stage in stages if stage.get("latency")], NARROW))
 
