@@ -114,6 +114,17 @@ static void run_format(enum format format)
     free(file), free(packed), free(rows);
 }
 
+/* Rows so wide, and so many tokens, that K is cut into segments, the last of them short; the last group has one row. */
+static void run_wide(enum format format)
+{
+    size_t N = 17, K = 4864, nbytes = groups_of(N) * 16 * row_nbytes(format, K);
+    uint8_t *file = draw_file(format, N, K), *packed = buffer(nbytes);
+    for (size_t g = 0; g < groups_of(N); g++) pack_group(format, file, N, K, g, packed);
+    run_linear(format, packed, 64, N, K);
+    run_linear(format, packed, 1, N, K);
+    free(file), free(packed);
+}
+
 static void run_rows(size_t D)
 {
     static const float extremes[] = {0.0f, -0.0f, 1e-40f, 88.5f, -88.5f, 1e30f, -1e30f, INFINITY, -INFINITY, NAN};
@@ -236,7 +247,7 @@ int main(int count, char **arguments)
     for (int i = 0; (k = isa_at(i)) && count > 1 && strcmp(k->name, arguments[1]);) i++;
     if (!k) return fprintf(stderr, "this CPU has no kernels of that name\n"), 1;
     state = 88172645463325252u;
-    for (int format = 0; format < FORMATS; format++) run_format((enum format)format);
+    for (int format = 0; format < FORMATS; format++) run_format((enum format)format), run_wide((enum format)format);
     for (size_t i = 0; i < sizeof widths / sizeof *widths; i++) run_rows(widths[i]);
     run_experts(8, 2, 64), run_experts(1, 1, 15), run_experts(61, 7, 97);
     run_logits(5), run_logits(64), run_logits(1500);

@@ -81,3 +81,22 @@ def test_any_number_of_experts_agrees_between_one_row_and_many(device, X, J):
     x = hidden(rng, 30, D) / 100
     whole, *rows = outputs(device, program, weights, x, *np.split(x, 30))
     assert_array_equal(np.concatenate(rows), whole)
+
+
+@pytest.mark.parametrize("kind", ["F16", "Q8_0", "Q4_K"])
+def test_wide_rows_that_are_cut_into_segments_have_the_bits_of_whole_ones(devices, kind):
+    """What a segment of K leaves for the next one waits where an expert's slots stand: rows that are no neighbours."""
+    rng = np.random.default_rng(5)
+    X, N, K = 2, 17, 14336
+    weights = {"router": drawn(rng, "F32", X, K), "w": stack(rng, kind, X, N, K)}
+    ops = Builder("experts")
+    x = ops.input("x", ("T", K))
+    router, w = (ops.weight(WeightSpec(name, weight.type.id, weight.shape)) for name, weight in weights.items())
+    program = ops.program(
+        "out", ops.expert_linear(x, ops.route(ops.linear(x, router), n_used=1, softmax_over="all"), w, n_used=1)
+    )
+    rows = hidden(rng, 64, K)
+    for device in devices.values():
+        whole, *alone = outputs(device, program, weights, rows, *np.split(rows, 64))
+        assert np.isfinite(whole).all()
+        assert_array_equal(np.concatenate(alone), whole)

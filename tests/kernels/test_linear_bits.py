@@ -19,6 +19,7 @@ from tests.ops.one_op import Weight, drawn, hidden, ready
 
 KINDS = [kind.name for kind in QuantType if kind.id in FORMATS]
 LONG_ROW = 2560
+WIDE_ROWS = (8192, 14336, 18944)  # ffn_down of 1B, 8B and Qwen 7B
 FEW = settings(max_examples=10, deadline=None)
 heights = st.sampled_from([1, 7, 15, 16, 17, 40])
 blocks = st.integers(1, 4)
@@ -76,6 +77,21 @@ def test_rows_that_are_cut_into_chunks_have_the_bits_of_whole_ones(devices, kind
     for device in devices.values():
         whole, alone = product(device, weight, x, x[13:])
         assert_array_equal(whole[13:], alone)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("K", WIDE_ROWS)
+def test_wide_rows_that_are_cut_into_segments_have_the_bits_of_whole_ones(devices, kind, K):
+    """So many tokens are multiplied with one segment of K after the other, the last of them short; one token is not."""
+    rng = np.random.default_rng(9)
+    weight = drawn(rng, kind, 33, K if QuantType[kind].block_size > 1 else K + 19)
+    x = hidden(rng, 40, weight.shape[1])
+    expected, *_ = product(devices["generic"], weight, x)
+    assert np.isfinite(expected).all()
+    for device in devices.values():
+        whole, *alone = product(device, weight, x, x[:1], x[17:18], x[39:])
+        assert_array_equal(whole, expected)
+        assert_array_equal(np.concatenate(alone), expected[[0, 17, 39]])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -66,6 +66,16 @@ def test_a_quantized_weight_agrees_with_reference(device, kind, T, N, data, seed
 
 
 @pytest.mark.parametrize("kind", REQUIRED_KINDS + OPTIONAL_KINDS)
+@pytest.mark.parametrize("K", [14336, 18944])
+def test_a_wide_weight_agrees_with_reference(device, kind, K):
+    """As wide as ``ffn_down`` of 7B and 8B, over more tokens than a cache keeps."""
+    rng = np.random.default_rng(8)
+    x, weight = hidden(rng, 32, K), drawn(rng, kind, 17, K)
+    with supported_or_refused(kind):
+        assert_only_rounded(run_op(device, "linear", {"x": x, "weight": weight}), x, weight)
+
+
+@pytest.mark.parametrize("kind", REQUIRED_KINDS + OPTIONAL_KINDS)
 @pytest.mark.parametrize("T", [1, 9])
 def test_the_error_is_small_on_the_whole(device, kind, T):
     """With outlier channels within the op's tolerance, without them within half of it."""
