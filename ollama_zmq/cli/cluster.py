@@ -61,7 +61,7 @@ def plan(model: str, **options: str | int | None) -> None:
     for entry in found["plans"]:
         if entry["stages"]:
             say(f"\n{entry['name']}\n\n{table(PLANNED_COLUMNS, list(map(planned_row, entry['stages'])), NARROW)}")
-    for why in found["absent"]:
+    for why in found["missing"]:
         say(f"\n{paragraph(f'not there: {why}')}")
 
 

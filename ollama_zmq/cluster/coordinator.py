@@ -1,27 +1,30 @@
 """What the broker decides about its workers and models. Sans-IO: events in, effects out.
 
     What happens                                Effects
-    join                                        Connect each worker; Joined when all have joined or been given up
+    join                                        Connect each worker; Joined when the gathering is over
     load                                        Connect each worker of the order
-    every worker of an order joined or given up Define its stages, and Replaced of the model it takes the place of
-    ... and one was never ready                 LoadFailed
+    the gathering of an order is over           Define its stages, and Replaced of the model it takes the place of
+    ... and a worker is missing                 the same over the rest, or LoadFailed, as the order says
     ... and it fits when others are evicted     LoadFailed with MemoryInUse, which names them
-    ... and it does not fit                     LoadFailed
+    ... and it does not fit                     LoadFailed, which names who is missing
     a message about a program                   what its pipeline makes of it
     Got(Failed), StageLost                      as when the worker is lost
     a worker is lost                            every model with a stage on it is lost or, while it loads, begun again
+    a load makes no progress on a worker        as when the worker is lost
     unload                                      Release its programs
+    LEASE_IDLE_S without a model on a worker    Bye
 
 A :class:`Link` is one worker's connection, a :class:`Pipeline` one model over its stages; each has a table of states of
 its own. Every model goes on whatever happens to workers that it does not use.
 
-A worker that has been ready before and is gone when a model is loaded again is left out of the plan; one that never
-answered is a mistake in the list and fails the load, naming it.
+Which workers a load waits for, and when it goes on without the others, is decided in
+:mod:`ollama_zmq.cluster.membership`. Two addresses of one worker are one worker.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from itertools import count
 from types import MappingProxyType
 
@@ -38,11 +41,12 @@ from ollama_zmq.cluster.events import (
     Replaced,
     Tick,
 )
-from ollama_zmq.cluster.link import Link, Status
-from ollama_zmq.cluster.links import ENDED, Links
+from ollama_zmq.cluster.link import ENDED, Link, Status
+from ollama_zmq.cluster.links import Links
 from ollama_zmq.cluster.load_plan import ClusterSnapshot, LoadPlan, plan_load
+from ollama_zmq.cluster.membership import Gathering
 from ollama_zmq.cluster.pipeline import Phase, Pipeline
-from ollama_zmq.cluster.stages import LOCAL, LoadOrder
+from ollama_zmq.cluster.stages import LOCAL, LoadOrder, Missing
 from ollama_zmq.cluster.state import NO_USE, ClusterState, UseState, WorkerState
 from ollama_zmq.devices.base import Array
 from ollama_zmq.engine.requests import Microbatch
@@ -56,7 +60,9 @@ from ollama_zmq.errors import (
     error_class,
 )
 from ollama_zmq.version import PROTOCOL, VERSION
-from ollama_zmq.wire.messages import Defined, Failed, Ran, Ready, Stored
+from ollama_zmq.wire.messages import Defined, Failed, Ran, Ready, Stored, Welcome
+
+LEASE_IDLE_S = 5.0
 
 
 class Coordinator:
@@ -74,21 +80,24 @@ class Coordinator:
         self.links = Links(broker, cores)
         self.pipelines: dict[int, Pipeline] = {}
         self._programs: dict[bytes, Pipeline] = {}
-        self._joins: list[tuple[str, ...]] = []
+        self._joins: list[Gathering] = []
+        self._gatherings: dict[int, Gathering] = {}  # model number -> its workers, while they join
         self._numbers = count(1)
 
     # What the loop asks for
 
-    def join(self, addresses: tuple[str, ...], now: float) -> list[Effect]:
+    def join(self, addresses: tuple[str, ...], now: float, foreign: Collection[str] = ()) -> list[Effect]:
         """Connect to *addresses* and to nobody else whom no model needs. Ends with ``Joined``."""
-        effects = self.leave_unused(addresses) + self.links.join(addresses, now)
-        self._joins.append(addresses)
+        ours = self.links.one_name_each(addresses)
+        effects = self.leave_unused(ours) + self.links.join(ours, now, foreign)
+        self._joins.append(Gathering(addresses, ours, Missing.USE_REST, now, now))
         return effects + self._settle(now)
 
     def load(self, order: LoadOrder, now: float) -> list[Effect]:
         """Load a model beside the others, once its workers have joined. Ends with ``ModelLoaded`` or ``LoadFailed``."""
-        self.pipelines[order.model] = Pipeline(order, self.links, self._numbers)
-        return self.links.join(order.addresses, now) + self._settle(now)
+        order = replace(order, addresses=self.links.one_name_each(order.addresses))
+        pipeline = self.pipelines[order.model] = Pipeline(order, self.links, self._numbers)
+        return self._gather(pipeline, now) + self._settle(now)
 
     def unload(self, model: int) -> list[Effect]:
         """Forget a model on every worker, however far it is; what is in flight is dropped."""
@@ -110,9 +119,9 @@ class Coordinator:
 
     def leave_unused(self, addresses: tuple[str, ...] = ()) -> list[Effect]:
         """End the lease of every worker that is not in *addresses* and that no model needs."""
-        kept = {LOCAL, *addresses, *(address for joining in self._joins for address in joining)}
+        kept = {LOCAL, *addresses, *self._needed()}
         for pipeline in self.pipelines.values():
-            kept |= {*pipeline.addresses, *pipeline.order.addresses}
+            kept |= set(pipeline.order.addresses)
         return self.links.leave_all_but(kept)
 
     def leave_all(self) -> list[Effect]:
@@ -130,7 +139,7 @@ class Coordinator:
             case Tick():
                 return self._tick(now)
             case Attached(address):
-                return self._advance(address, Link.attached, now)
+                return self._advance(address, lambda link: link.attached(now), now)
             case ConnectionFailed(address, reason, final):
                 return self._advance(address, lambda link: link.connection_failed(reason, final=final, now=now), now)
             case ConnectionLost(address, reason):
@@ -139,7 +148,7 @@ class Coordinator:
 
     def next_deadline(self, now: float) -> float:
         """When the loop must wake up even if nothing arrives."""
-        deadlines = [flight.deadline for pipeline in self.pipelines.values() for flight in pipeline.in_flight.values()]
+        deadlines = [deadline for pipeline in self.pipelines.values() for deadline in pipeline.deadlines()]
         return min([now + (0.1 if self.links.some_join else 1.0), *deadlines])
 
     def _on_message(self, event: Got, now: float) -> list[Effect]:
@@ -152,6 +161,8 @@ class Coordinator:
             if isinstance(message, Ran | Ready | Defined | Stored):
                 pipeline = self._pipeline_of(message.program, link)
                 return [] if pipeline is None else self._on_program(pipeline, address, message, event, now)
+            if isinstance(message, Welcome) and message.id:
+                self.links.identify(address, message.id)
             return self._advance(address, lambda link: link.receive(message, now), now)
         except RemoteProtocolError as error:
             return self._drop(address, f"worker {address} broke the protocol: {error}", now)
@@ -176,9 +187,9 @@ class Coordinator:
             case Ready():
                 return pipeline.ready(message, now)
             case Defined():
-                return pipeline.defined(address, message) + self._chunks(pipeline, address)
+                return pipeline.defined(address, message, now) + self._chunks(pipeline, address)
             case Stored():
-                return pipeline.stored(address, message) + self._chunks(pipeline, address)
+                return pipeline.stored(address, message, now) + self._chunks(pipeline, address)
 
     def _chunks(self, pipeline: Pipeline, address: str) -> list[Effect]:
         return pipeline.chunks(address, busy=self.n_in_flight > 0)
@@ -204,7 +215,27 @@ class Coordinator:
             effects += self._advance(address, lambda link: link.tick(now), now)
         for pipeline in list(self.pipelines.values()):
             if (late := pipeline.late(now)) is not None:
+                pipeline.leave_out(*late)
                 effects += self._drop(*late, now)
+        for gathering in [*self._joins, *self._gatherings.values()]:
+            if gathering.wants_retry(self.links, now):
+                effects += self.links.join(gathering.ours, now)
+        return effects + self._settle(now) + self._leave_idle(now)
+
+    def _needed(self) -> set[str]:
+        """The workers that a model is on, or that one waits for."""
+        gatherings = [*self._joins, *self._gatherings.values()]
+        gathered = {address for gathering in gatherings for address in gathering.ours}
+        return gathered.union(*(pipeline.addresses for pipeline in self.pipelines.values()))
+
+    def _leave_idle(self, now: float) -> list[Effect]:
+        """End the lease of every worker that no model has been on for a while: others may want it."""
+        needed, effects = self._needed(), list[Effect]()
+        for address, link in list(self.links.items()):
+            if address == LOCAL or address in needed or link.status is not Status.READY:
+                link.used_at = now
+            elif now - link.used_at > LEASE_IDLE_S:
+                effects += self.links.leave(address)
         return effects
 
     # Joining and losing workers
@@ -231,22 +262,29 @@ class Coordinator:
             if address in pipeline.addresses:
                 effects += self._ended(pipeline, pipeline.lost(address, detail))
                 if pipeline.phase is Phase.JOINING:
-                    effects += self.links.join(pipeline.order.addresses, now)
+                    effects += self._gather(pipeline, now)
         return effects
 
+    def _gather(self, pipeline: Pipeline, now: float) -> list[Effect]:
+        """Begin to wait for the workers of a load."""
+        order = pipeline.order
+        self._gatherings[order.model] = Gathering(order.addresses, order.addresses, order.missing, now, now)
+        return self.links.join(order.addresses, now, order.foreign)
+
     def _settle(self, now: float) -> list[Effect]:
-        """Tell of joins that are over, and plan the models whose workers have all joined or been given up."""
-        over = [addresses for addresses in self._joins if not self.links.are_joining(addresses)]
-        self._joins = [addresses for addresses in self._joins if addresses not in over]
-        effects: list[Effect] = [Joined(addresses) for addresses in over]
-        for pipeline in list(self.pipelines.values()):
-            if pipeline.phase is Phase.JOINING and not self.links.are_joining(pipeline.order.addresses):
-                effects += self._begin(pipeline)
+        """Tell of joins that are over, and plan the models that wait for no worker any more."""
+        over = [gathering for gathering in self._joins if gathering.is_over(self.links, now)]
+        self._joins = [gathering for gathering in self._joins if gathering not in over]
+        effects: list[Effect] = [Joined(gathering.addresses) for gathering in over]
+        for model, gathering in list(self._gatherings.items()):
+            if gathering.is_over(self.links, now):
+                del self._gatherings[model]
+                effects += self._begin(self.pipelines[model], now)
         return effects
 
     # Loading
 
-    def _begin(self, pipeline: Pipeline) -> list[Effect]:
+    def _begin(self, pipeline: Pipeline, now: float) -> list[Effect]:
         """Plan a model whose workers have joined, and send its programs."""
         order = pipeline.order
         try:
@@ -258,7 +296,7 @@ class Coordinator:
         if order.replaces in self.pipelines:
             effects += [Replaced(order.replaces), *self.unload(order.replaces)]
         pipeline.order = plan.order
-        effects += pipeline.define(plan.placement, plan.stages)
+        effects += pipeline.define(plan.placement, plan.stages, now, missing=plan.missing)
         self._programs.update({stage.program: pipeline for stage in plan.stages})
         return effects + self.leave_unused()
 
@@ -266,14 +304,13 @@ class Coordinator:
         """Where *order* goes, beside the models that are loaded.
 
         Raises:
-            Unreachable: a worker was never ready.
+            Unreachable: a worker is missing, and the order says not to go on without.
             MemoryInUse: other models must go first.
             OutOfDeviceMemory: it does not fit.
         """
-        never_ready = [self.links[address] for address in order.addresses if not self.links[address].is_usable]
-        if never_ready:
-            raise Unreachable("; ".join(link.detail for link in never_ready))
         snapshot = self.snapshot(order)
+        if snapshot.missing and order.missing is not Missing.USE_REST:
+            raise Unreachable("; ".join(snapshot.missing))
         idle = [model for model in order.idle if model in snapshot.held]
         busy = [model for model in order.busy if model in snapshot.held]
         plan = plan_load(order, snapshot, order.policy, idle, busy)
@@ -304,7 +341,7 @@ class Coordinator:
             local.profile,
             {model: pipeline.held() for model, pipeline in others.items()},
             {model: pipeline.order.name for model, pipeline in others.items()},
-            tuple(link.detail for link in links if link.status is not Status.READY),
+            tuple(link.why for link in links if link.status is not Status.READY),
         )
 
     def _ended(self, pipeline: Pipeline, effects: list[Effect]) -> list[Effect]:
@@ -313,13 +350,26 @@ class Coordinator:
             self._programs = {program: other for program, other in self._programs.items() if other is not pipeline}
         if pipeline.phase is Phase.GONE:
             del self.pipelines[pipeline.order.model]
+            self._gatherings.pop(pipeline.order.model, None)
         return effects
 
     # What can be seen
 
-    def state(self, use: Mapping[int, UseState] = MappingProxyType({})) -> ClusterState:
-        """Return what ``/api/cluster`` shows; *use*: what the engines say of each model."""
+    def state(
+        self, use: Mapping[int, UseState] = MappingProxyType({}), listed: Mapping[str, str] = MappingProxyType({})
+    ) -> ClusterState:
+        """Return what ``/api/cluster`` shows.
+
+        Args:
+            use: model number -> what its engine says of it.
+            listed: address of a worker that may take part -> why it cannot, or "". Shown if it is not connected.
+        """
         workers = tuple(self._worker_state(link) for link in self.links.values())
+        workers += tuple(
+            WorkerState(address, "lost" if why else "idle", why)
+            for address, why in listed.items()
+            if self.links.one_name_each((address,))[0] not in self.links
+        )
         models = tuple(pipeline.state(use.get(model, NO_USE)) for model, pipeline in self.pipelines.items())
         return ClusterState(VERSION, PROTOCOL, workers, models)
 

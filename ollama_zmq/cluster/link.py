@@ -4,7 +4,7 @@
     ABSENT      join                           Connect                    CONNECTING
     CONNECTING  Attached                       none                       WAITING
     WAITING     no other greeting at its host  Send(Hello)                HANDSHAKE
-    CONNECTING  ConnectionFailed, not final    none, for REFUSED_GRACE_S  CONNECTING
+    CONNECTING  ConnectionFailed, not final    none, for REFUSED_GRACE_S unless it was lost before  CONNECTING
     HANDSHAKE   Got(Welcome)                   Send(Ping) to measure      MEASURING
     HANDSHAKE   Got(Refused)                   Disconnect                 REFUSED
     MEASURING   Got(Pong), more to measure     Send(Ping)                 MEASURING
@@ -65,6 +65,7 @@ class Status(Enum):
 
 
 JOINING = frozenset({Status.CONNECTING, Status.WAITING, Status.HANDSHAKE, Status.MEASURING})
+ENDED = frozenset({Status.LOST, Status.REFUSED})
 
 
 @dataclass(slots=True)
@@ -74,11 +75,14 @@ class Link:
     Attributes:
         remote: False for the broker's own device, whose link is not measured and cannot be lost.
         cores: of this machine; 0 when that is not known.
-        was_ready: whether this worker has been ready before; losing it is then no mistake in the list.
-        detail: why it is lost or refused, for a person.
+        foreign: named by a request, not by the operator of the server.
+        was_lost: whether the connection before this one, or this one, was lost or refused.
+        detail: why it is lost or refused, for the operator; ``why`` is for everybody.
+        progressed_at: when it last came nearer to being ready.
         steps: microbatches there, or on the way there or back, of all models.
         answered_at: when it last answered a step.
         defined: ids of the programs that were sent to it on this connection.
+        used_at: when a model was last on it.
     """
 
     address: str
@@ -89,10 +93,12 @@ class Link:
     epoch: int = 0
     detail: str = ""
     welcome: Welcome | None = None
-    was_ready: bool = False
+    foreign: bool = False
+    was_lost: bool = False
     rtt_s: float = 0.0
     bandwidth_bytes_per_s: float = 0.0
     joined_at: float = 0.0
+    progressed_at: float = 0.0
     pinged_at: float = 0.0
     sequence_out: int = 0
     sequence_in: int = 0
@@ -100,6 +106,7 @@ class Link:
     steps: set[int] = field(default_factory=set)
     answered_at: float = 0.0
     defined: set[bytes] = field(default_factory=set)
+    used_at: float = 0.0
 
     def join(self, epoch: int, now: float) -> list[Effect]:
         """Begin a new connection under a new *epoch*."""
@@ -110,9 +117,11 @@ class Link:
         return [Connect(self.address, epoch)]
 
     @property
-    def is_usable(self) -> bool:
-        """Whether a load may go on with it: it is ready, or it is a known one that died."""
-        return self.status is Status.READY or (self.status is Status.LOST and self.was_ready)
+    def why(self) -> str:
+        """Why it is not ready, for whoever asks: nobody learns from us what listens at an address he named himself."""
+        if self.foreign:
+            return f"worker {self.address} is not available; the server's log says why"
+        return self.detail or f"no answer from {self.address} yet"
 
     @property
     def profile(self) -> WorkerProfile:
@@ -140,7 +149,8 @@ class Link:
     def state(self, held_bytes: int, layers: str) -> WorkerState:
         """What ``/api/cluster`` shows of it, and of the models that it holds."""
         status = "connecting" if self.status in JOINING else self.status.value
-        known = WorkerState(self.address, status, self.detail, held_bytes=held_bytes, layers=layers)
+        why = self.why if self.status in ENDED else ""
+        known = WorkerState(self.address, status, why, held_bytes=held_bytes, layers=layers)
         if (welcome := self.welcome) is None:
             return known
         return msgspec.structs.replace(
@@ -164,22 +174,24 @@ class Link:
         name = self.address.rpartition(":")[0].strip("[]") if self.remote else ""
         return "" if name == "localhost" or name == "::1" or name.startswith("127.") else name
 
-    def attached(self) -> list[Effect]:
-        """The worker let us in; it waits for its turn to be greeted."""
+    def attached(self, now: float) -> list[Effect]:
+        """The worker let us in; it waits until no other on its host is in the handshake."""
         if self.status is Status.CONNECTING:
-            self.status = Status.WAITING
+            self.status, self.progressed_at = Status.WAITING, now
         return []
 
     def start_handshake(self, now: float) -> list[Effect]:
         """Say Hello."""
-        self.status, self.joined_at = Status.HANDSHAKE, now
+        self.status, self.joined_at, self.progressed_at = Status.HANDSHAKE, now, now
         return [self.send(Hello(VERSION, PROTOCOL, self.broker))]
 
     def connection_failed(self, reason: str, *, final: bool, now: float) -> list[Effect]:
         """Take note that the connection is gone; while joining, a refused connection may still be made."""
         if self.status in (Status.ABSENT, Status.LOST, Status.REFUSED):
             return []
-        if not final and self.status is Status.CONNECTING and now - self.joined_at < REFUSED_GRACE_S:
+        grace_s = 0.0 if self.was_lost else REFUSED_GRACE_S
+        if not final and self.status is Status.CONNECTING and now - self.joined_at < grace_s:
+            self.detail = printable_line(reason, MAX_TEXT)
             return []
         return self.drop(Status.LOST, reason)
 
@@ -192,6 +204,7 @@ class Link:
     def drop(self, status: Status, detail: str) -> list[Effect]:
         """End the connection and remember why."""
         self.status, self.detail = status, printable_line(detail, MAX_TEXT)
+        self.was_lost = True
         return [Disconnect(self.address, self.epoch)]
 
     def count(self, sequence: int) -> None:
@@ -245,7 +258,7 @@ class Link:
         self.welcome = welcome
         if not self.remote:
             return self._ready(now)
-        self.status = Status.MEASURING
+        self.status, self.progressed_at = Status.MEASURING, now
         return [self._ping(RTT_BYTES, now)]
 
     def _measured(self, now: float) -> list[Effect]:
@@ -259,7 +272,8 @@ class Link:
         return self._ready(now)
 
     def _ready(self, now: float) -> list[Effect]:
-        self.status, self.was_ready, self.pinged_at = Status.READY, True, now
+        self.status, self.was_lost, self.detail = Status.READY, False, ""
+        self.pinged_at = self.progressed_at = now
         return []
 
     def _ping(self, nbytes: int, now: float) -> Send:
@@ -268,5 +282,11 @@ class Link:
 
     def _why_no_answer(self) -> str:
         if self.status is not Status.CONNECTING:
-            return f"worker {self.address} accepted the connection but did not answer within {JOIN_LIMIT_S:g} s"
-        return f"no answer from {self.address} within {JOIN_LIMIT_S:g} s: is the address right and the port open?"
+            return (
+                f"worker {self.address} took the connection but did not answer within {JOIN_LIMIT_S:g} s: "
+                "is its process stopped, or its machine very busy?"
+            )
+        return (
+            self.detail
+            or f"no answer from {self.address} within {JOIN_LIMIT_S:g} s: is the machine on, and the port open?"
+        )

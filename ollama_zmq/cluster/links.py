@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from ollama_zmq.cluster.events import Effect
-from ollama_zmq.cluster.link import JOINING, Link, Status
+from ollama_zmq.cluster.link import ENDED, JOINING, Link, Status
 from ollama_zmq.cluster.stages import LOCAL
 from ollama_zmq.wire.messages import Bye
-
-ENDED = frozenset({Status.LOST, Status.REFUSED})
 
 
 class Links(Mapping[str, Link]):
@@ -23,6 +21,7 @@ class Links(Mapping[str, Link]):
         self._cores = cores
         self._links = {LOCAL: Link(LOCAL, broker, remote=False, cores=cores)}
         self._epochs = 0
+        self._identities: dict[str, set[str]] = {}
 
     def __getitem__(self, address: str) -> Link:
         return self._links[address]
@@ -33,19 +32,33 @@ class Links(Mapping[str, Link]):
     def __len__(self) -> int:
         return len(self._links)
 
-    def join(self, addresses: Iterable[str], now: float) -> list[Effect]:
+    def identify(self, address: str, identity: str) -> None:
+        """Take note of what tells that two addresses are of one worker: its endpoint, or the id that it says."""
+        self._identities.setdefault(address, set()).add(identity)
+
+    def one_name_each(self, addresses: Iterable[str]) -> tuple[str, ...]:
+        """Return *addresses* with one name for each worker: the one under which it is connected, else the first."""
+        found: dict[str, None] = {}
+        for address in addresses:
+            alive = [link.address for link in self._links.values() if link.status not in ENDED | {Status.ABSENT}]
+            same = [other for other in (*alive, *found) if self._is_same(address, other)]
+            found[same[0] if same else address] = None
+        return tuple(found)
+
+    def _is_same(self, address: str, other: str) -> bool:
+        mine, its = self._identities.get(address, set()), self._identities.get(other, set())
+        return address == other or not mine.isdisjoint(its)
+
+    def join(self, addresses: Iterable[str], now: float, foreign: Collection[str] = ()) -> list[Effect]:
         """Connect to *addresses* and the local device, where no connection stands or is being made."""
         effects: list[Effect] = []
         for address in (LOCAL, *addresses):
             link = self._links.setdefault(address, Link(address, self._broker, cores=self._cores))
+            link.foreign = address in foreign
             if link.status is not Status.READY and link.status not in JOINING:
                 self._epochs += 1
                 effects += link.join(self._epochs, now)
         return effects
-
-    def are_joining(self, addresses: Iterable[str]) -> bool:
-        """Whether one of *addresses*, or the local device, has neither joined nor been given up."""
-        return any(self._links[address].status in JOINING for address in (LOCAL, *addresses))
 
     @property
     def some_join(self) -> bool:
@@ -53,19 +66,21 @@ class Links(Mapping[str, Link]):
         return any(link.status in JOINING for link in self._links.values())
 
     def start_handshakes(self, now: float) -> list[Effect]:
-        """Greet who waits, one at a time on each host."""
+        """Begin the handshake with those that wait for it, one at a time on each host."""
         effects: list[Effect] = []
+        busy = {link.host for link in self._links.values() if link.status is Status.HANDSHAKE}
         for link in self._links.values():
-            busy = {other.host for other in self._links.values() if other.status is Status.HANDSHAKE}
             if link.status is Status.WAITING and link.host not in busy:
                 effects += link.start_handshake(now)
+                busy.add(link.host)
         return effects
 
     def leave_all_but(self, kept: Collection[str]) -> list[Effect]:
         """End the lease of every worker that is not *kept*, and forget it."""
-        return [effect for address in self._links.keys() - kept for effect in self._leave(address)]
+        return [effect for address in list(self._links) if address not in kept for effect in self.leave(address)]
 
-    def _leave(self, address: str) -> list[Effect]:
+    def leave(self, address: str) -> list[Effect]:
+        """End the lease of a worker and forget it."""
         link = self._links.pop(address)
         if link.status is Status.ABSENT or link.status in ENDED:
             return []

@@ -21,6 +21,7 @@ from ollama_zmq.cluster.stages import LoadOrder, Stage, demand_of, stages_of
 from ollama_zmq.errors import OutOfDeviceMemory
 
 CONTEXTS = 4
+RELOAD_S, RELOAD_BYTES_PER_S = 1.0, 500e6  # what a load takes whatever its size, and of a file that is on a disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,10 @@ class ClusterSnapshot:
             demand, [self._free(profile, evicted) for profile in self.workers], self._free(self.local, evicted), policy
         )
 
+    def reload_s(self, model: int) -> float:
+        """Seconds that it takes to load a model again, which its next user waits for."""
+        return RELOAD_S + sum(self.held[model].values()) / RELOAD_BYTES_PER_S
+
     def of(self, *addresses: str) -> ClusterSnapshot:
         """The same with no other workers than *addresses*."""
         return replace(self, workers=tuple(profile for profile in self.workers if profile.address in addresses))
@@ -71,6 +76,7 @@ class LoadPlan:
     Attributes:
         order: with the contexts that fit; demand: of the model with so many.
         evicted: the models that must be unloaded before.
+        missing: why each of the other workers that were named has no part in it.
     """
 
     order: LoadOrder
@@ -78,6 +84,7 @@ class LoadPlan:
     placement: Placement
     stages: tuple[Stage, ...]
     evicted: frozenset[int]
+    missing: tuple[str, ...] = ()
 
 
 def plan_load(
@@ -86,15 +93,22 @@ def plan_load(
     """The plan of *order* beside the other models of *snapshot*, of which *idle* and *busy* may go.
 
     Raises:
-        OutOfDeviceMemory: it does not fit.
+        OutOfDeviceMemory: it does not fit; the message names who is missing.
     """
     order = replace(order, contexts=1)
     demand, replaced = demand_of(order), {order.replaces}
-    placement, evicted = plan_evictions(lambda evicted: snapshot.plan(demand, policy, evicted | replaced), idle, busy)
+    try:
+        placement, evicted = plan_evictions(
+            lambda evicted: snapshot.plan(demand, policy, evicted | replaced), idle, busy, snapshot.reload_s
+        )
+    except OutOfDeviceMemory as error:
+        if not snapshot.missing:
+            raise
+        raise OutOfDeviceMemory(f"{error}; missing: {'; '.join(snapshot.missing)}", **error.facts) from None
     free = evicted | replaced
     order = with_contexts(order, placement, lambda roomy: snapshot.plan(demand_of(roomy), policy, free))
     demand = demand_of(order)
-    return LoadPlan(order, demand, placement, stages_of(order, demand, placement), evicted)
+    return LoadPlan(order, demand, placement, stages_of(order, demand, placement), evicted, snapshot.missing)
 
 
 def with_contexts(order: LoadOrder, placement: Placement, plan: Callable[[LoadOrder], Placement]) -> LoadOrder:

@@ -2,7 +2,6 @@
 
 A state machine (sans-IO): events in, effects out.
 
-
 Phase      What happens                       Effects                                Next phase
 JOINING    define, once the workers joined    Send(Define) to every stage            DEFINING
 DEFINING   Defined, weights missing           SendChunk within the credit            DEFINING
@@ -17,12 +16,16 @@ LOADED     a stage is lost                    Release to the others, ModelLost  
 loading    a stage is lost                    Release to the others                  JOINING, to be defined again
 loading    ... for the third time             Release to the others, LoadFailed      GONE
 any        release                            Release to all                         GONE
+
+Both loading and steps have deadlines for every worker but the local device, and a worker that lets one pass is lost. A
+step's is ``DEADLINE_S`` and ten times what it is expected to take. A load's is ``LOAD_STALL_S`` since its worker last
+got further (``Defined``, ``Stored``), and before ``Ready`` the time to read its part from a slow disk.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import numpy as np
@@ -53,6 +56,8 @@ from ollama_zmq.wire.messages import Defined, Ran, Ready, Release, Run, Stored
 
 DEADLINE_S = 10.0
 DEADLINE_FACTOR = 10.0
+LOAD_STALL_S = 20.0
+SLOW_DISK_BYTES_PER_S = 20e6
 MAX_LOSSES = 2  # a load begins again so many times when workers die under it
 WARM_UP = Microbatch(-1, np.zeros(1, np.int32), lengths=(1,), positions=(0,), pages=((0,),), rows=(0,))
 
@@ -113,6 +118,9 @@ class Pipeline:
         self._speed = SpeedMeter()
         self._costs: tuple[StageCost, ...] = ()
         self._losses = 0
+        self._load_deadlines: dict[str, float] = {}  # worker address -> when it must have got further with loading
+        self._missing: tuple[str, ...] = ()
+        self._left_out: tuple[str, ...] = ()
 
     @property
     def addresses(self) -> set[str]:
@@ -137,9 +145,12 @@ class Pipeline:
 
     # Loading
 
-    def define(self, placement: Placement, stages: tuple[Stage, ...]) -> list[Effect]:
-        """Begin to load the model as *stages*."""
+    def define(
+        self, placement: Placement, stages: tuple[Stage, ...], now: float, missing: tuple[str, ...] = ()
+    ) -> list[Effect]:
+        """Begin to load the model as *stages*; *missing*: why workers that were named have no part in it."""
         self.phase, self.placement, self.stages = Phase.DEFINING, placement, stages
+        self._missing = missing + self._left_out
         self._held = {stage.program: stage.need for stage in stages}
         self._unready, self._defined = {stage.program for stage in stages}, set()
         self._latency, self._speed = [LatencyWindow() for _ in stages], SpeedMeter()
@@ -149,9 +160,21 @@ class Pipeline:
             stage_cost(stage, profile, hidden_size) for stage, profile in zip(stages, profiles, strict=True)
         )
         self._uploads = {stage.address: Upload() for stage in stages}
+        self._load_deadlines = {}
+        for address in self.addresses:
+            self._got_further(address, now)
         return [self._links[stage.address].send(stage.define) for stage in stages]
 
-    def defined(self, address: str, message: Defined) -> list[Effect]:
+    def _got_further(self, address: str, now: float) -> None:
+        """Give a worker that loads time until its next sign of progress."""
+        if not self._links[address].remote:
+            return
+        upload = self._uploads[address]
+        sources = (source for stage in self.stages if stage.address == address for source in stage.define.sources)
+        from_disk_s = max(sum(source.nbytes for source in sources) - upload.total, 0) / SLOW_DISK_BYTES_PER_S
+        self._load_deadlines[address] = now + LOAD_STALL_S + from_disk_s
+
+    def defined(self, address: str, message: Defined, now: float) -> list[Effect]:
         """Queue what the worker misses.
 
         Raises:
@@ -167,9 +190,10 @@ class Pipeline:
                 if name not in sources:
                     raise RemoteProtocolError(f"it misses weight {name[:128]!r}, which is not in its program")
                 self._uploads[address].add(message.program, sources[name])
+            self._got_further(address, now)
         return []
 
-    def stored(self, address: str, message: Stored) -> list[Effect]:
+    def stored(self, address: str, message: Stored, now: float) -> list[Effect]:
         """Take note of what has arrived.
 
         Raises:
@@ -178,6 +202,7 @@ class Pipeline:
         if self.phase is not Phase.DEFINING or address not in self._uploads:
             return []
         self._uploads[address].acknowledged(message.received)
+        self._got_further(address, now)
         done = sum(upload.done for upload in self._uploads.values())
         return [Progressed(self.order.model, done, sum(upload.total for upload in self._uploads.values()))]
 
@@ -201,12 +226,21 @@ class Pipeline:
             return []
         check_range("nbytes", message.nbytes, 0, self._links[self.address_of(message.program)].memory_nbytes)
         self._held[message.program] = message.nbytes
+        address = self.address_of(message.program)
+        if not any(stage.program in self._unready - {message.program} for stage in self._stages_on(address)):
+            self._load_deadlines.pop(address, None)
         self._unready.discard(message.program)
         if self._unready:
             return []
         self.phase = Phase.WARMING
         hidden_state = np.zeros((1, self.order.network.hidden_size), np.float32)
         return self.run(WARM_UP, WARM_UP.token_ids if len(self.stages) == 1 else hidden_state, now)
+
+    def leave_out(self, address: str, why: str) -> None:
+        """While it loads: go on without the worker at *address*, though it may join again."""
+        if self.phase in LOADING:
+            self.order = replace(self.order, addresses=tuple(a for a in self.order.addresses if a != address))
+            self._left_out += (why,)
 
     # Stepping
 
@@ -275,8 +309,15 @@ class Pipeline:
         self.phase = Phase.LOADED
         return [ModelLoaded(self.order.model, self._plain_stages(), self.held(), self.order.kv_pages, self._costs)]
 
+    def deadlines(self) -> list[float]:
+        """When a worker must have answered a step, or got further with loading."""
+        return [*(flight.deadline for flight in self.in_flight.values()), *self._load_deadlines.values()]
+
     def late(self, now: float) -> tuple[str, str] | None:
         """The worker that let a deadline pass, and what to say of it."""
+        for address, deadline in self._load_deadlines.items():
+            if now > deadline:
+                return address, f"worker {address} got no further with loading {self.order.name} in time"
         for flight in self.in_flight.values():
             if now > flight.deadline:
                 address = self.stages[flight.stage].address
@@ -348,6 +389,7 @@ class Pipeline:
                 effects.append(link.send(Release(stage.program)))
         self.phase, self.stages, self.placement = Phase.GONE, (), None
         self._unready, self._uploads, self._latency, self._held, self._costs = set(), {}, [], {}, ()
+        self._load_deadlines = {}
         return effects
 
     # What can be seen
@@ -370,6 +412,7 @@ class Pipeline:
             measured=self._speed.speeds(),
             kv_pages=self.order.kv_pages,
             use=use,
+            missing=self._missing,
         )
 
     def layers_on(self, address: str) -> str:
@@ -379,6 +422,32 @@ class Pipeline:
 
     def _plain_stages(self) -> tuple[StageState, ...]:
         return tuple(stage.state for stage in self.stages)
+
+    def check(self) -> None:
+        """Assert what must hold between any two events; tests call it.
+
+        Raises:
+            AssertionError: it does not.
+        """
+        programs = {stage.program for stage in self.stages}
+        assert bool(self.stages) == (self.phase not in (Phase.JOINING, Phase.GONE))
+        assert set(self._held) == programs
+        assert self._unready <= programs
+        assert bool(self._unready) == (self.phase is Phase.DEFINING)
+        assert len(self._latency) == len(self._costs) == len(self.stages)
+        assert self.in_flight == {} or self.phase in (Phase.WARMING, Phase.LOADED)
+        assert set(self._load_deadlines) <= self.addresses
+        assert not self._load_deadlines or self.phase is Phase.DEFINING
+        layers = [layer for stage in self.stages for layer in stage.layers]
+        assert layers == list(range(self.order.network.n_layers)) if self.stages else layers == []
+        for upload in self._uploads.values():
+            assert 0 <= upload.done <= upload.sent <= upload.total
+        for number, flight in self.in_flight.items():
+            assert 0 <= flight.stage < len(self.stages)
+            assert number in self._links[self.stages[flight.stage].address].steps
+
+    def _stages_on(self, address: str) -> list[Stage]:
+        return [stage for stage in self.stages if stage.address == address]
 
     def _stage_of(self, program: bytes) -> Stage:
         return next(stage for stage in self.stages if stage.program == program)

@@ -32,6 +32,7 @@ from ollama_zmq.ops.program import PAGE_SLOTS
 from ollama_zmq.units import human_bytes
 
 WEIGHT_HEADROOM = 1.1
+TIE = 1 + 1e-9  # sums of equal times differ by rounding
 _INFINITE = float("inf")
 ANY_TYPE = -1
 NO_COST = CostEstimate()
@@ -193,7 +194,7 @@ def _search(
     """Cut the layers over the workers, at least *least[j]* to worker j and none where that is None.
 
     What is smallest is the time of the slowest place, or the sum of the stages' times while no place takes longer than
-    *limit*. ``best[i]`` is that of layers 0..i-1 on the workers seen so far; earlier ones win ties with more layers.
+    *limit*. ``best[i]`` is that of layers 0..i-1 on the workers seen so far; of equal plans, earlier workers get more.
     """
     n = len(table.demand.layer_nbytes)
     best: list[float] = [0.0] + [_INFINITE] * n
@@ -206,7 +207,7 @@ def _search(
                 stage_s = table.stage_s(j, start, stop)
                 busy_s = table.busy_s(j, start, stop)
                 cost = max(best[start], busy_s) if slowest else best[start] + stage_s
-                if cost < reached[stop] and busy_s <= limit:
+                if cost < _INFINITE and cost <= reached[stop] * TIE and busy_s <= limit:
                     reached[stop], choice[stop] = cost, start
         best = reached
         choices.append(choice)

@@ -13,6 +13,7 @@ own on a worker that holds both.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 import msgspec
 
@@ -26,6 +27,14 @@ from ollama_zmq.wire.messages import Define, WeightSource
 LOCAL = "local"
 NO_MODEL = 0
 SCORED_ROWS = 64  # 512 rows of a 128k vocabulary would be 268 MB of scratch memory
+
+
+class Missing(Enum):
+    """What becomes of a load when a worker of the list is missing. The values are those of ``OLLAMA_RPC_MISSING``."""
+
+    USE_REST = "use-rest"
+    WAIT = "wait"
+    REFUSE = "refuse"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,9 @@ class LoadOrder:
             worth of pages hold.
         max_tokens: the most tokens of one pass.
         num_thread: the most threads of the local device; 0 for all it has.
+        missing: what to do when one of *addresses* is not there.
+        foreign: those of *addresses* that the operator of the server did not name: why they are not there is no
+            business of who named them.
     """
 
     model: int
@@ -59,6 +71,8 @@ class LoadOrder:
     busy: tuple[int, ...] = ()
     num_thread: int = 0
     contexts: int = 1
+    missing: Missing = Missing.USE_REST
+    foreign: frozenset[str] = frozenset()
 
     @property
     def max_rows(self) -> int:

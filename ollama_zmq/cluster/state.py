@@ -50,7 +50,7 @@ class WorkerState(msgspec.Struct, frozen=True):
 
     Attributes:
         address: "10.0.0.10:50052", or "local" for the broker's own device.
-        status: "connecting", "ready", "lost" or "refused".
+        status: "connecting", "ready", "lost", "refused", or "idle": not connected, because no model needs it.
         detail: why it is lost or refused, for a person.
         held_bytes: what the models that are loaded or being loaded take of its budget.
         layers: that it holds, "0-14"; of several models with their names.
@@ -110,6 +110,7 @@ class ModelState(msgspec.Struct, frozen=True):
         uploads: of the workers that must be sent weights.
         notes: what the planner has to say, such as that one machine alone would be faster.
         kv_pages: of its cache, 64 tokens each.
+        missing: why workers that were named have no part in it.
         predicted: from what workers and links were measured at when they joined; measured: since the model is loaded.
     """
 
@@ -123,6 +124,7 @@ class ModelState(msgspec.Struct, frozen=True):
     measured: TokenSpeeds = TokenSpeeds()
     kv_pages: int = 0
     use: UseState = NO_USE
+    missing: tuple[str, ...] = ()
 
 
 class ClusterState(msgspec.Struct, frozen=True):
@@ -175,7 +177,7 @@ class DryRun(msgspec.Struct, frozen=True):
     """Everything ``/api/cluster/plan`` tells.
 
     Attributes:
-        absent: why each worker that was named and did not join is not there; a load would fail.
+        missing: why each worker that was named and did not join is not there.
     """
 
     model: str
@@ -183,4 +185,4 @@ class DryRun(msgspec.Struct, frozen=True):
     num_parallel: int
     policy: str
     plans: tuple[PlanState, ...]
-    absent: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()

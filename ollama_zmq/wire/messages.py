@@ -72,6 +72,8 @@ class Welcome(Message, frozen=True):
         memory_total, memory_free: bytes of the machine; memory_budget: bytes this worker may use (``-m``).
         decode_bytes_per_s, prefill_macs_per_s: what the worker measured of itself, with Q8_0.
         matrices: the same of each tensor type. values_per_s, call_s: of ops without a matrix; 0 for not measured.
+        id: random hexadecimal that the worker keeps on disk: one worker is one worker whatever its address; "" when it
+            cannot keep one.
     """
 
     package: str
@@ -89,6 +91,7 @@ class Welcome(Message, frozen=True):
     matrices: tuple[MatrixSpeed, ...] = ()
     values_per_s: float = 0.0
     call_s: float = 0.0
+    id: str = ""
 
 
 class Refused(Message, frozen=True):

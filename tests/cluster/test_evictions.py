@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ollama_zmq.cluster.evictions import plan_evictions
+from ollama_zmq.cluster.evictions import HORIZON_TOKENS, plan_evictions
 from ollama_zmq.cluster.placement import Placement
 from ollama_zmq.errors import OutOfDeviceMemory
 
@@ -23,8 +23,8 @@ def memory(total: int, held: dict[int, int], *, need: int, well: int | None = No
     return plan
 
 
-def evicted(plan: Callable[..., Placement], idle: list[int], busy: list[int]) -> set[int]:
-    return set(plan_evictions(plan, idle, busy)[1])
+def evicted(plan: Callable[..., Placement], idle: list[int], busy: list[int], reload_s: float = 1.0) -> set[int]:
+    return set(plan_evictions(plan, idle, busy, lambda model: reload_s)[1])
 
 
 def test_nobody_goes_while_there_is_room():
@@ -59,4 +59,20 @@ def test_nobody_waits_for_a_model_in_use_to_get_a_faster_plan():
 
 def test_what_would_not_fit_alone_lets_nobody_go():
     with pytest.raises(OutOfDeviceMemory, match="11 of 10"):
-        plan_evictions(memory(10, {1: 3}, need=11), [1], [])
+        plan_evictions(memory(10, {1: 3}, need=11), [1], [], lambda model: 1.0)
+
+
+def test_a_faster_plan_is_worth_an_eviction_only_when_it_saves_more_than_the_reload_takes():
+    """A token takes 2 s beside the other model and 1 s without it."""
+    plan = memory(10, {1: 4}, need=4, well=8)
+    assert evicted(plan, [1], [], reload_s=HORIZON_TOKENS * 0.99) == {1}
+    assert evicted(plan, [1], [], reload_s=HORIZON_TOKENS * 1.01) == set()
+
+
+def test_two_models_that_are_asked_for_in_turn_and_fit_beside_each_other_both_stay():
+    """On the worker alone each is 6 % faster; beside the other it has room on this machine."""
+
+    def plan(gone: frozenset[int]) -> Placement:
+        return Placement((("a", range(1)),), 0.010 if gone else 0.0106, 9.0)
+
+    assert evicted(plan, [1], [], reload_s=3.5) == set()

@@ -24,7 +24,7 @@ def connecting() -> Link:
 
 @pytest.fixture
 def greeting(connecting: Link) -> Link:
-    assert connecting.attached() == []
+    assert connecting.attached(0.0) == []
     assert connecting.status is Status.WAITING
     [hello] = connecting.start_handshake(10.0)
     assert hello.envelope.message == Hello(VERSION, PROTOCOL, "broker")
@@ -71,7 +71,7 @@ def test_a_final_refusal_needs_no_grace(connecting):
 
 def test_a_connection_that_breaks_is_one_attempt_while_connecting_and_the_end_afterwards(connecting):
     assert connecting.connection_lost("gone") == []
-    connecting.attached()
+    connecting.attached(0.0)
     assert connecting.connection_lost("gone") == [Disconnect(A, EPOCH)]
     assert (connecting.status, connecting.detail) == (Status.LOST, "gone")
     assert connecting.connection_lost("gone again") == connecting.connection_failed("too", final=True, now=1.0) == []
@@ -81,17 +81,17 @@ def test_a_connection_that_breaks_is_one_attempt_while_connecting_and_the_end_af
 def test_who_does_not_answer_is_given_up_and_told_apart_from_who_is_not_there(connecting):
     assert connecting.tick(JOIN_LIMIT_S) == []
     assert connecting.tick(JOIN_LIMIT_S + 0.1) == [Disconnect(A, EPOCH)]
-    assert connecting.detail == f"no answer from {A} within 5 s: is the address right and the port open?"
+    assert connecting.detail == f"no answer from {A} within 5 s: is the machine on, and the port open?"
 
 
 def test_a_welcome_that_does_not_come_is_counted_from_the_greeting(greeting):
     assert greeting.tick(10.0 + JOIN_LIMIT_S) == []
     assert greeting.tick(10.1 + JOIN_LIMIT_S) == [Disconnect(A, EPOCH)]
-    assert greeting.detail == f"worker {A} accepted the connection but did not answer within 5 s"
+    assert greeting.detail.startswith(f"worker {A} took the connection but did not answer within 5 s: is its process")
 
 
 def test_who_waits_for_its_turn_is_not_late(connecting):
-    connecting.attached()
+    connecting.attached(0.0)
     assert connecting.tick(100.0) == []
     assert connecting.status is Status.WAITING
 
@@ -125,13 +125,24 @@ def test_messages_are_numbered_in_their_epoch_and_a_gap_is_refused(ready):
     ready.count(0)
 
 
-def test_a_known_worker_that_died_stops_no_load_and_a_stranger_does(ready):
+def test_a_worker_that_was_lost_before_gets_no_grace(ready):
     ready.drop(Status.LOST, "gone")
-    assert ready.is_usable
-    stranger = Link(A, "broker")
-    stranger.join(1, 0.0)
-    stranger.drop(Status.LOST, "nobody")
-    assert not stranger.is_usable
+    ready.join(EPOCH + 1, 20.0)
+    assert ready.connection_failed("nobody", final=False, now=20.0) == [Disconnect(A, EPOCH + 1)]
+    assert ready.detail == "nobody"
+
+
+def test_the_last_reason_is_told_when_the_time_is_up(connecting):
+    assert connecting.connection_failed("it closes at once", final=False, now=0.1) == []
+    connecting.tick(JOIN_LIMIT_S + 0.1)
+    assert connecting.detail == "it closes at once"
+
+
+def test_why_a_foreign_worker_is_missing_is_for_the_log_alone(connecting):
+    connecting.foreign = True
+    connecting.connection_failed("10.0.0.10:50052 answers like HTTP", final=True, now=0.1)
+    assert connecting.why == connecting.state(0, "").detail == f"worker {A} is not available; the server's log says why"
+    assert connecting.detail == "10.0.0.10:50052 answers like HTTP"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,277 @@
+"""Which workers a load goes over, how long it waits for the others, and when a lease ends. Times are given."""
+
+from __future__ import annotations
+
+import pytest
+
+from ollama_zmq.cluster.coordinator import LEASE_IDLE_S
+from ollama_zmq.cluster.events import (
+    Attached,
+    Connect,
+    ConnectionFailed,
+    ConnectionLost,
+    Joined,
+    LoadFailed,
+    ModelLoaded,
+    Tick,
+)
+from ollama_zmq.cluster.link import JOIN_LIMIT_S, REFUSED_GRACE_S, Status
+from ollama_zmq.cluster.membership import CONNECT_GRACE_S, LOST_GRACE_S, RETRY_S, WAIT_LIMIT_S
+from ollama_zmq.cluster.pipeline import LOAD_STALL_S
+from ollama_zmq.cluster.stages import LOCAL, Missing
+from ollama_zmq.errors import OutOfDeviceMemory, Unreachable
+from ollama_zmq.wire.messages import Bye, Define, Defined, Hello
+from tests.cluster.fake_workers import BUDGET, FakeWorkers, welcome
+from tests.cluster.steps import A, B, load, model_of, order
+
+C = "c:50052"
+BAR_S = 3.0  # after the others are ready
+
+
+def later(workers: FakeWorkers, seconds: float) -> list:
+    """Let time pass in steps of a tick; return what came of it."""
+    until, came = workers.now + seconds, []
+    while workers.now < until:
+        workers.now += 0.1
+        came += workers.happen(Tick())
+    return came
+
+
+def stages_of(loaded: object) -> list[str]:
+    assert isinstance(loaded, ModelLoaded)
+    return [stage.worker for stage in loaded.stages]
+
+
+def refused(address: str) -> ConnectionFailed:
+    return ConnectionFailed(address, f"nobody listens at {address}", final=False)
+
+
+@pytest.mark.parametrize("fault", ["refused", "unknown name", "silent", "let in and silent"])
+def test_a_first_load_goes_over_the_workers_that_are_there_whatever_is_wrong_with_another(workers, network, fault):
+    if fault == "let in and silent":
+        workers.answers[(C, Hello)] = lambda _: []
+    else:
+        workers.mute = {C}
+    came = load(workers, order(network, A, C, B))
+    if fault == "unknown name":
+        came += workers.happen(ConnectionFailed(C, "cannot resolve worker c:50052: name or service not known"))
+    if fault == "refused":
+        came += workers.happen(refused(C))
+    limit_s = JOIN_LIMIT_S + 0.2 if fault == "let in and silent" else BAR_S
+    came += later(workers, limit_s)
+    (loaded,) = came
+    assert stages_of(loaded) == [A, B, LOCAL]
+    (missing,) = workers.coordinator.state().models[0].missing
+    assert C in missing
+
+
+def test_workers_that_are_ready_are_not_waited_for(workers, network):
+    (loaded,) = load(workers, order(network, A, B))
+    assert stages_of(loaded) == [A, B, LOCAL]
+    assert workers.coordinator.state().models[0].missing == ()
+
+
+def test_a_connection_that_comes_about_in_time_has_a_part(workers, network):
+    workers.mute = {B}
+    assert load(workers, order(network, A, B)) == []
+    assert workers.happen(refused(B)) == []
+    assert later(workers, CONNECT_GRACE_S / 2) == []
+    workers.mute = set()
+    (loaded,) = workers.happen(Attached(B))
+    assert stages_of(loaded) == [A, B, LOCAL]
+
+
+def test_a_worker_that_let_us_in_is_waited_for_while_others_on_its_host_measure_themselves(workers, network):
+    """Each takes longer than a connection would be waited for."""
+    near = "box:1", "box:2", "box:3"
+    answers = {(address, Hello): (lambda _: []) for address in near}
+    workers.answers = dict(answers)
+    assert load(workers, order(network, *near)) == []
+    came = []
+    for address in near:
+        came += later(workers, CONNECT_GRACE_S + 1.0)
+        assert workers.coordinator.links[address].status is Status.HANDSHAKE
+        del workers.answers[(address, Hello)]
+        came += workers.say(address, welcome())
+    (loaded,) = came
+    assert stages_of(loaded) == [*near, LOCAL]
+
+
+def test_a_worker_known_to_be_lost_is_waited_for_no_longer_than_it_takes_to_see_it(workers, network):
+    load(workers, order(network, A, B))
+    workers.mute = {B}
+    workers.happen(ConnectionLost(B, "worker b:50052 is gone"))
+    assert load(workers, order(network, A, B)) == []  # it is tried again
+    (loaded,) = workers.happen(refused(B))
+    assert stages_of(loaded) == [A, LOCAL]
+    workers.carry_out(workers.coordinator.unload(1))
+    assert load(workers, order(network, A, B, model=2)) == []
+    (loaded,) = later(workers, LOST_GRACE_S + 0.2)  # swallowed: nobody says anything
+    assert stages_of(loaded) == [A, LOCAL]
+
+
+def test_a_worker_that_came_too_late_is_used_by_the_next_load(workers, network):
+    workers.mute = {B}
+    load(workers, order(network, A, B))
+    later(workers, BAR_S)
+    workers.mute = set()
+    workers.happen(Attached(B))
+    (_, loaded) = load(workers, order(network, A, B, model=2, replaces=1))
+    assert stages_of(loaded) == [A, B, LOCAL]
+
+
+def test_the_load_runs_here_when_no_worker_is_there(workers, network):
+    workers.mute = {A, B}
+    load(workers, order(network, A, B))
+    (loaded,) = later(workers, BAR_S)
+    assert stages_of(loaded) == [LOCAL]
+
+
+def test_what_nothing_that_is_left_can_hold_fails_and_names_the_missing(workers, network):
+    workers.mute = {A}
+    workers.answers[(LOCAL, Hello)] = lambda _: [welcome(memory_budget=2000)]
+    load(workers, order(network, A))
+    workers.happen(refused(A))
+    (failed,) = later(workers, BAR_S)
+    assert isinstance(failed.error, OutOfDeviceMemory)
+    assert str(failed.error).endswith("; missing: nobody listens at a:50052")
+
+
+def test_the_policy_refuse_fails_the_load_and_names_who_is_missing(workers, network):
+    workers.mute = {B}
+    load(workers, order(network, A, B, missing=Missing.REFUSE))
+    assert workers.happen(refused(B)) == []
+    workers.now += REFUSED_GRACE_S
+    (failed,) = workers.happen(refused(B))
+    assert (type(failed), type(failed.error), str(failed.error)) == (LoadFailed, Unreachable, f"nobody listens at {B}")
+
+
+def test_the_policy_wait_waits_and_tries_again(workers, network):
+    workers.mute = {B}
+    assert load(workers, order(network, A, B, missing=Missing.WAIT)) == []
+    assert later(workers, 30.0) == []
+    tries = [e for e in workers.seen if isinstance(e, Connect) and e.address == B]
+    assert 30.0 / (JOIN_LIMIT_S + 2 * RETRY_S) < len(tries) < 30.0 / RETRY_S
+    workers.mute = set()
+    (loaded,) = later(workers, JOIN_LIMIT_S + RETRY_S + 1)
+    assert stages_of(loaded) == [A, B, LOCAL]
+
+
+def test_the_policy_wait_ends(workers, network):
+    workers.mute = {B}
+    load(workers, order(network, A, B, missing=Missing.WAIT))
+    (failed,) = later(workers, WAIT_LIMIT_S + JOIN_LIMIT_S + RETRY_S)
+    assert B in str(failed.error)
+
+
+# One worker, two names
+
+
+def test_two_addresses_of_one_endpoint_are_one_worker(workers, network):
+    for address in (A, B):
+        workers.coordinator.links.identify(address, "tcp://10.0.0.10:50052")
+    (loaded,) = load(workers, order(network, B))
+    assert stages_of(loaded) == [B, LOCAL]
+    (_, loaded) = load(workers, order(network, A, C, model=2, replaces=1))
+    assert stages_of(loaded) == [B, C, LOCAL]
+    assert [e.address for e in workers.seen if isinstance(e, Connect)] == [LOCAL, B, C]
+
+
+def test_a_list_that_names_a_worker_twice_uses_it_once(workers, network):
+    for address in (A, B):
+        workers.coordinator.links.identify(address, "tcp://10.0.0.10:50052")
+    (loaded,) = load(workers, order(network, A, B))
+    assert stages_of(loaded) == [A, LOCAL]
+
+
+def test_a_worker_is_known_again_by_its_id_under_another_address(workers, network):
+    workers.answers[(A, Hello)] = workers.answers[(B, Hello)] = lambda _: [welcome(id="0123abcd")]
+    load(workers, order(network, A))
+    load(workers, order(network, B, model=2, replaces=1))  # it has left A's name
+    (_, loaded) = load(workers, order(network, A, model=3, replaces=2))
+    assert stages_of(loaded) == [B, LOCAL]
+
+
+def test_workers_without_an_id_are_not_each_other(workers, network):
+    (loaded,) = load(workers, order(network, A, B))
+    assert stages_of(loaded) == [A, B, LOCAL]
+
+
+# Leases
+
+
+def test_a_lease_ends_some_seconds_after_the_last_model_left_the_worker(workers, network):
+    load(workers, order(network, A))
+    workers.carry_out(workers.coordinator.unload(1))
+    later(workers, LEASE_IDLE_S - 0.5)
+    assert workers.sent(Bye) == []
+    later(workers, 1.0)
+    assert [address for address, _ in workers.sent(Bye)] == [A]
+    assert set(workers.coordinator.links) == {LOCAL}
+
+
+def test_a_worker_with_a_model_keeps_its_lease_and_the_next_load_has_it_at_once(workers, network):
+    load(workers, order(network, A))
+    later(workers, 10 * LEASE_IDLE_S)
+    assert workers.sent(Bye) == []
+    workers.carry_out(workers.coordinator.unload(1))
+    later(workers, LEASE_IDLE_S - 1)
+    (loaded,) = load(workers, order(network, A, model=2))
+    assert stages_of(loaded) == [A, LOCAL]
+
+
+def test_a_worker_that_the_plan_leaves_out_is_given_back(workers, network):
+    workers.answers[(B, Hello)] = lambda _: [welcome(memory_budget=1000)]
+    load(workers, order(network, A, B))
+    later(workers, LEASE_IDLE_S + 0.5)
+    assert [address for address, _ in workers.sent(Bye)] == [B]
+
+
+def test_looking_connects_nobody_and_shows_who_is_listed(workers):
+    state = workers.coordinator.state(listed={A: "", B: "cannot resolve worker b:50052"})
+    assert [(w.address, w.status, w.detail) for w in state.workers] == [
+        (LOCAL, "absent", ""),
+        (A, "idle", ""),
+        (B, "lost", "cannot resolve worker b:50052"),
+    ]
+    assert workers.seen == []
+
+
+def test_a_look_at_workers_ends_though_one_of_them_is_silent(workers):
+    workers.mute = {B}
+    assert workers.carry_out(workers.coordinator.join((A, B), workers.now)) == []
+    assert later(workers, BAR_S) == [Joined((A, B))]
+    assert [(w.address, w.status) for w in workers.coordinator.state().workers][1] == (A, "ready")
+
+
+def test_two_looks_at_once_both_end(workers):
+    first = workers.coordinator.join((A,), workers.now)
+    second = workers.coordinator.join((A, B), workers.now)
+    came = workers.carry_out(first + second)
+    assert sorted(came, key=str) == sorted([Joined((A,)), Joined((A, B))], key=str)
+    assert BUDGET in {w.memory_budget for w in workers.coordinator.state().workers}
+
+
+# Loads that make no progress
+
+
+def test_a_load_that_gets_no_further_on_a_worker_goes_on_without_it(workers, network):
+    workers.answers[(B, Define)] = lambda m: [Defined(m.program, ())]  # and never Ready
+    assert load(workers, order(network, A, B)) == []
+    assert later(workers, LOAD_STALL_S - 1) == []
+    (loaded,) = later(workers, 3.0)
+    assert stages_of(loaded) == [A, LOCAL]
+    assert "got no further with loading tiny" in workers.coordinator.state().models[0].missing[0]
+
+
+def test_progress_extends_the_time_of_a_load(workers, network):
+    workers.lacking = {A}
+    effects = workers.coordinator.load(order(network, A), workers.now)
+    rounds = 0
+    while effects and model_of(workers).phase.value != "loaded":
+        workers.now += LOAD_STALL_S * 0.9
+        effects = workers.step(effects) + workers.coordinator.handle(Tick(), workers.now)
+        rounds += 1
+        if rounds == 1:  # joining has limits of its own
+            workers.now -= LOAD_STALL_S * 0.9
+    assert model_of(workers).phase.value == "loaded"
