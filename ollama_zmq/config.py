@@ -46,6 +46,8 @@ VARIABLES = {
     "OLLAMA_NOPRUNE": "Do not prune model blobs on startup",
     "OLLAMA_NUM_PARALLEL": "Maximum number of parallel requests (default: as many as the KV cache holds)",
     "OLLAMA_ORIGINS": "A comma separated list of allowed origins",
+    "OLLAMA_RPC_ALLOW": "Workers that requests may name: addresses, names, networks or * (default OLLAMA_RPC_SERVERS)",
+    "OLLAMA_RPC_MISSING": "When a listed worker is missing: use-rest, wait or refuse (default use-rest)",
     "OLLAMA_RPC_POLICY": "throughput uses every listed worker, fastest may leave some out (default throughput)",
     "OLLAMA_RPC_SERVERS": "A comma separated list of rpc-server workers (host:port)",
     "OLLAMA_SPECULATE": "Guess tokens that were said before where that is faster; 0 turns it off (default 1)",
@@ -118,6 +120,8 @@ class Config:
         origins: patterns of web origins that may call; ``*`` stands for any text.
         rpc_servers: workers, ``host:port`` joined by commas.
         rpc_policy: "throughput" or "fastest".
+        rpc_missing: "use-rest", "wait" or "refuse".
+        rpc_allow: workers that a request may name, joined by commas; "" for those of the list, else loopback.
         speculate: guess tokens that were said before, and verify several in one pass.
         editor: command that edits a message of the conversation; "" for the system's own.
         no_history: lines of the conversation are not kept.
@@ -137,6 +141,8 @@ class Config:
     origins: tuple[str, ...] = ()
     rpc_servers: str = ""
     rpc_policy: str = "throughput"
+    rpc_missing: str = "use-rest"
+    rpc_allow: str = ""
     speculate: bool = True
     editor: str = ""
     no_history: bool = False
@@ -168,6 +174,8 @@ class Config:
             origins=values.origins(),
             rpc_servers=values.text("OLLAMA_RPC_SERVERS"),
             rpc_policy=values.choice("OLLAMA_RPC_POLICY", ("throughput", "fastest")),
+            rpc_missing=values.choice("OLLAMA_RPC_MISSING", ("use-rest", "wait", "refuse")),
+            rpc_allow=values.text("OLLAMA_RPC_ALLOW"),
             speculate=values.switch("OLLAMA_SPECULATE", default=True),
             editor=environ.get("OLLAMA_EDITOR", "").strip(),  # quotes are the command's own
             no_history=values.switch("OLLAMA_NOHISTORY"),

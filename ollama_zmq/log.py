@@ -26,6 +26,8 @@
     broker.lost         broker reason
     effect.failed       effect error
     broker.failed       (with traceback: a fault of our own)
+    worker.lost         worker reason
+    workers.missing     model missing
     peer.refused        address
     peer.cut            peer reason more (cut since the line before, of which none is logged)
     message.rejected    peer error

@@ -1,53 +1,154 @@
-"""Addresses of workers: lists of ``host:port`` as people write them, and endpoints as ZeroMQ wants them."""
+"""Addresses of workers: lists of ``host:port`` as people write them, and endpoints as ZeroMQ wants them.
+
+An IPv6 address with a port stands in brackets, ``[fe80::1]:50052``; without, it may stand alone.
+"""
 
 from __future__ import annotations
 
+import ipaddress
 import socket
+import threading
+import time
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
-from ollama_zmq.errors import RequestError, Unreachable
+from ollama_zmq.errors import RequestError
 
 DEFAULT_RPC_PORT = 50052
+MAX_SERVERS = 64
+RESOLVE_LIMIT_S = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Where a worker may be found: ZeroMQ endpoints in the order to try; when there are none, why."""
+
+    endpoints: tuple[str, ...]
+    why: str = ""
 
 
 def parse_servers(text: str) -> tuple[str, ...]:
-    """``"10.0.0.10:50052, box2"`` -> ``("10.0.0.10:50052", "box2:50052")``, in order.
+    """``"10.0.0.10:50052, box2, ::1"`` -> ``("10.0.0.10:50052", "box2:50052", "[::1]:50052")``, in order.
 
     Raises:
-        RequestError: an entry has no host, a bad port, or stands there twice.
+        RequestError: an entry has no host, a bad port, or stands there twice, or there are more than ``MAX_SERVERS``.
     """
+    entries = [part.strip() for part in text.split(",")]
     found: list[str] = []
-    for entry in (part.strip() for part in text.split(",")):
-        if not entry:
-            continue
-        host, colon, port = entry.removeprefix("tcp://").rpartition(":")
-        if not colon or (entry.endswith("]") and "[" in entry):
-            host, port = entry.removeprefix("tcp://"), str(DEFAULT_RPC_PORT)
-        if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
-            raise RequestError(
-                f"rpc server {entry!r}: expected host:port, as in 10.0.0.10:{DEFAULT_RPC_PORT}", entry=entry
-            )
-        address = f"{host}:{int(port)}"
+    for entry in filter(None, entries):
+        if len(found) == MAX_SERVERS:
+            raise RequestError(f"more than {MAX_SERVERS} rpc servers")
+        address = _address(entry)
         if address in found:
             raise RequestError(f"rpc server {address} is listed twice", entry=entry)
         found.append(address)
     return tuple(found)
 
 
-def resolve(address: str) -> str:
-    """Return the ZeroMQ endpoint of ``host:port``, with the host looked up once.
+def _address(entry: str) -> str:
+    text = entry.removeprefix("tcp://")
+    host, colon, port = text.rpartition(":")
+    if _is_ipv6(text) or not colon or text.endswith("]"):
+        host, port = text, str(DEFAULT_RPC_PORT)
+    bare = host.removeprefix("[").removesuffix("]")
+    bracketed = host != bare
+    plain = port.isascii() and port.isdecimal() and len(port) < 6
+    if not bare or not plain or not 1 <= int(port) <= 65535 or ((":" in bare or bracketed) and not _is_ipv6(bare)):
+        raise RequestError(
+            f"rpc server {entry[:200]!r}: expected host:port, as in 10.0.0.10:{DEFAULT_RPC_PORT}", entry=entry
+        )
+    return f"[{bare}]:{int(port)}" if ":" in bare else f"{bare}:{int(port)}"
 
-    Raises:
-        Unreachable: the name has no address.
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return ipaddress.ip_address(text).version == 6
+    except ValueError:
+        return False
+
+
+def is_allowed(address: str, own: Collection[str], allowed: str) -> bool:
+    """Return whether a request may name the worker at *address*. Names are compared, not looked up.
+
+    Args:
+        own: the workers of the server's own list, which a request may always name.
+        allowed: "10.0.0.0/24, box2, 10.1.0.1:50052, *"; when it is empty and there is no *own*, loopback.
     """
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]").lower()
+    entries = [entry.strip().lower() for entry in allowed.split(",") if entry.strip()]
+    if address in own:
+        return True
+    if not entries:
+        return not own and _is_loopback(host)
+    return any(_matches(entry, host, port) for entry in entries)
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "localhost" or _within(host, "127.0.0.0/8") or _within(host, "::1/128")
+
+
+def _matches(entry: str, host: str, port: str) -> bool:
+    name, colon, its_port = entry.rpartition(":")
+    if colon and its_port == port and name.strip("[]") == host:
+        return True
+    return entry == "*" or entry.strip("[]") == host or _within(host, entry)
+
+
+def _within(host: str, network: str) -> bool:
+    try:
+        return ipaddress.ip_address(host) in ipaddress.ip_network(network, strict=False)
+    except ValueError:
+        return False
+
+
+def resolve_all(addresses: Iterable[str], limit_s: float = RESOLVE_LIMIT_S) -> dict[str, Resolved]:
+    """Return where each of *addresses* is. Names are looked up at the same time, each for *limit_s* at most."""
+    found: dict[str, Resolved] = {}
+    threads = []
+    for address in addresses:
+        if _is_numeric(address):
+            found[address] = _resolve(address)
+            continue
+        found[address] = Resolved((), f"cannot resolve worker {address}: no answer within {limit_s:g} s")
+        threads.append(threading.Thread(target=_look_up, args=(address, found), name="resolver", daemon=True))
+    for thread in threads:
+        thread.start()
+    until = time.monotonic() + limit_s
+    for thread in threads:
+        thread.join(max(until - time.monotonic(), 0.0))
+    return dict(found)
+
+
+def _look_up(address: str, found: dict[str, Resolved]) -> None:
+    found[address] = _resolve(address)
+
+
+def _is_numeric(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]").partition("%")[0]
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _resolve(address: str) -> Resolved:
+    """Every endpoint of ``host:port``: IPv4 first, and loopback for an address that means all of this machine's."""
     host, _, port = address.rpartition(":")
     try:
         found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise Unreachable(f"cannot resolve worker {address}: {why.lower()}", worker=address) from None
-    family, *_, sockaddr = min(found, key=lambda entry: entry[0] != socket.AF_INET)
-    ip = str(sockaddr[0])
-    return f"tcp://[{ip}]:{port}" if family == socket.AF_INET6 else f"tcp://{ip}:{port}"
+        return Resolved((), f"cannot resolve worker {address}: {why.lower()}")
+    ordered = sorted(found, key=lambda entry: entry[0] != socket.AF_INET)
+    ips = (str(sockaddr[0]) for _, _, _, _, sockaddr in ordered)
+    return Resolved(tuple(dict.fromkeys(_endpoint(ip, port) for ip in ips)))
+
+
+def _endpoint(ip: str, port: str) -> str:
+    ip = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(ip, ip)
+    return f"tcp://[{ip}]:{port}" if ":" in ip else f"tcp://{ip}:{port}"
 
 
 def is_of_this_machine(ip: str) -> bool:

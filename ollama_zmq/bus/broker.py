@@ -13,34 +13,54 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from copy import deepcopy
+from functools import partial, update_wrapper
 from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import structlog
 import zmq
 
-from ollama_zmq.bus.addresses import resolve
+from ollama_zmq.bus.addresses import Resolved, resolve_all
 from ollama_zmq.bus.coordinator_loop import CoordinatorLoop
 from ollama_zmq.bus.loads import LoadedModel, LoadRequest, Numbers, order_of
 from ollama_zmq.bus.local_worker import LocalWorker
 from ollama_zmq.bus.served import Load, OnOutput, OnProgress, Served, ServedModels
 from ollama_zmq.cluster.dry_run import dry_run
 from ollama_zmq.cluster.events import Effect, Joined, LoadFailed, ModelLoaded, ModelLost, Progressed, Replaced
-from ollama_zmq.cluster.stages import LOCAL, NO_MODEL
+from ollama_zmq.cluster.load_plan import ClusterSnapshot
+from ollama_zmq.cluster.stages import LOCAL, NO_MODEL, LoadOrder
 from ollama_zmq.cluster.state import ClusterState, DryRun
 from ollama_zmq.devices.base import Budget
 from ollama_zmq.devices.registry import default_budget, open_device
 from ollama_zmq.engine.pacing import Pacing
 from ollama_zmq.engine.requests import Request, RequestFailed
-from ollama_zmq.errors import OllamaZmqError, RequestError
+from ollama_zmq.errors import OllamaZmqError, OpError, RequestError
 from ollama_zmq.formats.gguf import open_gguf
 from ollama_zmq.kernels.cpu.processor import default_threads
 from ollama_zmq.models.network import Network
 
 T = TypeVar("T")
+P = ParamSpec("P")
+
+ASK_LIMIT_S = 10.0
+
+log = structlog.get_logger()
+
+
+def in_loop(method: Callable[Concatenate[Broker, P], T]) -> Callable[Concatenate[Broker, P], Future[T]]:
+    """Make *method* run in the broker's thread, soon, whichever thread calls it: it returns a future of its result."""
+
+    def handed_over(self: Broker, /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        future: Future[T] = Future()
+        self._loop.call(lambda: _answer(future, lambda: method(self, *args, **kwargs)))
+        return future
+
+    update_wrapper(handed_over, method)
+    return handed_over
 
 
 class Broker:
@@ -64,7 +84,7 @@ class Broker:
         self._find_in_store = find_blob
         self._models = ServedModels()
         self._numbers = count(1)
-        self._joins: list[tuple[tuple[str, ...], Future[Any], Callable[[], Any]]] = []
+        self._joins: list[tuple[LoadOrder, Future[ClusterSnapshot]]] = []
         self._preparing: list[threading.Thread] = []
         self._context: zmq.Context[Any] = zmq.Context()
         self._device = open_device("cpu", threads=threads, budget=Budget(memory_limit or default_budget()))
@@ -125,30 +145,28 @@ class Broker:
 
         Returns:
             A future; it fails with an :class:`OllamaZmqError` that names what is wrong: MemoryInUse when some of *idle*
-            or *busy* must be unloaded before.
+            or *busy* must be unloaded before. To cancel it drops the load.
         """
         load = Load(Future(), on_progress, time.monotonic())
         numbers = Numbers.of(next(self._numbers), replaces, idle, busy)
 
         def prepare() -> None:
             served = Served.open(wanted, numbers, load)
-            endpoints = {address: resolve(address) for address in wanted.rpc_servers}
-            self._loop.call(lambda: self._begin(served, endpoints))
+            resolved = resolve_all(wanted.rpc_servers)
+            self._begin(served, resolved)
 
+        load.future.add_done_callback(lambda future: self._drop(numbers.model) if future.cancelled() else None)
         self._in_thread("loader", load.future, prepare)
         return load.future
 
     def plan(self, wanted: LoadRequest, *, replaces: LoadedModel | None = None) -> Future[DryRun]:
-        """Return what a load of *wanted* would do, without loading anything; its workers are greeted and given back."""
+        """Return what a load of *wanted* would do. Nothing is loaded; workers say what they have and are given back."""
         future: Future[DryRun] = Future()
 
         def work() -> None:
             with open_gguf(wanted.path) as gguf:
                 order = order_of(wanted, Network(gguf), Numbers.of(NO_MODEL, replaces))
-                snapshot = self._once_joined(
-                    wanted.rpc_servers, lambda: self._loop.coordinator.snapshot(order)
-                ).result()
-                self._loop.call(lambda: self._loop.apply(self._loop.coordinator.leave_unused()))
+                snapshot = self._once_joined(order, resolve_all(wanted.rpc_servers)).result().result()
                 future.set_result(dry_run(order, snapshot))
 
         self._in_thread("planner", future, work)
@@ -158,52 +176,42 @@ class Broker:
         """Whether *model* still answers: it was neither unloaded nor lost. From any thread."""
         return model.number in self._models
 
-    def unload(self, model: LoadedModel) -> Future[None]:
+    @in_loop
+    def unload(self, model: LoadedModel) -> None:
         """Forget a model, here and on every worker."""
-        future: Future[None] = Future()
+        self._loop.apply(self._loop.coordinator.unload(model.number))
+        self._models.forget(model.number, RequestError("the model was unloaded"))
 
-        def forget() -> None:
-            self._loop.apply(self._loop.coordinator.unload(model.number))
-            self._models.forget(model.number, RequestError("the model was unloaded"))
-            future.set_result(None)
-
-        self._loop.call(forget)
-        return future
-
+    @in_loop
     def submit(self, model: LoadedModel, request: Request, on_output: OnOutput) -> None:
-        """Begin *request*; its outputs come from the broker's thread and end with Finished, Scored or RequestFailed."""
+        """Begin *request*; its outputs come from the broker's thread, the last a Finished, Scored or RequestFailed."""
+        self._models.listen(request.request_id, model.number, on_output)
+        engine = self._models.engine(model.number)
+        if engine is None:
+            self._models.deliver([RequestFailed(request.request_id, _not_loaded(model))])
+        else:
+            self._models.deliver(engine.submit(request, time.monotonic()))
 
-        def begin() -> None:
-            self._models.listen(request.request_id, model.number, on_output)
-            engine = self._models.engine(model.number)
-            if engine is None:
-                self._models.deliver([RequestFailed(request.request_id, _not_loaded(model))])
-            else:
-                self._models.deliver(engine.submit(request, time.monotonic()))
-
-        self._loop.call(begin)
-
+    @in_loop
     def cancel(self, request_id: str) -> None:
         """End a request; what it holds is free again."""
+        if (engine := self._models.engine_of(request_id)) is not None:
+            self._models.deliver(engine.cancel(request_id))
 
-        def end() -> None:
-            if (engine := self._models.engine_of(request_id)) is not None:
-                self._models.deliver(engine.cancel(request_id))
-
-        self._loop.call(end)
-
+    @in_loop
     def read(self, request_id: str, pieces: int) -> None:
         """Tell that *pieces* more of a request with ``read_ahead`` have been read."""
+        if (engine := self._models.engine_of(request_id)) is not None:
+            engine.read(request_id, pieces)
 
-        def note() -> None:
-            if (engine := self._models.engine_of(request_id)) is not None:
-                engine.read(request_id, pieces)
+    def cluster(self, listed: Sequence[str] = ()) -> ClusterState:
+        """Return what is known of workers and stages at this moment. Nobody is connected or asked.
 
-        self._loop.call(note)
-
-    def cluster(self) -> ClusterState:
-        """Return what is known of the workers and stages at this moment."""
-        return self._ask(self._state)
+        Args:
+            listed: workers that may take part; they are shown, with what is wrong with their names, if anything is.
+        """
+        resolved = resolve_all(listed)
+        return self._state(resolved).result(timeout=ASK_LIMIT_S)
 
     def pacing(self, model: LoadedModel) -> Pacing:
         """Return a copy of the cost model that decides how *model* works at this moment.
@@ -211,39 +219,42 @@ class Broker:
         Raises:
             RequestError: it is not loaded any more.
         """
+        return self._pacing(model).result(timeout=ASK_LIMIT_S)
 
-        def copied() -> Pacing:
-            engine = self._models.engine(model.number)
-            if engine is None:
-                raise _not_loaded(model)
-            return deepcopy(engine.pacing)
+    @in_loop
+    def _pacing(self, model: LoadedModel) -> Pacing:
+        engine = self._models.engine(model.number)
+        if engine is None:
+            raise _not_loaded(model)
+        return deepcopy(engine.pacing)
 
-        return self._ask(copied)
+    @in_loop
+    def _state(self, resolved: Mapping[str, Resolved]) -> ClusterState:
+        uses = {number: served.use for number, served in self._models.items()}
+        self._loop.know(resolved)
+        return self._loop.coordinator.state(uses, {address: where.why for address, where in resolved.items()})
 
-    def _ask(self, question: Callable[[], T]) -> T:
-        """The answer to *question*, which is asked in the broker's thread."""
-        future: Future[T] = Future()
-        self._loop.call(lambda: _answer(future, question))
-        return future.result(timeout=10)
+    @in_loop
+    def _drop(self, model: int) -> None:
+        """Forget a load that nobody waits for any more."""
+        self._loop.apply(self._loop.coordinator.unload(model))
+        self._models.forget(model, RequestError("nobody waits for the model any more"))
 
-    def check_workers(self, addresses: tuple[str, ...]) -> Future[ClusterState]:
-        """Greet *addresses* without loading anything; the state tells who answered and why others did not."""
-        return self._once_joined(addresses, self._state)
+    @in_loop
+    def _begin(self, served: Served, resolved: Mapping[str, Resolved]) -> None:
+        if served.load.future.cancelled():
+            return
+        self._models.add(served)
+        self._loop.know(resolved)
+        self._loop.apply(self._loop.coordinator.load(served.order, time.monotonic()))
 
-    def _once_joined(self, addresses: tuple[str, ...], question: Callable[[], T]) -> Future[T]:
-        """The answer to *question*, asked in the broker's thread once *addresses* have joined or been given up."""
-        future: Future[T] = Future()
-
-        def prepare() -> None:
-            endpoints = {address: resolve(address) for address in addresses}
-            self._loop.call(lambda: join(endpoints))
-
-        def join(endpoints: dict[str, str]) -> None:
-            self._joins.append((addresses, future, question))
-            self._loop.endpoints.update(endpoints)
-            self._loop.apply(self._loop.coordinator.join(addresses, time.monotonic()))
-
-        self._in_thread("resolver", future, prepare)
+    @in_loop
+    def _once_joined(self, order: LoadOrder, resolved: Mapping[str, Resolved]) -> Future[ClusterSnapshot]:
+        """A future of what the workers of *order* have once they have joined or been given up; they are left then."""
+        future: Future[ClusterSnapshot] = Future()
+        self._joins.append((order, future))
+        self._loop.know(resolved)
+        self._loop.apply(self._loop.coordinator.join(order.addresses, time.monotonic(), order.foreign))
         return future
 
     def _in_thread(self, name: str, future: Future[Any], work: Callable[[], None]) -> None:
@@ -253,23 +264,15 @@ class Broker:
             try:
                 work()
             except OSError as error:
-                future.set_exception(RequestError(f"cannot open {error.filename}: {error.strerror or error}"))
+                _fail(future, RequestError(f"cannot open {error.filename}: {error.strerror or error}"))
             except Exception as error:
-                future.set_exception(error)
+                _fail(future, error)
 
         thread = threading.Thread(target=run, name=name, daemon=True)
         self._preparing = [*(other for other in self._preparing if other.is_alive()), thread]
         thread.start()
 
     # In the broker's thread
-
-    def _state(self) -> ClusterState:
-        return self._loop.coordinator.state({number: served.use for number, served in self._models.items()})
-
-    def _begin(self, served: Served, endpoints: dict[str, str]) -> None:
-        self._models.add(served)
-        self._loop.endpoints.update(endpoints)
-        self._loop.apply(self._loop.coordinator.load(served.order, time.monotonic()))
 
     def _on_effect(self, effect: Effect) -> None:
         match effect:
@@ -286,13 +289,16 @@ class Broker:
                 self._models.forget(number, error)
 
     def _answer_joined(self, addresses: tuple[str, ...]) -> None:
-        answered = [join for join in self._joins if join[0] == addresses]
-        self._joins = [join for join in self._joins if join[0] != addresses]
-        for _, future, question in answered:
-            _answer(future, question)
+        joined = [join for join in self._joins if join[0].addresses == addresses]
+        self._joins = [join for join in self._joins if join[0].addresses != addresses]
+        for order, future in joined:
+            _answer(future, partial(self._loop.coordinator.snapshot, order))
+        self._loop.apply(self._loop.coordinator.leave_unused())
 
     def _finish_load(self, loaded: ModelLoaded) -> None:
         try:
+            if loaded.missing:
+                log.warning("workers.missing", model=self._models[loaded.model].request.name, missing=loaded.missing)
             self._models[loaded.model].finish(loaded)
         except OllamaZmqError as error:
             self._loop.apply(self._loop.coordinator.unload(loaded.model))
@@ -303,7 +309,7 @@ class Broker:
         for number in self._models:
             self._models.forget(number, stopping)
         joins, self._joins = self._joins, []
-        for _, future, _ in joins:
+        for _, future in joins:
             future.set_exception(stopping)
 
     # In the local worker's thread
@@ -317,6 +323,14 @@ def _answer(future: Future[T], question: Callable[[], T]) -> None:
     try:
         future.set_result(question())
     except OllamaZmqError as error:
+        future.set_exception(error)
+    except BaseException:
+        future.set_exception(OpError("internal error in the broker, see its log"))
+        raise
+
+
+def _fail(future: Future[Any], error: Exception) -> None:
+    if future.set_running_or_notify_cancel():
         future.set_exception(error)
 
 

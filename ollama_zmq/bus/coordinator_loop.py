@@ -9,13 +9,14 @@ from __future__ import annotations
 import queue
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
 import zmq
 
 from ollama_zmq.bus import sockets
+from ollama_zmq.bus.addresses import Resolved
 from ollama_zmq.bus.chunks import Chunks
 from ollama_zmq.bus.dialer import Dialer
 from ollama_zmq.bus.local_worker import LocalWorker
@@ -43,6 +44,7 @@ from ollama_zmq.cluster.events import (
     StepFailed,
     Tick,
 )
+from ollama_zmq.cluster.link import ENDED
 from ollama_zmq.cluster.stages import LOCAL
 from ollama_zmq.engine.pacing import BrokerTime
 from ollama_zmq.errors import OllamaZmqError, OpError, RemoteProtocolError, Unreachable
@@ -64,7 +66,7 @@ class CoordinatorLoop:
         own_ports: of this machine, at which this process itself listens: no worker is there.
 
     Attributes:
-        endpoints: worker address -> ZeroMQ endpoint; filled by whoever resolves names, before the worker is joined.
+        resolved: worker address -> where it is; filled by :meth:`know`, before the worker is joined.
         on_effect: told of what concerns a load: Joined, Replaced, Progressed, ModelLoaded, LoadFailed, ModelLost.
     """
 
@@ -79,7 +81,7 @@ class CoordinatorLoop:
         own_ports: frozenset[int] = frozenset(),
     ) -> None:
         self.coordinator = Coordinator(broker, cores)
-        self.endpoints: dict[str, str] = {}
+        self.resolved: dict[str, Resolved] = {}
         self._own_ports = own_ports
         self._models = models
         self._on_effect = on_effect
@@ -126,6 +128,13 @@ class CoordinatorLoop:
                     self._start_over()
         finally:
             self._close()
+
+    def know(self, resolved: Mapping[str, Resolved]) -> None:
+        """Take note of where workers are. Only in the loop's thread."""
+        self.resolved.update(resolved)
+        for address, where in resolved.items():
+            for endpoint in where.endpoints:
+                self.coordinator.links.identify(address, endpoint)
 
     def apply(self, effects: list[Effect]) -> None:
         """Carry out *effects* in order. Only in the loop's thread."""
@@ -229,7 +238,8 @@ class CoordinatorLoop:
                 self._send_chunk(effect)
             case Connect(address, epoch):
                 self._connect(address, epoch)
-            case Disconnect(address, epoch):
+            case Disconnect(address):
+                self._log_loss(address)
                 self._disconnect(address)
             case Computed():
                 self._computed(effect)
@@ -308,10 +318,20 @@ class CoordinatorLoop:
         if address == LOCAL:
             self.handle(Attached(address))
             return
+        where = self.resolved[address]
+        if not where.endpoints:
+            self.handle(ConnectionFailed(address, where.why))
+            return
         try:
-            self._dialer.dial(address, self.endpoints[address], epoch, time.monotonic())
+            self._dialer.dial(address, where.endpoints, epoch, time.monotonic())
         except Unreachable as error:
             self.handle(ConnectionFailed(address, str(error)))
+
+    def _log_loss(self, address: str) -> None:
+        """Write why a worker is lost to the log; who named it himself is told less."""
+        link = self.coordinator.links.get(address)
+        if link is not None and link.status in ENDED:
+            log.warning("worker.lost", worker=address, reason=link.detail)
 
     def _disconnect(self, address: str) -> None:
         """Forget a connection; what was queued on it goes with it."""

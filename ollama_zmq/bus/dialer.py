@@ -53,13 +53,23 @@ class Dialled:
     """One address that is wanted. ``next_at``: when the next probe begins; infinity while one runs or none is due."""
 
     address: str
-    endpoint: str
+    endpoints: tuple[str, ...]
     epoch: int
     attempt: int = 0
     phase: DialPhase = DialPhase.PROBING
     next_at: float = float("inf")
     pause_s: float = FIRST_PAUSE_S
     descriptor: int = -1
+
+    @property
+    def endpoint(self) -> str:
+        """Where this attempt goes: each address of a name in turn."""
+        return self.endpoints[self.attempt % len(self.endpoints)]
+
+    @property
+    def has_untried(self) -> bool:
+        """Whether the name has an address that was not tried yet."""
+        return self.attempt + 1 < len(self.endpoints)
 
     @property
     def routing_id(self) -> bytes:
@@ -98,27 +108,32 @@ class Dialer:
         """Return when :meth:`advance` is due though nothing is ready; infinity for never."""
         return min([self._probes.next_deadline(), *(each.next_at for each in self._dialled.values())])
 
-    def dial(self, address: str, endpoint: str, epoch: int, now: float) -> None:
-        """Begin to connect to *address*, which is at *endpoint*; :meth:`advance` returns what comes of it.
+    def dial(self, address: str, endpoints: tuple[str, ...], epoch: int, now: float) -> None:
+        """Begin to connect to *address*, which is at one of *endpoints*; :meth:`advance` returns what comes of it.
 
         Raises:
             Unreachable: this process listens there, or the same worker was dialled under another name.
         """
-        host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
-        if int(port) in self._own_ports and is_of_this_machine(host.strip("[]")):
-            raise Unreachable(f"{address} is this server itself, not a worker: take it off the list", worker=address)
-        other = self._addresses.setdefault(endpoint, address)
-        if other != address:
-            raise Unreachable(f"{address} and {other} are the same worker: list it once", worker=address)
-        self._dialled[address] = Dialled(address, endpoint, epoch)
-        self._probes.start(address, endpoint, now)
+        for endpoint in endpoints:
+            host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+            if int(port) in self._own_ports and is_of_this_machine(host.strip("[]")):
+                raise Unreachable(
+                    f"{address} is this server itself, not a worker: take it off the list", worker=address
+                )
+            other = self._addresses.get(endpoint, address)
+            if other != address:
+                raise Unreachable(f"{address} and {other} are the same worker: list it once", worker=address)
+        self._addresses.update(dict.fromkeys(endpoints, address))
+        self._dialled[address] = dialled = Dialled(address, endpoints, epoch)
+        self._probes.start(address, dialled.endpoint, now)
 
     def hang_up(self, address: str) -> list[list[zmq.Frame]]:
         """Forget *address* with what is queued for it; return the messages of all workers that had arrived."""
         dialled = self._dialled.pop(address, None)
         if dialled is None:
             return []
-        del self._addresses[dialled.endpoint]
+        for endpoint in dialled.endpoints:
+            del self._addresses[endpoint]
         self._probes.cancel(address)
         return sockets.disconnect(self._router, dialled.endpoint) if dialled.phase is not DialPhase.PROBING else []
 
@@ -168,6 +183,9 @@ class Dialer:
         dialled = self._dialled[probed.key]
         if probed.outcome is not Outcome.GREETED:
             failed = failure_of_probe(dialled.address, probed)
+            if dialled.has_untried:
+                self._try_again(dialled, now, pause=False)
+                return []
             if not failed.final:
                 self._try_again(dialled, now)
             return [failed]
@@ -206,8 +224,11 @@ class Dialer:
             self._try_again(dialled, now)
         return [failed]
 
-    def _try_again(self, dialled: Dialled, now: float) -> None:
-        """Probe anew after a pause that doubles, for another connection."""
+    def _try_again(self, dialled: Dialled, now: float, *, pause: bool = True) -> None:
+        """Probe anew, for another connection; after a pause that doubles, unless it is another address."""
         dialled.phase, dialled.attempt = DialPhase.PROBING, dialled.attempt + 1
+        if not pause:
+            dialled.next_at = now
+            return
         dialled.next_at = now + dialled.pause_s
         dialled.pause_s = min(2 * dialled.pause_s, MAX_PAUSE_S)

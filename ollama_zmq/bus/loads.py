@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ollama_zmq.cluster.placement import Policy
-from ollama_zmq.cluster.stages import NO_MODEL, LoadOrder
+from ollama_zmq.cluster.stages import NO_MODEL, LoadOrder, Missing
 from ollama_zmq.models.network import Network
 from ollama_zmq.text.tokenizer import Tokenizer
 
@@ -25,6 +25,8 @@ class LoadRequest:
         num_thread: the most threads of the local device; 0 for all it has. Workers have threads of their own.
         kv_type: what keys and values are kept as, one of ``ops.program.KV_TYPES``.
         max_in_flight: microbatches in the stages at once; 0 leaves it to the cost model.
+        missing: what to do when one of the workers is not there.
+        foreign: those of ``rpc_servers`` that the operator of the server did not name.
         speculate: guess tokens that were said before where that pays.
     """
 
@@ -40,6 +42,8 @@ class LoadRequest:
     speculate: bool = True
     policy: Policy = Policy.THROUGHPUT
     kv_type: str = "f16"
+    missing: Missing = Missing.USE_REST
+    foreign: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,8 @@ def order_of(wanted: LoadRequest, network: Network, numbers: Numbers) -> LoadOrd
         idle=numbers.idle,
         busy=numbers.busy,
         num_thread=wanted.num_thread,
+        missing=wanted.missing,
+        foreign=wanted.foreign,
     )
 
 

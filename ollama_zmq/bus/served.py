@@ -41,6 +41,15 @@ class Load:
     on_progress: OnProgress | None
     started: float
 
+    def end(self, outcome: LoadedModel | OllamaZmqError) -> None:
+        """Tell who waits, unless he has cancelled or was told already."""
+        if self.future.done() or not self.future.set_running_or_notify_cancel():
+            return
+        if isinstance(outcome, LoadedModel):
+            self.future.set_result(outcome)
+        else:
+            self.future.set_exception(outcome)
+
 
 @dataclass(slots=True)
 class Served:
@@ -80,11 +89,13 @@ class Served:
         return cls(wanted, gguf, network, tokenizer, embedding, order_of(wanted, network, numbers), load)
 
     def finish(self, loaded: ModelLoaded) -> None:
-        """Begin to answer; who waits for the load is told.
+        """Begin to answer; who waits for the load is told. A second time changes nothing.
 
         Raises:
             OpError: no engine can serve a model with such limits.
         """
+        if self.loaded is not None:
+            return
         self.engine = self._engine(loaded)
         if loaded.is_whole:
             self.embedding = None
@@ -98,7 +109,7 @@ class Served:
             size_remote=sum(nbytes for address, nbytes in loaded.held.items() if address != LOCAL),
             load_s=time.monotonic() - self.load.started,
         )
-        self.load.future.set_result(self.loaded)
+        self.load.end(self.loaded)
 
     @property
     def use(self) -> UseState:
@@ -170,7 +181,7 @@ class ServedModels(Mapping[int, Served]):
         """Drop a model; whoever still waits for it or for its answers is told *error*."""
         served = self._models.pop(number, None)
         if served is not None and served.loaded is None:
-            served.load.future.set_exception(error)
+            served.load.end(error)
         unanswered = [request_id for request_id, (user, _) in self._listeners.items() if user == number]
         self.deliver(RequestFailed(request_id, error) for request_id in unanswered)
 

@@ -9,7 +9,9 @@ A device's name tells processor, instruction set and threads. A file that cannot
 
 from __future__ import annotations
 
+import hashlib
 import os
+import secrets
 import socket
 import sys
 import tempfile
@@ -30,11 +32,16 @@ Kept = dict[str, tuple[float, Speeds]]
 
 
 class WelcomeBuilder:
-    """Makes a worker's ``Welcome``. The device measures itself once a day, before the first."""
+    """Makes a worker's ``Welcome``. The device measures itself once a day, before the first.
+
+    Attributes:
+        id: by which the worker is known under any address.
+    """
 
     def __init__(self, device: Device) -> None:
         self._device = device
         self._speeds: Speeds | None = None
+        self.id = ""
 
     def build(self) -> Welcome:
         """Return the message, with the memory that is free now."""
@@ -58,7 +65,28 @@ class WelcomeBuilder:
             matrices=self._speeds.matrices,
             values_per_s=self._speeds.values_per_s,
             call_s=self._speeds.call_s,
+            id=self.id,
         )
+
+
+def worker_id(port: int, path: Path) -> str:
+    """Return the id of the worker of this machine at *port*, made of what is kept in the file *path*; "" without one.
+
+    Host and port are part of it: a home may be shared by several machines, and by several workers of one.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError), path.open("x") as file:
+            file.write(secrets.token_hex(16))
+        kept = path.read_text()
+    except OSError:
+        return ""
+    return hashlib.sha256(f"{kept}\0{socket.gethostname()}\0{port}".encode()).hexdigest()[:32] if kept else ""
+
+
+def id_file() -> Path:
+    """Return where what makes this machine's workers known again is kept."""
+    return speeds_file().with_name("worker-id")
 
 
 def speeds_file() -> Path:

@@ -21,6 +21,7 @@ from ollama_zmq.bus.service import Service
 from ollama_zmq.bus.sockets import bind, check_size, read_all, rebind, send, worker_socket
 from ollama_zmq.bus.wakeup import Wakeup
 from ollama_zmq.bus.weights import FindBlob
+from ollama_zmq.bus.welcome import id_file, worker_id
 from ollama_zmq.cluster.worker import SILENCE_LIMIT_S
 from ollama_zmq.cluster.worker_events import Compute, PeerDisconnected, Received, Rejected, TimePassed
 from ollama_zmq.devices.base import Device
@@ -74,6 +75,7 @@ class WorkerLoop(Service):
                 self._authenticator = ZapAuthenticator(self._context, self._on_disconnect, lambda: device.budget.used)
                 self._authenticator.watch(self._dealer)
             self.bound_endpoint = bind(self._dealer, endpoint)
+            self._welcome.id = worker_id(int(self.bound_endpoint.rpartition(":")[2]), id_file())
         except BaseException:
             self.close()
             raise

@@ -75,6 +75,7 @@ def _checked_welcome(welcome: Welcome) -> Welcome:
         welcome,
         package=printable_line(welcome.package, 50),
         host=printable_line(welcome.host, 255),
+        id=printable_line(welcome.id, 64),
         devices=tuple(
             DeviceInfo(printable_line(one.kind, 50), printable_line(one.name, MAX_TEXT)) for one in welcome.devices
         ),

@@ -161,11 +161,18 @@ class Coordinator:
             if isinstance(message, Ran | Ready | Defined | Stored):
                 pipeline = self._pipeline_of(message.program, link)
                 return [] if pipeline is None else self._on_program(pipeline, address, message, event, now)
-            if isinstance(message, Welcome) and message.id:
-                self.links.identify(address, message.id)
-            return self._advance(address, lambda link: link.receive(message, now), now)
+            gone = self._known_elsewhere(address, message, now) if isinstance(message, Welcome) else []
+            return gone + self._advance(address, lambda link: link.receive(message, now), now)
         except RemoteProtocolError as error:
             return self._drop(address, f"worker {address} broke the protocol: {error}", now)
+
+    def _known_elsewhere(self, address: str, welcome: Welcome, now: float) -> list[Effect]:
+        """Note the id of a worker; a connection to it under another name is over, for it has one at a time."""
+        if not welcome.id:
+            return []
+        self.links.identify(address, welcome.id)
+        others = [link.address for link in self.links.others_of(address)]
+        return [effect for other in others for effect in self._drop(other, f"worker {other} is {address} now", now)]
 
     def _pipeline_of(self, program: bytes, link: Link) -> Pipeline | None:
         """The model that has *program* as a stage on the worker of *link*; None when that is over.
@@ -331,7 +338,8 @@ class Coordinator:
         Raises:
             OutOfDeviceMemory: this machine's own device is not ready.
         """
-        links, local = [self.links[address] for address in order.addresses], self.links[LOCAL]
+        addresses, local = self.links.one_name_each(order.addresses), self.links[LOCAL]
+        links = [self.links[address] for address in addresses]
         if local.status is not Status.READY:
             raise OutOfDeviceMemory(f"this machine's own device is not ready: {local.detail or local.status.value}")
         others = {model: pipeline for model, pipeline in self.pipelines.items() if model != order.model}

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from ollama_zmq.cluster.load_plan import ClusterSnapshot, LoadPlan, plan_load
 from ollama_zmq.cluster.placement import Placement, Policy
 from ollama_zmq.cluster.speeds import forecast, stage_cost, token_us
-from ollama_zmq.cluster.stages import LoadOrder, Stage
+from ollama_zmq.cluster.stages import LoadOrder, Missing, Stage
 from ollama_zmq.cluster.state import DryRun, PlannedStage, PlanState
 from ollama_zmq.errors import OutOfDeviceMemory
 
@@ -23,7 +23,11 @@ FASTEST = "fastest"
 def dry_run(order: LoadOrder, snapshot: ClusterSnapshot) -> DryRun:
     """Every sensible plan of *order*."""
     chosen = _chosen(order, snapshot)
-    plans = tuple(_plan(order, some, policy, name, chosen=name == chosen) for name, some, policy in _choices(snapshot))
+    if snapshot.missing and order.missing is not Missing.USE_REST:  # a load would not go on without them
+        plans: tuple[PlanState, ...] = (PlanState(chosen, chosen=True, error="; ".join(snapshot.missing)),)
+    else:
+        choices = _choices(snapshot)
+        plans = tuple(_plan(order, some, policy, name, chosen=name == chosen) for name, some, policy in choices)
     return DryRun(order.name, order.num_ctx, order.num_parallel, order.policy.value, plans, snapshot.missing)
 
 

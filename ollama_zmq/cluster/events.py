@@ -100,6 +100,7 @@ class ModelLoaded(msgspec.Struct, frozen=True):
 
     Attributes:
         held: worker address -> bytes it uses for this model.
+        missing: why workers that were named have no part in it.
     """
 
     model: int
@@ -107,6 +108,7 @@ class ModelLoaded(msgspec.Struct, frozen=True):
     held: dict[str, int]
     kv_pages: int
     costs: tuple[StageCost, ...] = ()
+    missing: tuple[str, ...] = ()
 
     @property
     def is_whole(self) -> bool:

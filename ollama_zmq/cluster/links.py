@@ -36,6 +36,11 @@ class Links(Mapping[str, Link]):
         """Take note of what tells that two addresses are of one worker: its endpoint, or the id that it says."""
         self._identities.setdefault(address, set()).add(identity)
 
+    def others_of(self, address: str) -> list[Link]:
+        """Return the connected links to the worker at *address* that have other names."""
+        alive = (link for link in self._links.values() if link.status not in ENDED | {Status.ABSENT})
+        return [link for link in alive if link.address != address and self._is_same(address, link.address)]
+
     def one_name_each(self, addresses: Iterable[str]) -> tuple[str, ...]:
         """Return *addresses* with one name for each worker: the one under which it is connected, else the first."""
         found: dict[str, None] = {}

@@ -307,7 +307,8 @@ class Pipeline:
 
     def _loaded(self) -> list[Effect]:
         self.phase = Phase.LOADED
-        return [ModelLoaded(self.order.model, self._plain_stages(), self.held(), self.order.kv_pages, self._costs)]
+        order, stages = self.order, self._plain_stages()
+        return [ModelLoaded(order.model, stages, self.held(), order.kv_pages, self._costs, self._missing)]
 
     def deadlines(self) -> list[float]:
         """When a worker must have answered a step, or got further with loading."""

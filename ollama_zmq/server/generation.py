@@ -25,13 +25,13 @@ READ_AHEAD = 256
 class Submitter(Protocol):
     """The part of the broker that is needed here."""
 
-    def submit(self, model: LoadedModel, request: GenerationRequest, on_output: OnOutput, /) -> None:
+    def submit(self, model: LoadedModel, request: GenerationRequest, on_output: OnOutput, /) -> object:
         """Begin; outputs come from another thread."""
 
-    def cancel(self, request_id: str) -> None:
+    def cancel(self, request_id: str) -> object:
         """Stop."""
 
-    def read(self, request_id: str, pieces: int) -> None:
+    def read(self, request_id: str, pieces: int) -> object:
         """Note that *pieces* more have been read."""
 
 

@@ -12,9 +12,11 @@ from typing import Any
 
 import structlog
 
-from ollama_zmq.bus.addresses import parse_servers
+from ollama_zmq.bus.addresses import is_allowed, parse_servers
 from ollama_zmq.bus.loads import LoadedModel, LoadRequest
 from ollama_zmq.cluster.placement import Policy
+from ollama_zmq.cluster.stages import Missing
+from ollama_zmq.config import Config
 from ollama_zmq.durations import keep_alive_s
 from ollama_zmq.engine.requests import Finished, GenerationRequest, TextChunk, TokenLogprob
 from ollama_zmq.errors import ContextOverflow, ModelFileError, OllamaZmqError, RequestError
@@ -126,20 +128,38 @@ def load_of(
     """
     default_num_ctx = services.config.context_length or DEFAULT_NUM_CTX
     options = merge_options(Options(num_ctx=default_num_ctx), model.parameters, requested)
-    servers = services.config.rpc_servers if options.rpc_servers is None else options.rpc_servers
+    servers, foreign = _workers(services.config, options.rpc_servers)
     return options, LoadRequest(
         name=model.name.short,
         path=model.gguf_path,
         blob=model.gguf_path.name,
         num_ctx=_num_ctx(options.num_ctx, facts.context_length),
-        rpc_servers=parse_servers(servers),
+        rpc_servers=servers,
         num_batch=min(max(1, options.num_batch), MAX_NUM_BATCH),
         num_parallel=services.config.num_parallel,
         speculate=services.config.speculate,
         num_thread=_num_thread(options.num_thread),
         policy=Policy(services.config.rpc_policy),
+        missing=Missing(services.config.rpc_missing),
+        foreign=foreign,
         kv_type=services.config.kv_cache_type,
     )
+
+
+def _workers(config: Config, named: str | None) -> tuple[tuple[str, ...], frozenset[str]]:
+    """The workers to load over, and those of them that the operator of this server did not name.
+
+    Raises:
+        RequestError: one that a request or a Modelfile names is none that it may name.
+    """
+    own = parse_servers(config.rpc_servers)
+    servers = own if named is None else parse_servers(named)
+    for address in servers:
+        if not is_allowed(address, own, config.rpc_allow):
+            raise RequestError(
+                f"rpc server {address} is not one that requests may name here: see OLLAMA_RPC_ALLOW", address=address
+            )
+    return servers, frozenset(servers).difference(own)
 
 
 def _num_ctx(requested: int, trained: int) -> int:

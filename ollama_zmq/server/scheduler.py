@@ -15,13 +15,15 @@ after another, while the loaded ones go on.
     more than max_queue waiting requests are refused
 
 What goes so that another model fits is the coordinator's decision, for it knows the memory of every worker; who is idle
-is known here. All methods run on the event loop; the broker's futures are only ever waited for, never cancelled.
+is known here. All methods run on the event loop. Of the broker's futures only that of a load is ever canceled, which
+drops the load: when the last client that waited for it has left.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
@@ -54,7 +56,10 @@ class Loader(Protocol):
         idle: Sequence[LoadedModel] = (),
         busy: Sequence[LoadedModel] = (),
     ) -> Future[LoadedModel]:
-        """Load it in the place of *replaces*; MemoryInUse names those of *idle* and *busy* that must go first."""
+        """Load it in the place of *replaces*; MemoryInUse names those of *idle* and *busy* that must go first.
+
+        To cancel the future drops the load.
+        """
 
     def unload(self, model: LoadedModel) -> Future[None]:
         """Forget it."""
@@ -92,7 +97,8 @@ class ModelScheduler:
         self._call_later = call_later
         self._residents: dict[Path, Resident] = {}
         self._load_lock = asyncio.Lock()
-        self._waiting = 0
+        self._waiting: Counter[LoadRequest] = Counter()
+        self._someone_left = asyncio.Event()
         self._uses = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -152,9 +158,9 @@ class ModelScheduler:
             if resident.users - (load_spec.num_parallel or CONTEXTS) >= self._max_queue:
                 raise _busy()
             return resident
-        if self._waiting >= max(1, self._max_queue):
+        if self._waiting.total() >= max(1, self._max_queue):
             raise _busy()
-        self._waiting += 1
+        self._waiting[load_spec] += 1
         try:
             async with self._load_lock:
                 if resident := self._fitting(load_spec):
@@ -162,7 +168,9 @@ class ModelScheduler:
                     return resident
                 return await self._load_locked(model, load_spec)
         finally:
-            self._waiting -= 1
+            self._waiting[load_spec] -= 1
+            self._waiting += Counter()  # without those that are zero
+            self._someone_left.set()
 
     def _fitting(self, load_spec: LoadRequest) -> Resident | None:
         """The loaded model of *load_spec*'s file, if it was loaded as *load_spec* asks, under whatever name."""
@@ -210,31 +218,43 @@ class ModelScheduler:
             raise
 
     async def _load(self, model: StoredModel, load_spec: LoadRequest) -> Resident:
-        """Load in a task of its own: a client that leaves meanwhile does not stop it, and holds the lock till then."""
+        """Load in a task of its own: a client that leaves stops it only when nobody else waits for the same."""
         loading = asyncio.ensure_future(self._replace(model, load_spec))
         try:
             return await asyncio.shield(loading)
         except asyncio.CancelledError:
-            await asyncio.wait((loading,))
+            await self._while_wanted(loading, load_spec)
             if not loading.cancelled() and loading.exception() is None:
                 self._start_timer(loading.result())
             raise
+
+    async def _while_wanted(self, loading: asyncio.Future[Resident], load_spec: LoadRequest) -> None:
+        """Wait for *loading*, whose own client has left; drop it when nobody else waits for it any more."""
+        while not loading.done():
+            if self._waiting[load_spec] <= 1:
+                loading.cancel()
+                await asyncio.wait((loading,))
+                return
+            self._someone_left.clear()
+            leaving = asyncio.ensure_future(self._someone_left.wait())
+            await asyncio.wait((loading, leaving), return_when=asyncio.FIRST_COMPLETED)
+            leaving.cancel()
 
     async def _replace(self, model: StoredModel, load_spec: LoadRequest) -> Resident:
         before = self._residents.pop(load_spec.path, None)
         if before is not None:
             before.stop_timer()
         others = self._others(load_spec.path)
+        future = self._broker.load(
+            load_spec,
+            replaces=before.loaded if before else None,
+            idle=[other.loaded for other in others if other.users == 0],
+            busy=[other.loaded for other in others if other.users > 0],
+        )
         try:
-            loaded = await _result(
-                self._broker.load(
-                    load_spec,
-                    replaces=before.loaded if before else None,
-                    idle=[other.loaded for other in others if other.users == 0],
-                    busy=[other.loaded for other in others if other.users > 0],
-                )
-            )
-        except OllamaZmqError:
+            loaded = await _result(future)
+        except (OllamaZmqError, asyncio.CancelledError):
+            future.cancel()
             if before is not None and self._broker.holds(before.loaded):  # it failed before the old one was dropped
                 self._residents[load_spec.path], before.draining = before, False
                 self._start_timer(before)

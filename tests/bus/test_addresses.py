@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ollama_zmq.bus.addresses import parse_servers, resolve
+from ollama_zmq.bus.addresses import MAX_SERVERS, is_allowed, parse_servers, resolve_all
 from ollama_zmq.errors import RequestError
 
 
@@ -32,5 +32,66 @@ def test_a_bad_server_is_named(entry):
         parse_servers(f"good:1,{entry}")
 
 
-def test_an_ipv4_address_is_preferred():
-    assert resolve("localhost:5") in ("tcp://127.0.0.1:5", "tcp://[::1]:5")
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("::1", "[::1]:50052"),
+        ("[::1]", "[::1]:50052"),
+        ("[::1]:5", "[::1]:5"),
+        ("tcp://[fe80::1]:5", "[fe80::1]:5"),
+        ("fe80::1:50052", "[fe80::1]:50052"),
+    ],
+)
+def test_ipv6_addresses_have_brackets(text, address):
+    assert parse_servers(text) == (address,)
+
+
+@pytest.mark.parametrize("entry", ["[box]:5", "1:2:3", "[::1", "[::1]x", "[::1]:", "box:00000000000000000000005"])
+def test_what_is_neither_a_name_nor_an_address_is_refused(entry):
+    with pytest.raises(RequestError, match="expected host:port"):
+        parse_servers(entry)
+
+
+def test_a_list_has_an_end():
+    assert len(parse_servers(",".join(f"box:{port}" for port in range(1, MAX_SERVERS + 1)))) == MAX_SERVERS
+    with pytest.raises(RequestError, match="more than 64 rpc servers"):
+        parse_servers(",".join(f"box:{port}" for port in range(1, MAX_SERVERS + 2)))
+
+
+def test_addresses_are_found_ipv4_first_and_unknown_names_say_why():
+    found = resolve_all(("127.0.0.1:5", "[::1]:6", "0.0.0.0:7", "[::]:8", "localhost:9", "no-such-host.invalid:1"))
+    assert found["127.0.0.1:5"].endpoints == ("tcp://127.0.0.1:5",)
+    assert found["[::1]:6"].endpoints == ("tcp://[::1]:6",)
+    assert found["0.0.0.0:7"].endpoints == ("tcp://127.0.0.1:7",)
+    assert found["[::]:8"].endpoints == ("tcp://[::1]:8",)
+    assert found["localhost:9"].endpoints[0] in ("tcp://127.0.0.1:9", "tcp://[::1]:9")
+    unknown = found["no-such-host.invalid:1"]
+    assert unknown.endpoints == ()
+    assert unknown.why.startswith("cannot resolve worker no-such-host.invalid:1: ")
+
+
+@pytest.mark.parametrize(
+    ("address", "own", "allowed", "may"),
+    [
+        ("127.0.0.1:5", (), "", True),
+        ("localhost:5", (), "", True),
+        ("[::1]:5", (), "", True),
+        ("10.0.0.1:5", (), "", False),
+        ("10.0.0.1:5", ("10.0.0.1:5",), "", True),
+        ("127.0.0.1:5", ("10.0.0.1:5",), "", False),
+        ("10.0.0.1:6", ("10.0.0.1:5",), "", False),
+        ("10.0.0.1:5", ("10.0.0.1:5",), "box2", True),
+        ("127.0.0.1:5", (), "box2", False),
+        ("10.1.2.3:5", (), "box2, 10.1.0.0/16", True),
+        ("10.2.2.3:5", (), "10.1.0.0/16", False),
+        ("10.1.2.3:5", (), "10.1.2.3", True),
+        ("10.1.2.3:5", (), "10.1.2.3:5", True),
+        ("10.1.2.3:6", (), "10.1.2.3:5", False),
+        ("[fe80::1]:6", (), "fe80::/10", True),
+        ("BOX:5", (), "box", True),
+        ("box.evil.example:5", (), "box", False),
+        ("anything:5", (), "*", True),
+    ],
+)
+def test_a_request_may_name_what_the_operator_allows(address, own, allowed, may):
+    assert is_allowed(address, own, allowed) is may

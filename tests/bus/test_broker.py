@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import zmq
 from ollama_zmq.bus.broker import Broker
 from ollama_zmq.bus.loads import LoadedModel, LoadRequest
 from ollama_zmq.bus.worker_loop import WorkerLoop
+from ollama_zmq.cluster.stages import Missing
 from ollama_zmq.devices.base import Budget
 from ollama_zmq.devices.registry import open_device
 from ollama_zmq.engine.engine import Engine
@@ -205,7 +207,7 @@ def test_a_dry_run_predicts_what_a_load_then_does(broker, tiny_gguf, start_worke
     before = load(broker, tiny_gguf, *workers)  # what is leased for it is not measured again
     wanted = LoadRequest("tiny", tiny_gguf, 64, rpc_servers=tuple(worker.address for worker in workers))
     found = broker.plan(wanted, replaces=before.model).result(WAIT_S)
-    assert (len(broker.cluster().models), found.absent, len(found.plans)) == (1, (), 5)
+    assert (len(broker.cluster().models), found.missing, len(found.plans)) == (1, (), 5)
     (planned,) = [plan for plan in found.plans if plan.chosen]
     loaded = load(broker, tiny_gguf, *workers, before=before, num_ctx=64)
     generate(loaded)
@@ -221,7 +223,7 @@ def test_a_dry_run_gives_its_workers_back(broker, tiny_gguf, start_worker):
     worker = start_worker()
     wanted = LoadRequest("tiny", tiny_gguf, 128, rpc_servers=(worker.address,))
     for _ in range(2):
-        assert broker.plan(wanted).result(WAIT_S).absent == ()
+        assert broker.plan(wanted).result(WAIT_S).missing == ()
         assert [seen.address for seen in broker.cluster().workers] == ["local"]
     with Broker(threads=1) as other:
         generate(load(other, tiny_gguf, worker))
@@ -240,7 +242,7 @@ def test_a_dry_run_tells_who_is_not_there(broker, tiny_gguf):
         unused.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unused.getsockname()[1]}"
         found = broker.plan(LoadRequest("tiny", tiny_gguf, 128, rpc_servers=(address,))).result(WAIT_S)
-    assert found.absent == (f"nobody listens at {address}: start `ollama rpc-server` there, or take it off the list",)
+    assert found.missing == (f"nobody listens at {address}: start `ollama rpc-server` there, or take it off the list",)
     assert [plan.name for plan in found.plans] == ["this machine alone"]
 
 
@@ -292,12 +294,80 @@ def test_a_worker_that_returns_is_used_again(broker, tiny_gguf, start_worker):
     assert generate(loaded)[0] == expected
 
 
+def refused_over(broker: Broker, path: Path, address: str) -> str:
+    """Why a load that refuses to go on without it fails over the worker at *address*."""
+    wanted = LoadRequest("tiny", path, 128, rpc_servers=(address,), missing=Missing.REFUSE)
+    with pytest.raises(Unreachable) as caught:
+        broker.load(wanted).result(WAIT_S)
+    return str(caught.value)
+
+
 def test_a_second_broker_is_told_that_the_worker_is_leased(broker, tiny_gguf, start_worker):
     worker = start_worker()
     loaded = load(broker, tiny_gguf, worker)
-    with Broker(threads=1) as second, pytest.raises(Unreachable, match="is leased to another broker"):
-        load(second, tiny_gguf, worker)
+    with Broker(threads=1) as second:
+        assert "is leased to another broker" in refused_over(second, tiny_gguf, worker.address)
+        here = load(second, tiny_gguf, worker)
+        assert (here.model.size_remote, generate(here)[0]) == (0, generate(loaded)[0])
     assert isinstance(generate(loaded)[1], Finished)
+
+
+def test_a_broker_without_a_model_gives_its_workers_back(broker, tiny_gguf, start_worker):
+    worker = start_worker()
+    loaded = load(broker, tiny_gguf, worker)
+    broker.unload(loaded.model).result(WAIT_S)
+    with Broker(threads=1) as second:
+        deadline = time.monotonic() + WAIT_S
+        while time.monotonic() < deadline:
+            other = load(second, tiny_gguf, worker)
+            if other.model.size_remote:
+                return
+            second.unload(other.model).result(WAIT_S)
+    raise AssertionError("the worker is still leased")
+
+
+def test_the_first_load_goes_over_the_workers_that_are_there(broker, tiny_gguf, start_worker):
+    """Beside them a port where nobody listens, one that takes connections and says nothing, and an unknown name."""
+    alone = generate(load(broker, tiny_gguf))[0]
+    first, second = start_worker(), start_worker()
+    with socket.create_server(("127.0.0.1", 0)) as silent, socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        others = [f"127.0.0.1:{each.getsockname()[1]}" for each in (silent, unused)] + ["no-such-host.invalid:1"]
+        servers = (others[0], first.address, others[1], second.address, others[2])
+        model = broker.load(LoadRequest("again", tiny_gguf, 128, rpc_servers=servers)).result(WAIT_S)
+    assert generate(Loaded(broker, model))[0] == alone
+    (state,) = [model for model in broker.cluster().models if model.name == "again"]
+    assert [stage.worker for stage in state.stages] == [first.address, second.address, "local"]
+    assert len(state.missing) == 3
+    assert all(any(address in why for why in state.missing) for address in others)
+
+
+def test_a_worker_under_two_names_is_one_worker(broker, tiny_gguf, start_worker):
+    worker = start_worker()
+    other = "localhost:" + worker.address.rpartition(":")[2]
+    loaded = load(broker, tiny_gguf, worker)
+    wanted = LoadRequest("tiny", tiny_gguf, 128, rpc_servers=(other, worker.address))
+    model = broker.load(wanted, replaces=loaded.model).result(WAIT_S)
+    assert model.size_remote > 0
+    assert workers_of(broker) == {"local", worker.address}
+
+
+def test_a_load_that_is_canceled_is_dropped_and_leaves_nothing(broker, tiny_gguf):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        wanted = LoadRequest("tiny", tiny_gguf, 128, rpc_servers=(address,), missing=Missing.WAIT)
+        loading = broker.load(wanted)
+        assert isinstance(generate(load(broker, tiny_gguf))[1], Finished)  # another load does not wait for it
+        assert loading.cancel()
+        assert len(broker.cluster().models) == 1
+
+
+def test_looking_at_the_cluster_connects_nobody(broker, start_worker):
+    worker = start_worker()
+    state = broker.cluster((worker.address, "no-such-host.invalid:50052"))
+    _, idle, unknown = state.workers
+    assert (idle.address, idle.status, idle.detail) == (worker.address, "idle", "")
+    assert (unknown.status, unknown.detail[:30]) == ("lost", "cannot resolve worker no-such-")
 
 
 def test_a_closed_broker_gives_its_workers_back(tiny_gguf, start_worker):
@@ -311,8 +381,8 @@ def test_nobody_at_the_address_is_said_so(broker, tiny_gguf):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unused.getsockname()[1]}"
-        with pytest.raises(Unreachable, match=f"nobody listens at {address}: start `ollama rpc-server` there"):
-            broker.load(LoadRequest("tiny", tiny_gguf, 128, rpc_servers=(address,))).result(WAIT_S)
+        why = refused_over(broker, tiny_gguf, address)
+    assert why.startswith(f"nobody listens at {address}: start `ollama rpc-server` there")
 
 
 def test_somebody_else_at_the_address_is_said_so(broker, tiny_gguf):
@@ -327,14 +397,14 @@ def test_somebody_else_at_the_address_is_said_so(broker, tiny_gguf):
         thread = threading.Thread(target=answer_like_http)
         thread.start()
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        with pytest.raises(Unreachable, match=f"{address} answers, but not as an ollama-zmq worker"):
-            broker.load(LoadRequest("tiny", tiny_gguf, 128, rpc_servers=(address,))).result(WAIT_S)
+        why = refused_over(broker, tiny_gguf, address)
         thread.join(WAIT_S)
+    assert why.startswith(f"{address} answers, but not as an ollama-zmq worker")
 
 
 def test_a_name_without_an_address_is_said_so(broker, tiny_gguf):
-    with pytest.raises(Unreachable, match=r"cannot resolve worker no-such-host\.invalid:50052"):
-        broker.load(LoadRequest("tiny", tiny_gguf, 128, rpc_servers=("no-such-host.invalid:50052",))).result(WAIT_S)
+    why = refused_over(broker, tiny_gguf, "no-such-host.invalid:50052")
+    assert why.startswith("cannot resolve worker no-such-host.invalid:50052")
 
 
 def test_a_worker_that_is_too_small_is_planned_around(broker, tiny_gguf, start_worker):
@@ -391,11 +461,3 @@ def test_a_fault_of_our_own_ends_the_request_and_not_the_broker(broker, tiny_ggu
         assert str(generate(loaded)[1].error) == "internal error in the broker, see its log"
     assert not broker.holds(loaded.model)
     assert isinstance(generate(load(broker, tiny_gguf))[1], Finished)
-
-
-def test_workers_can_be_greeted_without_a_model(broker, start_worker):
-    worker = start_worker()
-    state = broker.check_workers((worker.address,)).result(WAIT_S)
-    (remote,) = [w for w in state.workers if w.address == worker.address]
-    assert (remote.status, remote.threads) == ("ready", 1)
-    assert remote.rtt_us > 0

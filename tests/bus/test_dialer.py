@@ -70,7 +70,7 @@ def wait_for(dialer, kind, *served):
 
 def test_a_worker_is_attached_and_hears_what_is_sent(dialer, worker):
     dealer, endpoint = worker()
-    dialer.dial("a", endpoint, 1, time.monotonic())
+    dialer.dial("a", (endpoint,), 1, time.monotonic())
     assert wait_for(dialer, Attached, dealer) == Attached("a")
     dialer.send("a", 1, [b"hello"])
     assert dealer.poll(int(DEADLINE_S * 1000))
@@ -79,7 +79,7 @@ def test_a_worker_is_attached_and_hears_what_is_sent(dialer, worker):
 
 def test_an_older_epoch_is_fenced(dialer, worker):
     dealer, endpoint = worker()
-    dialer.dial("a", endpoint, 2, time.monotonic())
+    dialer.dial("a", (endpoint,), 2, time.monotonic())
     wait_for(dialer, Attached, dealer)
     with pytest.raises(zmq.ZMQError, match="unreachable"):
         dialer.send("a", 1, [b"stale"])
@@ -90,7 +90,7 @@ def test_an_older_epoch_is_fenced(dialer, worker):
 
 def test_a_stranger_is_looked_at_once_and_never_meets_libzmq(dialer, listener):
     server, endpoint = listener
-    dialer.dial("a", endpoint, 1, time.monotonic())
+    dialer.dial("a", (endpoint,), 1, time.monotonic())
     select.select([dialer.sources[1]], [], [], DEADLINE_S)
     dialer.advance(time.monotonic())
     peer, _ = server.accept()
@@ -109,7 +109,7 @@ def test_a_worker_that_starts_late_is_found(dialer, worker):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         endpoint = f"tcp://127.0.0.1:{unused.getsockname()[1]}"
-        dialer.dial("a", endpoint, 1, time.monotonic())
+        dialer.dial("a", (endpoint,), 1, time.monotonic())
         failed = wait_for(dialer, ConnectionFailed)
     assert (failed.final, failed.reason.startswith("nobody listens at a")) == (False, True)
     assert dialer.next_deadline() < float("inf")
@@ -123,7 +123,7 @@ def test_a_worker_that_starts_late_is_found(dialer, worker):
 
 def test_a_lost_connection_is_told_once_and_not_made_again(dialer, worker):
     dealer, endpoint = worker()
-    dialer.dial("a", endpoint, 1, time.monotonic())
+    dialer.dial("a", (endpoint,), 1, time.monotonic())
     wait_for(dialer, Attached, dealer)
     dealer.close(0)
     assert wait_for(dialer, ConnectionLost).address == "a"
@@ -134,14 +134,24 @@ def test_a_lost_connection_is_told_once_and_not_made_again(dialer, worker):
 
 def test_this_server_itself_is_never_dialled(dialer):
     with pytest.raises(Unreachable, match="localhost:11434 is this server itself, not a worker"):
-        dialer.dial("localhost:11434", "tcp://127.0.0.1:11434", 1, 0.0)
-    dialer.dial("192.0.2.1:11434", "tcp://192.0.2.1:11434", 1, 0.0)
+        dialer.dial("localhost:11434", ("tcp://127.0.0.1:11434",), 1, 0.0)
+    dialer.dial("192.0.2.1:11434", ("tcp://192.0.2.1:11434",), 1, 0.0)
 
 
 def test_two_names_of_one_worker_are_one(dialer, listener):
     _, endpoint = listener
-    dialer.dial("box:1", endpoint, 1, 0.0)
+    dialer.dial("box:1", (endpoint,), 1, 0.0)
     with pytest.raises(Unreachable, match=r"10.0.0.1:1 and box:1 are the same worker: list it once"):
-        dialer.dial("10.0.0.1:1", endpoint, 2, 0.0)
+        dialer.dial("10.0.0.1:1", (endpoint,), 2, 0.0)
     dialer.hang_up("box:1")
-    dialer.dial("10.0.0.1:1", endpoint, 3, 0.0)
+    dialer.dial("10.0.0.1:1", (endpoint,), 3, 0.0)
+
+
+def test_every_address_of_a_name_is_tried(dialer, worker):
+    """The first refuses, as ::1 does where a worker listens on 127.0.0.1 alone."""
+    dealer, endpoint = worker()
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        nobody = f"tcp://127.0.0.1:{unused.getsockname()[1]}"
+        dialer.dial("a", (nobody, endpoint), 1, time.monotonic())
+        assert wait_for(dialer, Attached, dealer).address == "a"

@@ -45,3 +45,17 @@ def test_rubbish_in_the_file_and_a_folder_that_cannot_be_written_do_no_harm(path
     path.write_text("rubbish")
     assert welcome.measured_speeds(Measuring(), path) == SPEEDS
     assert welcome.measured_speeds(Measuring(), path / "no folder" / "file") == SPEEDS
+
+
+def test_a_worker_is_known_by_what_its_machine_keeps_and_its_port(tmp_path):
+    kept = tmp_path / "cache" / "worker-id"
+    first = welcome.worker_id(50052, kept)
+    assert len(first) == 32
+    assert welcome.worker_id(50052, kept) == first
+    assert welcome.worker_id(50053, kept) != first
+    assert welcome.worker_id(50052, tmp_path / "another") != first
+
+
+def test_a_worker_that_can_keep_nothing_has_no_id(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert welcome.worker_id(50052, tmp_path / "file" / "worker-id") == ""

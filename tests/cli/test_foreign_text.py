@@ -119,7 +119,7 @@ def answers_of(path, text):
             return [{"workers": [worker | numbers], "models": [loaded | {"measured": speeds, "predicted": speeds}]}]
         case "/api/cluster/plan":
             plan = {"name": text, "chosen": True, "error": text, "unloads": [text], "notes": [text], "stages": [stage]}
-            top = {"model": text, "num_ctx": 1, "num_parallel": 1, "absent": [text]}
+            top = {"model": text, "num_ctx": 1, "num_parallel": 1, "missing": [text]}
             return [top | {"plans": [plan | {"predicted": speeds}]}]
         case "/api/embed":
             return [{"embeddings": [[0.5]]}]

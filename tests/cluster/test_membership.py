@@ -187,7 +187,9 @@ def test_a_list_that_names_a_worker_twice_uses_it_once(workers, network):
 def test_a_worker_is_known_again_by_its_id_under_another_address(workers, network):
     workers.answers[(A, Hello)] = workers.answers[(B, Hello)] = lambda _: [welcome(id="0123abcd")]
     load(workers, order(network, A))
-    load(workers, order(network, B, model=2, replaces=1))  # it has left A's name
+    lost, loaded = load(workers, order(network, B, model=2))
+    assert (lost.model, "worker a:50052 is b:50052 now" in str(lost.error)) == (1, True)
+    assert stages_of(loaded) == [B, LOCAL]
     (_, loaded) = load(workers, order(network, A, model=3, replaces=2))
     assert stages_of(loaded) == [B, LOCAL]
 

@@ -82,7 +82,7 @@ def broker() -> FakeBroker:
 @asynccontextmanager
 async def site(broker: FakeBroker, store: Store, **settings: Any) -> AsyncIterator[ServerUnderTest]:
     """A running application and a client of it."""
-    config = replace(Config(), models=store.root, **settings)
+    config = replace(Config(), **{"models": store.root, "rpc_allow": "10.0.0.0/8"} | settings)
     services = Services.of(config, store, broker)  # type: ignore[arg-type]
     app = make_app(config, lambda: services)
     transport = httpx.ASGITransport(app)

@@ -67,7 +67,6 @@ class FakeBroker:
         self.submitted: list[GenerationRequest] = []
         self.canceled: list[str] = []
         self.planned: list[LoadRequest] = []
-        self.checked: list[tuple[str, ...]] = []
         self.script: Script | None = hello
         self.load_error: OllamaZmqError | None = None
         self.holds_loads = False
@@ -106,6 +105,8 @@ class FakeBroker:
         in_thread(lambda: self._finish(wanted, replaces, future))
 
     def _finish(self, wanted: LoadRequest, replaces: LoadedModel | None, future: Future[LoadedModel]) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
         if self.load_error is not None:
             future.set_exception(self.load_error)
             return
@@ -142,12 +143,13 @@ class FakeBroker:
     def read(self, request_id: str, pieces: int) -> None:
         """Nothing is ever paused."""
 
-    def cluster(self) -> ClusterState:
+    def cluster(self, listed: Sequence[str] = ()) -> ClusterState:
         local = WorkerState(address="local", status="ready", layers="0-3", held_bytes=1000)
+        workers = (local, *(WorkerState(address=address, status="idle") for address in listed))
         stages = (StageState("local", "whole", 0, 3),)
         speeds = {"predicted": TokenSpeeds(60.0), "measured": TokenSpeeds(50.0)}
         models = tuple(ModelState(model.request.name, "loaded", stages=stages, **speeds) for model in self.models)
-        return ClusterState(version="0", protocol=1, workers=(local,), models=models)
+        return ClusterState(version="0", protocol=1, workers=workers, models=models)
 
     def plan(self, wanted: LoadRequest, *, replaces: LoadedModel | None = None) -> Future[DryRun]:
         self.planned.append(wanted)
@@ -159,14 +161,6 @@ class FakeBroker:
         future: Future[DryRun] = Future()
         name = wanted.name
         in_thread(lambda: future.set_result(DryRun(name, wanted.num_ctx, 1, "fastest", plans, ("nobody listens",))))
-        return future
-
-    def check_workers(self, addresses: tuple[str, ...]) -> Future[ClusterState]:
-        self.checked.append(addresses)
-        workers = tuple(WorkerState(address=address, status="lost", detail="nobody answers") for address in addresses)
-        future: Future[ClusterState] = Future()
-        state = ClusterState(version="0", protocol=1, workers=workers)
-        in_thread(lambda: future.set_result(state))
         return future
 
 

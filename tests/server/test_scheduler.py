@@ -265,7 +265,7 @@ def test_expire_of_what_is_not_loaded_changes_nothing(run, tmp_path):
     run(scenario)
 
 
-def test_a_client_that_leaves_during_the_load_does_not_stop_it(run):
+def test_a_load_is_dropped_when_the_last_client_that_waits_for_it_has_left(run):
     async def scenario(world):
         world.broker.holds_loads = True
 
@@ -276,13 +276,55 @@ def test_a_client_that_leaves_during_the_load_does_not_stop_it(run):
         asking = asyncio.create_task(ask())
         await until(lambda: world.broker.loads)
         asking.cancel()
-        await settle()
-        world.broker.finish_load()
         with pytest.raises(asyncio.CancelledError):
             await asking
-        assert [timer.delay for timer in world.timers.running] == [300.0]
+        assert world.scheduler.is_idle
+        world.broker.finish_load()
+        assert world.broker.models == []
+        world.broker.holds_loads = False
         async with world.use():
-            assert len(world.broker.loads) == 1
+            assert len(world.broker.loads) == 2
+
+    run(scenario)
+
+
+def test_a_client_that_leaves_does_not_stop_a_load_that_another_waits_for(run):
+    async def scenario(world):
+        world.broker.holds_loads = True
+
+        async def ask():
+            async with world.use():
+                pass
+
+        asking = [asyncio.create_task(ask()) for _ in range(3)]
+        await until(lambda: world.broker.loads)
+        asking[0].cancel()
+        asking[1].cancel()
+        await settle()
+        world.broker.finish_load()
+        await asking[2]
+        with pytest.raises(asyncio.CancelledError):
+            await asking[0]
+        assert len(world.broker.loads) == 1
+
+    run(scenario)
+
+
+def test_a_load_is_dropped_when_those_that_wait_leave_one_after_the_other(run):
+    async def scenario(world):
+        world.broker.holds_loads = True
+
+        async def ask():
+            async with world.use():
+                pass
+
+        asking = [asyncio.create_task(ask()) for _ in range(2)]
+        await until(lambda: world.broker.loads)
+        for each in asking:
+            each.cancel()
+            await settle()
+        await asyncio.wait(asking)
+        assert world.scheduler.is_idle
 
     run(scenario)
 

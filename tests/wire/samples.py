@@ -49,6 +49,7 @@ SAMPLES = [
             matrices=(MatrixSpeed(12, 9e9, 4e10),),
             values_per_s=1e9,
             call_s=1e-6,
+            id="0f1e2d3c",
         ),
         epoch=1,
     ),

@@ -1,4 +1,4 @@
-"""``GET /api/cluster``: workers, models and latencies. While nothing is loaded, the configured workers are greeted.
+"""``GET /api/cluster``: workers, models and latencies. To look connects nobody and takes no lease.
 
 ``POST /api/cluster/plan``: what loading a model would do, for every sensible choice of workers.
 """
@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ollama_zmq.bus.addresses import parse_servers
-from ollama_zmq.cluster.state import ClusterState, DryRun
+from ollama_zmq.cluster.state import DryRun
 from ollama_zmq.errors import RequestError
 from ollama_zmq.server.facts import facts_of
 from ollama_zmq.server.inference import load_of
@@ -23,11 +23,8 @@ from ollama_zmq.server.streaming import json_response
 async def cluster(request: Request) -> Response:
     """Everything that can be seen of the cluster."""
     services = services_of(request)
-    servers = parse_servers(services.config.rpc_servers)
-    if services.scheduler.is_idle and servers:
-        checked: asyncio.Future[ClusterState] = asyncio.wrap_future(services.broker.check_workers(servers))
-        return json_response(await asyncio.shield(checked))
-    return json_response(await asyncio.to_thread(services.broker.cluster))
+    listed = parse_servers(services.config.rpc_servers)
+    return json_response(await asyncio.to_thread(services.broker.cluster, listed))
 
 
 async def plan(request: Request) -> Response:
