@@ -41,7 +41,7 @@ class Cluster:
         env = {"OLLAMA_MODELS": str(models)}
         addresses = tuple(children.start_worker(threads=1, env=env) for _ in range(n_workers))
         workers = tuple(children.running)
-        url = children.start_server(addresses[:n_used], env=env)
+        url = children.start_server(addresses[:n_used], env=env | {"OLLAMA_RPC_ALLOW": "*"})
         return cls(children, url, children.running[-1], addresses, workers)
 
     def get(self, path: str) -> Any:
@@ -73,6 +73,10 @@ class Cluster:
     def places(self) -> set[str]:
         """Who holds a part of the model."""
         return {stage["worker"] for model in self.get("/api/cluster")["models"] for stage in model["stages"]}
+
+    def missing(self) -> list[str]:
+        """Why workers that were named have no part in the model."""
+        return [why for model in self.get("/api/cluster")["models"] for why in model["missing"]]
 
 
 def until(true: Callable[[], bool]) -> None:
