@@ -41,6 +41,7 @@ from ollama_zmq.errors import (
     Unreachable,
 )
 from ollama_zmq.formats.options import Options
+from ollama_zmq.models.llama import Llama
 from tests.models_tiny import write_tiny_llama
 
 WAIT_S = 60.0
@@ -141,6 +142,16 @@ def test_split_equals_unsplit_whatever_the_cut_and_the_chunk(broker, tiny_gguf, 
         loaded = load(broker, tiny_gguf, *workers[:n], before=loaded)
         for chunk in (1, 7, 64):
             assert np.array_equal(score(loaded, chunk), unsplit), (n, chunk)
+
+
+def test_what_follows_the_lookup_is_done_over_workers_too(broker, tiny_gguf, start_worker, monkeypatch):
+    """As in an architecture that scales its embedding."""
+    plain = score(load(broker, tiny_gguf))
+    monkeypatch.setattr(Llama, "enter", lambda self, ops, hidden_state: ops.add(hidden_state, hidden_state))
+    loaded = load(broker, tiny_gguf)
+    unsplit = score(loaded)
+    assert not np.allclose(unsplit, plain, rtol=0.01)
+    assert np.array_equal(score(load(broker, tiny_gguf, start_worker(), start_worker(), before=loaded)), unsplit)
 
 
 def test_generation_over_workers_is_what_it_is_here(broker, tiny_gguf, start_worker):
