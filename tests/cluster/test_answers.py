@@ -166,3 +166,9 @@ def test_text_of_a_worker_is_one_printable_line(workers, network):
 def test_honest_messages_are_as_they_were():
     for message in (welcome(), Ready(b"p", 1, 1.0, 1), Run(b"p", 1, (1,), (0,), (), (), 1), Failed(b"", -1, "X", "é")):
         assert msgspec.structs.asdict(cleaned(message)) == msgspec.structs.asdict(message)
+
+
+def test_what_a_program_misses_is_said_once(workers, network):
+    workers.answers[(A, Define)] = lambda m: [Defined(m.program, ()), Defined(m.program, ())]
+    load(workers, order(network, A))
+    assert "misses a weight twice" in workers.coordinator.links[A].detail
