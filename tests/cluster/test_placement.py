@@ -112,6 +112,10 @@ def test_experts_that_a_token_does_not_use_take_memory_and_no_time():
     assert [len(layers) for _, layers in small.stages] == [2, 2]
 
 
+def test_a_machine_without_workers_is_told_nothing_of_them():
+    assert place(demand(4), [], LOCAL).notes == ()
+
+
 def test_the_output_head_is_counted_where_it_runs():
     """The local device is slow and has the head: it gets the fewest layers, and both predictions count the head."""
     model = Demand((10**9,) * 9, 0, 0, 0, head_cost=reading(3 * 10**9))
