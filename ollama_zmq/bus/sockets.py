@@ -34,8 +34,9 @@ import zmq
 
 from ollama_zmq.errors import LocalProtocolError, RequestError, Unreachable
 from ollama_zmq.wire.frames import MAX_TENSORS
+from ollama_zmq.wire.messages import MAX_TENSOR_BYTES
 
-MAX_FRAME_BYTES = (32 << 20) + (64 << 10)
+MAX_FRAME_BYTES = MAX_TENSOR_BYTES
 QUEUE_MESSAGES = 256
 MAX_FRAMES = 1 + 1 + MAX_TENSORS + 1  # the routing id, the first, tensors, and one too many
 HANDSHAKE_MS = 3000

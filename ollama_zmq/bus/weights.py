@@ -21,8 +21,6 @@ from ollama_zmq.formats.quants import tensor_nbytes, type_of_id
 from ollama_zmq.ops.program import WeightSpec
 from ollama_zmq.wire.messages import CHUNK_BYTES, Put, WeightSource
 
-MAX_BLOB_NAME = 128
-
 FindBlob = Callable[[str], Path | None]
 
 log = structlog.get_logger()
@@ -57,8 +55,8 @@ def identity_of(program: bytes, spec: WeightSpec, source: WeightSource) -> Ident
     nbytes = tensor_nbytes(type_of_id(spec.type), spec.shape)
     if source.nbytes != nbytes:
         raise RemoteProtocolError(f"weight {spec.name!r}: {source.nbytes} bytes, its type and shape need {nbytes}")
-    if source.offset < 0 or len(source.blob) > MAX_BLOB_NAME:
-        raise RemoteProtocolError(f"weight {spec.name!r}: offset {source.offset} or name of the blob is out of range")
+    if source.offset < 0:
+        raise RemoteProtocolError(f"weight {spec.name!r}: offset {source.offset} is out of range")
     sender = None if source.blob else (program, spec.name)
     return Identity(source.blob, source.offset, nbytes, spec.type, spec.shape, sender)
 

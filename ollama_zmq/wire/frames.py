@@ -45,17 +45,24 @@ HEADER_AT = 7
 SWAPS = sys.byteorder == "big"
 DTYPES = {name: np.dtype(name).newbyteorder("<" if SWAPS else "=") for name in ("float32", "int32", "uint8", "float16")}
 NAMES = {np.dtype(name): name for name in DTYPES}
-MAX_HEADER_BYTES = 2 << 20  # the program of 126 layers with its weight sources takes under 0.5 MB
 MAX_TENSORS = 8
 INLINE_NBYTES = 64 << 10  # of a tensor in frame 0
 MAX_DIMS = 4
 MAX_EMPTY_SIZES = 1 << 40  # product of the sizes other than 0; NumPy refuses shapes far above it
 TAGS: dict[type[Message], str] = {cls: str(cls.__struct_config__.tag) for cls in get_args(AnyMessage)}
+MAX_HEADER_BYTES = max(cls.max_header_bytes for cls in TAGS)
+LARGE_HEADERS = {TAGS[cls]: cls.max_header_bytes for cls in TAGS if cls.max_header_bytes > Message.max_header_bytes}
 
 Size = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
 Counter = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 Name = Annotated[str, msgspec.Meta(max_length=64)]
 TensorEntry = tuple[Name, Name, Annotated[tuple[Size, ...], msgspec.Meta(max_length=MAX_DIMS)]]
+
+
+class Tagged(msgspec.Struct, frozen=True):
+    """Which message a header is of; nothing else of it is kept."""
+
+    t: Name
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -67,6 +74,7 @@ class Route(msgspec.Struct, frozen=True):
 
 
 _pack = msgspec.msgpack.Encoder().encode
+_tag_of = msgspec.msgpack.Decoder(Tagged).decode
 _route_of = msgspec.msgpack.Decoder(Route).decode
 _message_of = msgspec.msgpack.Decoder(AnyMessage).decode
 _message_of_any_version = msgspec.msgpack.Decoder(Hello | Refused).decode
@@ -117,8 +125,8 @@ def encode(envelope: Envelope) -> list[Frame]:
     if message.tensors:
         fields["tensors"] = [_entry(message, name, tensors[name]) for name in message.tensors]
     header = _pack(fields)
-    if len(header) > MAX_HEADER_BYTES:
-        raise LocalProtocolError(f"{_tag(message)}: header of {len(header)} bytes, at most {MAX_HEADER_BYTES}")
+    if len(header) > message.max_header_bytes:
+        raise LocalProtocolError(f"{_tag(message)}: header of {len(header)} bytes, at most {message.max_header_bytes}")
     bodies = [_body(tensors[name]) for name in message.tensors]
     first = [body for body in bodies if body.nbytes <= INLINE_NBYTES]
     large = [body for body in bodies if body.nbytes > INLINE_NBYTES]
@@ -134,6 +142,8 @@ def _entry(message: AnyMessage, name: str, array: Array) -> tuple[str, str, tupl
         raise LocalProtocolError(f"{_tag(message)}.{name}: not C-contiguous")
     if array.ndim > MAX_DIMS:
         raise LocalProtocolError(f"{_tag(message)}.{name}: {array.ndim} dimensions, at most {MAX_DIMS}")
+    if array.nbytes > message.max_tensor_bytes:
+        raise LocalProtocolError(f"{_tag(message)}.{name}: {array.nbytes} bytes, at most {message.max_tensor_bytes}")
     return name, dtype, array.shape
 
 
@@ -150,6 +160,8 @@ def decode(frames: Sequence[Frame]) -> Envelope:
         RemoteProtocolError: anything about the frames that the peer should not have sent. The peer's version is in
             ``facts["theirs"]`` when that is what is wrong.
     """
+    if len(frames) > 1 + MAX_TENSORS:
+        raise RemoteProtocolError(f"more than {1 + MAX_TENSORS} frames in a message")
     views = [memoryview(frame).toreadonly() for frame in frames] or [memoryview(b"")]
     route, message, at = _header(views[0])
     names = tuple(entry[0] for entry in route.tensors)
@@ -171,9 +183,19 @@ def _header(view: memoryview) -> tuple[Route, AnyMessage, int]:
         if end > min(len(view), HEADER_AT + MAX_HEADER_BYTES):
             raise ValueError(f"{end - HEADER_AT} bytes in a frame of {len(view)}, at most {MAX_HEADER_BYTES}")
         data = view[HEADER_AT:end]
+        if len(data) > Message.max_header_bytes:
+            _check_large(data)
         return _route_of(data), _message_of(data) if theirs == PROTOCOL else _message_of_any_version(data), end
     except (ValueError, RecursionError) as error:
         raise (RemoteProtocolError(f"header: {error}") if theirs == PROTOCOL else _foreign(theirs)) from None
+
+
+def _check_large(data: memoryview) -> None:
+    """Refuse a header that only a message of another kind may have, before anything is made of it."""
+    tag = _tag_of(data).t
+    limit = LARGE_HEADERS.get(tag, Message.max_header_bytes)
+    if len(data) > limit:
+        raise ValueError(f"{len(data)} bytes of {tag!r}, at most {limit}")
 
 
 def _foreign(theirs: int) -> RemoteProtocolError:
@@ -193,6 +215,8 @@ def _bodies(
         if dtype is None:
             raise RemoteProtocolError(f"{_tag(message)}.{name}: dtype {type_name!r} is not one of {', '.join(DTYPES)}")
         nbytes = prod(shape) * dtype.itemsize
+        if nbytes > message.max_tensor_bytes:
+            raise RemoteProtocolError(f"{_tag(message)}.{name}: {nbytes} bytes, at most {message.max_tensor_bytes}")
         inline = nbytes <= INLINE_NBYTES
         body = small[:nbytes] if inline else large.pop(0) if large else memoryview(b"")
         if len(body) != nbytes:

@@ -17,6 +17,19 @@ from typing import ClassVar
 
 import msgspec
 
+from ollama_zmq.wire.names import (
+    BlobName,
+    BrokerId,
+    DeviceKind,
+    Digest,
+    ErrorKind,
+    ProgramId,
+    Short,
+    Text,
+    WeightName,
+)
+
+MAX_TENSOR_BYTES = (32 << 20) + (64 << 10)  # float32 [512, 16384] and some
 CHUNK_BYTES = 1 << 20  # of a weight in one Put; larger frames outlast a heartbeat on slow links
 
 
@@ -25,9 +38,16 @@ def _snake(name: str) -> str:
 
 
 class Message(msgspec.Struct, frozen=True, tag=_snake, tag_field="t"):
-    """Base of all messages."""
+    """Base of all messages.
+
+    Attributes:
+        tensors: names of the tensors that travel with it.
+        max_header_bytes, max_tensor_bytes: of its header, and of each of its tensors.
+    """
 
     tensors: ClassVar[tuple[str, ...]] = ()
+    max_header_bytes: ClassVar[int] = 256 << 10
+    max_tensor_bytes: ClassVar[int] = MAX_TENSOR_BYTES
 
 
 class Hello(Message, frozen=True):
@@ -39,9 +59,9 @@ class Hello(Message, frozen=True):
         broker: random id of the broker process, hexadecimal.
     """
 
-    package: str
+    package: Short
     protocol: int
-    broker: str
+    broker: BrokerId
 
 
 class DeviceInfo(msgspec.Struct, frozen=True):
@@ -52,8 +72,8 @@ class DeviceInfo(msgspec.Struct, frozen=True):
         name: model and instruction set or driver, for a person.
     """
 
-    kind: str
-    name: str
+    kind: DeviceKind
+    name: Text
 
 
 class MatrixSpeed(msgspec.Struct, frozen=True, array_like=True):
@@ -76,11 +96,11 @@ class Welcome(Message, frozen=True):
             cannot keep one.
     """
 
-    package: str
+    package: Short
     protocol: int
-    ops: str
-    byte_order: str
-    host: str
+    ops: Short
+    byte_order: Short
+    host: Text
     devices: tuple[DeviceInfo, ...]
     memory_total: int
     memory_free: int
@@ -102,8 +122,8 @@ class Refused(Message, frozen=True):
         package, protocol: the worker's.
     """
 
-    reason: str
-    package: str
+    reason: Text
+    package: Short
     protocol: int
 
 
@@ -111,6 +131,7 @@ class Ping(Message, frozen=True):
     """Measure the link, or show that the broker lives. Answered by ``Pong`` with the same payload."""
 
     tensors = ("payload",)  # uint8 [n], n may be 0
+    max_tensor_bytes = CHUNK_BYTES
 
     nonce: int
 
@@ -119,6 +140,7 @@ class Pong(Message, frozen=True):
     """Answers ``Ping``."""
 
     tensors = ("payload",)
+    max_tensor_bytes = CHUNK_BYTES
 
     nonce: int
 
@@ -128,12 +150,12 @@ class WeightSource(msgspec.Struct, frozen=True):
 
     Attributes:
         name: of the weight in its program.
-        blob: "sha256-<64 hex>" of the file it is in, or "" when the file is not a blob of any store.
+        blob: "sha256-<64 hex>" of the file it is in, "file-<64 hex>" when it is in no store, or "".
         offset, nbytes: where in that file.
     """
 
-    name: str
-    blob: str
+    name: WeightName
+    blob: BlobName
     offset: int
     nbytes: int
 
@@ -151,7 +173,9 @@ class Define(Message, frozen=True, omit_defaults=True):
         threads: the most threads to run it with; 0 for as many as the device has.
     """
 
-    program: bytes
+    max_header_bytes = 2 << 20  # the program of 126 layers with its weight sources takes under 0.5 MB
+
+    program: ProgramId
     code: bytes
     sources: tuple[WeightSource, ...]
     kv_pages: int
@@ -167,8 +191,8 @@ class Defined(Message, frozen=True):
         missing: names of weights that the worker has neither in memory nor in its own store.
     """
 
-    program: bytes
-    missing: tuple[str, ...]
+    program: ProgramId
+    missing: tuple[WeightName, ...]
 
 
 class Put(Message, frozen=True):
@@ -180,18 +204,19 @@ class Put(Message, frozen=True):
     """
 
     tensors = ("chunk",)  # uint8 [n]
+    max_tensor_bytes = CHUNK_BYTES
 
-    program: bytes
-    weight: str
+    program: ProgramId
+    weight: WeightName
     offset: int
-    digest: bytes = b""
+    digest: Digest = b""
 
 
 class Stored(Message, frozen=True):
     """So many bytes of the weight have arrived: they are the sender's credit again. Answers ``Put``."""
 
-    program: bytes
-    weight: str
+    program: ProgramId
+    weight: WeightName
     received: int
 
 
@@ -204,7 +229,7 @@ class Ready(Message, frozen=True):
         nbytes: memory of this program; weights that it shares with others count for each.
     """
 
-    program: bytes
+    program: ProgramId
     resident_bytes: int
     load_ms: float
     nbytes: int = 0
@@ -225,7 +250,7 @@ class Run(Message, frozen=True):
 
     tensors = ("input",)  # token_ids int32 [T] or hidden_state float32 [T, D], as the program declares
 
-    program: bytes
+    program: ProgramId
     microbatch: int
     lengths: tuple[int, ...]
     positions: tuple[int, ...]
@@ -244,7 +269,7 @@ class Ran(Message, frozen=True):
 
     tensors = ("output",)  # float32 [T, D] or [R, V]
 
-    program: bytes
+    program: ProgramId
     microbatch: int
     compute_us: int
     queue_us: int
@@ -258,16 +283,16 @@ class Failed(Message, frozen=True):
         kind: a class of :mod:`ollama_zmq.errors`.
     """
 
-    program: bytes
+    program: ProgramId
     microbatch: int
-    kind: str
-    detail: str
+    kind: ErrorKind
+    detail: Text
 
 
 class Release(Message, frozen=True):
     """Forget a program, its KV cache and the weights no other program uses. Not answered."""
 
-    program: bytes
+    program: ProgramId
 
 
 class Bye(Message, frozen=True):

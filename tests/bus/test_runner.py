@@ -325,7 +325,6 @@ SOURCE = define_of(PROGRAM).sources[0]
         (replaced(define_of(PROGRAM), sources=(WeightSource("v", "", 0, 128),)), RemoteProtocolError, "'v' where 'w'"),
         (replaced(define_of(PROGRAM), sources=(WeightSource("w", "", 0, 64),)), RemoteProtocolError, "64 bytes"),
         (replaced(define_of(PROGRAM), sources=(WeightSource("w", "", -1, 128),)), RemoteProtocolError, "offset -1"),
-        (replaced(define_of(PROGRAM), sources=(WeightSource("w", "x" * 200, 0, 128),)), RemoteProtocolError, "blob"),
         (replaced(define_of(PROGRAM), kv_pages=-1), OpError, "kv_pages=-1"),
         (replaced(define_of(PROGRAM), kv_pages=1 << 40), OpError, "kv_pages="),
         (replaced(define_of(PROGRAM), max_tokens=0), OpError, "max_tokens=0"),

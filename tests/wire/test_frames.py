@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_zmq.errors import LocalProtocolError, RemoteProtocolError
+from ollama_zmq.ops.program import NAME
 from ollama_zmq.version import PROTOCOL
+from ollama_zmq.wire import names
 from ollama_zmq.wire.frames import DTYPES, HEADER_AT, INLINE_NBYTES, MAX_HEADER_BYTES, TAGS, Envelope, decode, encode
 from ollama_zmq.wire.messages import (
     Define,
@@ -28,7 +30,7 @@ from tests.wire.samples import SAMPLES
 
 PROGRAM = bytes(range(16))
 PREAMBLE = b"OZ" + bytes([PROTOCOL])
-names = st.text(max_size=20)
+texts = st.text(max_size=20)
 counters = st.integers(0, (1 << 63) - 1)
 shapes = st.lists(st.integers(0, 5), max_size=4).map(tuple)
 
@@ -65,7 +67,7 @@ def test_what_comes_back_is_what_was_sent(array, nonce, epoch, seq):
     assert decode(encode(envelope)) == envelope
 
 
-@given(reason=names, package=names, protocol=st.integers(0, 300))
+@given(reason=texts, package=texts, protocol=st.integers(0, 300))
 def test_texts_come_back(reason, package, protocol):
     envelope = Envelope(Refused(reason, package, protocol))
     assert decode(encode(envelope)) == envelope
@@ -166,7 +168,9 @@ def test_a_header_that_no_peer_would_read_is_not_sent():
         (ping(("payload", "float32", (1,))), "3 bytes, expected 4"),
         (ping(("payload", "uint8", (-3,))), "tensors[0][2][0]"),
         (ping(("payload", "uint8", (1 << 40,))), "tensors[0][2][0]"),
-        (ping(("payload", "uint8", ((1 << 31) - 1,) * 4)), "0 bytes, expected"),
+        (ping(("payload", "uint8", ((1 << 31) - 1,) * 4)), "bytes, at most 1048576"),
+        (ping(("payload", "uint8", ((1 << 20) + 1,))), "1048577 bytes, at most 1048576"),
+        (frame(header(more=bytes(256 << 10))), "bytes of 'ping', at most 262144"),
         (ping(("payload", "uint8", (0, *((1 << 31) - 1,) * 3)), b""), "out of range"),
         (ping(("payload", "uint8", (1,) * 5)), "tensors[0][2]"),
         (ping("payload"), "tensors[0]"),
@@ -199,6 +203,56 @@ def test_frames_that_do_not_belong_to_the_tensors_are_named(frames, words):
     with pytest.raises(RemoteProtocolError) as caught:
         decode(frames)
     assert words in str(caught.value)
+
+
+def test_a_message_of_too_many_frames_is_refused_unread():
+    with pytest.raises(RemoteProtocolError, match="more than 9 frames in a message"):
+        decode([ping()] * 10)
+
+
+NAMES = [
+    ("put", "weight", "blk.0/attn", "$.weight"),
+    ("put", "weight", "", "$.weight"),
+    ("put", "weight", "w" * 129, "$.weight"),
+    ("put", "weight", "w\n", "$.weight"),
+    ("put", "program", bytes(17), "$.program"),
+    ("put", "digest", bytes(33), "$.digest"),
+    ("define", "sources", [{"name": "w", "blob": "../../etc/passwd", "offset": 0, "nbytes": 1}], "blob"),
+    ("define", "sources", [{"name": "\x1b[2J", "blob": "", "offset": 0, "nbytes": 1}], "name"),
+    ("hello", "broker", "a b", "$.broker"),
+    ("hello", "broker", "", "$.broker"),
+    ("welcome", "devices", [{"kind": "CPU!", "name": ""}], "kind"),
+    ("welcome", "host", "h" * 4097, "$.host"),
+    ("failed", "kind", "os.system", "$.kind"),
+    ("failed", "detail", "d" * 4097, "$.detail"),
+    ("refused", "reason", "r" * 4097, "$.reason"),
+    ("defined", "missing", ["a", "\u202e"], "$.missing"),
+]
+
+
+@pytest.mark.parametrize(("tag", "field", "value", "words"), NAMES)
+def test_names_have_an_alphabet_and_texts_a_length(tag, field, value, words):
+    (data,) = encode(next(envelope for envelope in SAMPLES if TAGS[type(envelope.message)] == tag))
+    head = header_in(data)
+    body = data[HEADER_AT + len(head) :]
+    assert decode([frame(head, body)])
+    with pytest.raises(RemoteProtocolError) as caught:
+        decode([frame(msgpack.packb(msgpack.unpackb(head) | {field: value}), body)])
+    assert words in str(caught.value)
+
+
+def test_a_weight_that_a_program_may_have_has_a_name_that_a_message_may_have():
+    (pattern,) = [meta.pattern for meta in names.WeightName.__metadata__]
+    assert pattern == rf"\A{NAME.pattern}\Z"
+
+
+def test_only_a_definition_may_have_a_large_header():
+    sources = tuple(WeightSource(f"blk.{i}.w", "", i, i) for i in range(10_000))
+    large = Envelope(Define(PROGRAM, b"", sources, 0, 1, 1))
+    assert decode(encode(large)) == large
+    pages = tuple((i,) * 64 for i in range(70_000, 71_500))
+    with pytest.raises(LocalProtocolError, match="run: header of"):
+        encode(Envelope(Run(PROGRAM, 1, (1,), (0,), pages, (0,), 9), {"input": np.zeros(1, np.int32)}))
 
 
 LENGTHS = {"text": b"\xdb", "bytes": b"\xc6", "array": b"\xdd", "map": b"\xdf"}
