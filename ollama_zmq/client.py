@@ -21,8 +21,8 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from ollama_zmq.config import Address, parse_host
 from ollama_zmq.errors import CapacityError, ModelNotFound, OllamaZmqError, RequestError, Unreachable
+from ollama_zmq.host import Address, parse_host
 from ollama_zmq.printable import whole_characters
 from ollama_zmq.version import VERSION
 

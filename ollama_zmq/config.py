@@ -12,18 +12,14 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TypeVar
 
 from ollama_zmq.durations import keep_alive_s
 from ollama_zmq.errors import RequestError
+from ollama_zmq.host import DEFAULT_ADDRESS, Address, parse_host, trimmed, unsigned
 
-DEFAULT_PORT = 11434
-_SCHEME_PORTS = {"http": 80, "https": 443}
-_HOST_NAME = re.compile(r"\w[\w.-]*")
 _ORIGIN = re.compile(r"[\w.+*-]+://[^/?#]+")
-_MAX_COUNT = (1 << 31) - 1
 _MIN_LIKENESS = 0.85  # of a variable that may be meant: one letter in seven
 _FALSE = frozenset(("0", "f", "F", "false", "FALSE", "False"))
 _LOCAL_ORIGINS = ("localhost", "127.0.0.1", "0.0.0.0")
@@ -62,49 +58,6 @@ _WITHOUT_EFFECT = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
-    """Where the server listens or is found. An empty *host* means every interface."""
-
-    scheme: str
-    host: str
-    port: int
-    path: str = ""
-
-    @property
-    def netloc(self) -> str:
-        """``127.0.0.1:11434``, ``[::1]:11434``."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    @property
-    def reachable(self) -> str:
-        """The host that a client on this machine connects to: an unspecified one becomes loopback."""
-        return {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
-
-    @property
-    def url(self) -> str:
-        """What a client on this machine connects to."""
-        path = f"/{self.path.strip('/')}" if self.path.strip("/") else ""
-        return f"{self.scheme}://{Address(self.scheme, self.reachable, self.port).netloc}{path}"
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only this machine can connect to a server that listens here."""
-        return _is_loopback(self.host)
-
-    @property
-    def is_own_machine(self) -> bool:
-        """Whether a client that connects here connects to this machine."""
-        return _is_loopback(self.reachable)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
-
-
-@dataclass(frozen=True, slots=True)
 class Config:
     """The settings of one process. Made by :meth:`from_environment`.
 
@@ -130,7 +83,7 @@ class Config:
         errors: variable -> one line about a value that nothing can replace; see :meth:`require`.
     """
 
-    host: Address = Address("http", "127.0.0.1", DEFAULT_PORT)
+    host: Address = DEFAULT_ADDRESS
     models: Path = field(default_factory=lambda: _models(""))
     keep_alive_s: float = 300.0
     kv_cache_type: str = "f16"
@@ -185,45 +138,6 @@ class Config:
         )
 
 
-def parse_host(text: str, warnings: list[str] | None = None) -> Address:
-    """What ``OLLAMA_HOST`` says: ``[http[s]://]host[:port][/path]``, each part optional, in spaces and quotes.
-
-    A port that is none is told in *warnings* and becomes the scheme's.
-
-    Raises:
-        RequestError: the scheme is another, or there is no host, or more than one.
-    """
-    text = _trimmed(text)
-    scheme, found, rest = text.partition("://")
-    if not found:
-        scheme, rest = "http", text
-    if (scheme := scheme.lower()) not in _SCHEME_PORTS:
-        raise RequestError(f"OLLAMA_HOST={text!r}: the scheme {scheme!r} is neither http nor https")
-    default = _SCHEME_PORTS[scheme] if found else DEFAULT_PORT
-    hostport, _, path = rest.partition("/")
-    host, port_text = _split_host(hostport)
-    if not _is_host(host):
-        raise RequestError(f"OLLAMA_HOST={text!r} is no address: expected host:port, as in 127.0.0.1:{DEFAULT_PORT}")
-    try:
-        port = default if port_text is None else _port(port_text)
-    except ValueError:
-        if warnings is not None:
-            warnings.append(f"OLLAMA_HOST={text!r}: port {port_text!r} is not one of 0..65535, using {default}")
-        port = default
-    return Address(scheme, host, port, path.strip("/"))
-
-
-def _is_host(host: str) -> bool:
-    """Whether *host* is "" (every interface), an address, or could be a name: labels of 1 to 63 characters."""
-    try:
-        if not _HOST_NAME.fullmatch(host):
-            return not host or bool(ip_address(host))
-        host.encode("idna")
-    except ValueError:  # UnicodeError is one
-        return False
-    return True
-
-
 def _models(text: str) -> Path:
     """The folder that ``OLLAMA_MODELS`` names. Raises RequestError when a ``~`` in it, or the default, has no home."""
     try:
@@ -256,7 +170,7 @@ class _Values:
         self.errors: dict[str, str] = {}
 
     def text(self, name: str) -> str:
-        return _trimmed(self.environ.get(name, ""))
+        return trimmed(self.environ.get(name, ""))
 
     def switch(self, name: str, *, default: bool = False) -> bool:
         text = self.text(name)
@@ -269,7 +183,7 @@ class _Values:
         return text if text in choices else choices[0]
 
     def count(self, name: str, default: int) -> int:
-        return self._parsed(name, default, _unsigned)
+        return self._parsed(name, default, unsigned)
 
     def duration(self, name: str, default: float) -> float:
         return self._parsed(name, default, _seconds)
@@ -289,7 +203,7 @@ class _Values:
             return parse_host(self.text("OLLAMA_HOST"), self.warnings)
         except RequestError as error:
             self.errors["OLLAMA_HOST"] = error.message
-            return Address("http", "127.0.0.1", DEFAULT_PORT)
+            return DEFAULT_ADDRESS
 
     def models(self) -> Path:
         try:
@@ -310,39 +224,6 @@ class _Values:
             f"{scheme}://{host}{port}" for host in _LOCAL_ORIGINS for port in ("", ":*") for scheme in ("http", "https")
         ]
         return (*own, *local, *_APP_ORIGINS)
-
-
-def _trimmed(text: str) -> str:
-    return text.strip().strip("\"'").strip()
-
-
-def _split_host(text: str) -> tuple[str, str | None]:
-    """Host and port of ``host:port``; the port is None when there is none."""
-    bare = text.strip("[]")
-    if not bare:
-        return "127.0.0.1", None
-    try:
-        return str(ip_address(bare)), None
-    except ValueError:
-        pass
-    host, colon, port = text.rpartition(":")
-    return (host.strip("[]"), port) if colon else (text, None)
-
-
-def _port(text: str) -> int:
-    port = _unsigned(text)
-    if port > 65535:
-        raise ValueError(text)
-    return port
-
-
-def _unsigned(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise ValueError(text)
-    count = int(text)
-    if count > _MAX_COUNT:
-        raise ValueError(text)
-    return count
 
 
 def _seconds(text: str) -> float:

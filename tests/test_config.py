@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ollama_zmq.config import VARIABLES, Address, Config
+from ollama_zmq.config import VARIABLES, Config
 from ollama_zmq.errors import RequestError
+from ollama_zmq.host import Address
 
 
 def read(**environ: str) -> Config:

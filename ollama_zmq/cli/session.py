@@ -12,7 +12,7 @@ from ollama_zmq.cli import repl_help
 from ollama_zmq.cli.answer import Answer, timings, waiting
 from ollama_zmq.cli.fields import parsed_think
 from ollama_zmq.cli.list_models import models_table
-from ollama_zmq.cli.show import sections
+from ollama_zmq.cli.shown import shown
 from ollama_zmq.cli.terminal import say
 from ollama_zmq.client import Client
 from ollama_zmq.errors import ModelNotFound, OllamaZmqError, RequestError
@@ -232,24 +232,11 @@ class Session:
         if not arguments:
             say(repl_help.SHOW, err=True)
             return
-        changed = {} if arguments[0] == "parameters" else {"options": self.fields["options"]}
+        options = self.fields["options"]
+        changed = {} if arguments[0] == "parameters" else {"options": options}
         info = self.client.show(self.model, system=self.system, **changed)
-        match arguments[0]:
-            case "info":
-                say(sections(info), nl=False)
-            case "modelfile":
-                say(info.get("modelfile", ""))
-            case "license":
-                say(info.get("license") or "No license was specified for this model.")
-            case "template":
-                say(info.get("template") or "No prompt template was specified for this model.")
-            case "system":
-                system = info.get("system")
-                say(f"{system}\n" if system else "No system message was specified for this model.")
-            case "parameters":
-                say(_parameters(info.get("parameters", ""), self.fields["options"]))
-            case other:
-                say(f"Unknown command '/show {other}'. Type /? for help")
+        text = shown(arguments[0], info, options)
+        say(f"Unknown command '/show {arguments[0]}'. Type /? for help" if text is None else text)
 
 
 def _help_about(arguments: list[str]) -> str:
@@ -261,29 +248,3 @@ def _help_about(arguments: list[str]) -> str:
         case ["shortcut" | "shortcuts"]:
             return repl_help.SHORTCUTS
     return repl_help.COMMANDS
-
-
-def go_value(value: object) -> str:
-    """As Go prints it: ``[a b]``, ``true``, ``0.5``."""
-    match value:
-        case bool():
-            return str(value).lower()
-        case float():
-            return f"{value:g}"
-        case list():
-            return f"[{' '.join(map(go_value, value))}]"
-    return str(value)
-
-
-def _parameters(of_model: str, of_user: Json) -> str:
-    lines = ["Model defined parameters:"]
-    lines += [
-        f"  {line}" for line in (of_model or "No additional parameters were specified for this model.").splitlines()
-    ]
-    if of_user:
-        lines += [
-            "",
-            "User defined parameters:",
-            *(f"  {name:<30} {go_value(value)}" for name, value in of_user.items()),
-        ]
-    return "\n".join(lines) + "\n"

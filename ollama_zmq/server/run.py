@@ -20,8 +20,9 @@ import structlog
 import uvicorn
 from uvicorn.loops.auto import auto_loop_factory
 
-from ollama_zmq.config import Address, Config
+from ollama_zmq.config import Config
 from ollama_zmq.errors import OllamaZmqError
+from ollama_zmq.host import Address
 from ollama_zmq.server.app import make_app
 from ollama_zmq.server.connections import KEEP_ALIVE_S, HttpConnection
 from ollama_zmq.version import VERSION

@@ -262,8 +262,8 @@ def test_cluster_verbose_adds_links_speeds_versions_and_devices(ollama, server):
 
 
 def test_cluster_plan_prints_every_plan_with_its_stages(ollama, server, broker):
-    printed = ollama("cluster", "plan", "tiny", "--rpc-servers", "10.0.0.1:50052", "--num-ctx", "64")
-    assert (broker.planned[0].num_ctx, broker.planned[0].rpc_servers) == (64, ("10.0.0.1:50052",))
+    printed = ollama("cluster", "plan", "tiny", "--rpc-servers", "127.0.0.1:50052", "--num-ctx", "64")
+    assert (broker.planned[0].num_ctx, broker.planned[0].rpc_servers) == (64, ("127.0.0.1:50052",))
     assert printed.out.splitlines() == [
         "tiny:latest: context 64, 1 at once",
         "",
