@@ -2,7 +2,7 @@
 
 Modules are read, not imported; ``.pyx`` files by their import lines. Imports inside functions and under
 ``if TYPE_CHECKING`` count like any other, for layers and for cycles: two modules that need each other's names are one
-idea in two files, however late they look. Headers of the kernels include each other in one direction, too.
+idea in two files, however late they look. For the headers of the kernels see tests/kernels/test_headers.py.
 """
 
 import ast
@@ -69,7 +69,6 @@ def _imports(tree, module, is_package):
 
 CYTHON_FROM = re.compile(r"^\s*from\s+([\w.]+)\s+c?import\s+(.+)$", re.MULTILINE)
 CYTHON_IMPORT = re.compile(r"^\s*c?import\s+([\w.]+)", re.MULTILINE)
-INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 
 
 def cython_imports(module, text):
@@ -135,17 +134,6 @@ def graph_of(imports, modules):
     return graph
 
 
-def includes(folder):
-    """File below *folder* -> the files below it that it includes, looked for beside it and from *folder* on."""
-    files = {path.resolve() for path in folder.rglob("*.[ch]")}
-    graph = {}
-    for path in files:
-        named = INCLUDE.findall(path.read_text())
-        candidates = ((base / name).resolve() for name in named for base in (path.parent, folder))
-        graph[path] = {found for found in candidates if found in files}
-    return graph
-
-
 def cycle_in(graph):
     """Nodes of *graph* (node -> nodes that it needs) that need each other, or None."""
     try:
@@ -168,12 +156,6 @@ def test_every_part_has_a_layer():
 
 def test_no_modules_import_each_other():
     assert cycle_in(graph_of(*all_imports())) is None
-
-
-def test_no_headers_include_each_other():
-    graph = includes(ROOT / "kernels" / "cpu" / "include")
-    assert sum(map(len, graph.values())) > len(graph) > 20
-    assert cycle_in(graph) is None
 
 
 WRONG = [
@@ -234,12 +216,3 @@ def test_a_cycle_is_found_however_late_it_is_closed(back):
     forth = python_imports(one, f"from {two} import f")
     assert cycle_in(graph_of(forth, {one, two})) is None
     assert cycle_in(graph_of(forth + python_imports(two, back.format(one)), {one, two})) is not None
-
-
-def test_headers_that_include_each_other_are_found(tmp_path):
-    (tmp_path / "inner").mkdir()
-    (tmp_path / "one.h").write_text('#include "inner/two.h"\n')
-    (tmp_path / "inner" / "two.h").write_text("#include <stdint.h>\n")
-    assert cycle_in(includes(tmp_path)) is None
-    (tmp_path / "inner" / "two.h").write_text('#  include "../one.h"\n')
-    assert cycle_in(includes(tmp_path)) is not None

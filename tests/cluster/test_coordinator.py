@@ -24,7 +24,7 @@ from ollama_zmq.cluster.events import (
     StepFailed,
     Tick,
 )
-from ollama_zmq.cluster.pipeline import Phase
+from ollama_zmq.cluster.pipeline import DEADLINE_S, Phase
 from ollama_zmq.cluster.stages import LOCAL, Missing, Stage
 from ollama_zmq.cluster.uploads import BUSY_CREDIT_BYTES, IDLE_CREDIT_BYTES, Upload
 from ollama_zmq.engine.requests import Microbatch
@@ -314,6 +314,16 @@ def test_a_silent_step_passes_its_deadline(workers, network):
     workers.now = deadline + 0.1
     (lost,) = workers.happen(Tick())
     assert "did not answer a step" in str(lost.error)
+
+
+def test_a_larger_step_has_more_time(workers, network):
+    load(workers, order(network, A))
+    T = 16
+    large = Microbatch(2, np.zeros(T, np.int32), lengths=(T,), positions=(0,), pages=((0,),), rows=(T - 1,))
+    for microbatch in (decode_step(1), large):
+        run(workers, microbatch)
+    one, more = [step.deadline - step.sent_at for step in model_of(workers).in_flight.values()]
+    assert DEADLINE_S < one < more
 
 
 def test_the_local_device_has_no_deadline(workers, network):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ollama_zmq.cluster.speeds import SpeedMeter, percentiles
+from ollama_zmq.cluster.speeds import LEAST_BURST, SpeedMeter, percentiles
 from ollama_zmq.engine.requests import Microbatch
 
 
@@ -45,6 +45,14 @@ def test_chunks_that_follow_each_other_are_one_burst():
     meter.end(microbatch(0, 256), 2.0)
     meter.end(microbatch(1, 256, 1), 3.0)
     assert meter.speeds().prefill_tokens_per_s == pytest.approx(513 / 2.0)
+
+
+@pytest.mark.parametrize(("tokens", "speed"), [(LEAST_BURST - 1, 0.0), (LEAST_BURST, LEAST_BURST / 2)])
+def test_a_burst_counts_from_so_many_tokens_on(tokens, speed):
+    meter = SpeedMeter()
+    meter.begin(microbatch(0, tokens), 0.0)
+    meter.end(microbatch(0, tokens), 2.0)
+    assert meter.speeds().prefill_tokens_per_s == pytest.approx(speed)
 
 
 def test_short_prompts_do_not_count_and_failed_ones_end_their_burst():
