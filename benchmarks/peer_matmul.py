@@ -3,8 +3,9 @@
     peer_matmul.py THREADS
 
 It runs under a Python that has llama-cpp-python 0.3.36 (``tox run -e peer``) and needs nothing of ours. Each line of
-stdin, ``{"kind": ggml type id, "T": n, "N": n, "K": n}`` or empty for the sizes before, is answered by the seconds of
-one mat-mul for each way ggml can hold the weight: as it is in the file, and repacked where it has a layout for it.
+stdin, ``{"kind": ggml type id, "T": n, "N": n, "K": n}``, is answered by the seconds of one mat-mul for each way ggml
+can hold the weight: as it is in the file, and repacked where it has a layout for it. Products are made at their first
+line; those of one type are kept until another type is asked for.
 """
 
 from __future__ import annotations
@@ -121,21 +122,28 @@ class Peer:
         function = ctypes.CFUNCTYPE(POINTER(c_void_p), c_void_p)
         extra = function(address_of(registry_of(device), b"ggml_backend_dev_get_extra_bufts"))(device)
         self.extra = list(itertools.takewhile(bool, (extra[i] for i in itertools.count())))
-        self.ways: list[Matmul] = []
+        self.kind = -1
+        self.products: dict[tuple[int, int, int], list[Matmul]] = {}
 
-    def size(self, **sizes: int) -> None:
-        """Make the products that are measured from here on."""
-        for way in self.ways:
-            way.close()
-        made = [Matmul(self.backend, buffer_type, **sizes) for buffer_type in (self.plain, *self.extra)]
-        self.ways = [way for way in made if way is made[0] or way.weight.contents.extra]
-        for way in self.ways:
+    def seconds(self, *, kind: int, T: int, N: int, K: int) -> list[float]:
+        """Seconds of each way, the plain one first."""
+        if kind != self.kind:
+            for way in itertools.chain.from_iterable(self.products.values()):
+                way.close()
+            self.kind, self.products = kind, {}
+        if (T, N, K) not in self.products:
+            self.products[T, N, K] = self._ways(kind, T, N, K)
+        return [way.seconds() for way in self.products[T, N, K]]
+
+    def _ways(self, kind: int, T: int, N: int, K: int) -> list[Matmul]:
+        """Return the product in each buffer type that has a layout for the weight, each of them run once."""
+        buffer_types = (self.plain, *self.extra)
+        made = [Matmul(self.backend, buffer_type, kind=kind, T=T, N=N, K=K) for buffer_type in buffer_types]
+        ways = [way for way in made if way is made[0] or way.weight.contents.extra]
+        for way in ways:
             way.fill()
             way.seconds()
-
-    def seconds(self) -> list[float]:
-        """Seconds of each way, the plain one first."""
-        return [way.seconds() for way in self.ways]
+        return ways
 
 
 def main() -> None:
@@ -143,9 +151,7 @@ def main() -> None:
     os.dup2(2, 1)  # whatever the library prints must not mix with the answers
     peer = Peer(int(sys.argv[1]))
     for line in sys.stdin:
-        if line.strip():
-            peer.size(**json.loads(line))
-        print(json.dumps(peer.seconds()), file=answer, flush=True)
+        print(json.dumps(peer.seconds(**json.loads(line))), file=answer, flush=True)
 
 
 if __name__ == "__main__":
