@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from ipaddress import ip_network
 from pathlib import Path
 
 import click
@@ -40,7 +41,18 @@ def check(config: Config) -> None:
         parse_servers(config.rpc_servers)
     except RequestError as error:
         raise RequestError(f"OLLAMA_RPC_SERVERS: {error.message}") from None
+    for entry in filter(None, map(str.strip, config.rpc_allow.split(","))):
+        _check_network(entry)
     _check_models(config.models)
+
+
+def _check_network(entry: str) -> None:
+    """An entry of ``OLLAMA_RPC_ALLOW`` with a slash has to be a network, else it would allow nobody and say nothing."""
+    if "/" in entry:
+        try:
+            ip_network(entry, strict=False)
+        except ValueError:
+            raise RequestError(f"OLLAMA_RPC_ALLOW: {entry!r} is no network, such as 10.0.0.0/24") from None
 
 
 def _check_models(folder: Path) -> None:

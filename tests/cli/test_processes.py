@@ -100,6 +100,12 @@ def test_a_second_server_on_the_port_ends_with_1_and_one_line(tmp_path):
     [
         ("OLLAMA_HOST", "127.0.0.1:1,127.0.0.1:2", "OLLAMA_HOST='127.0.0.1:1,127.0.0.1:2' is no address: "),
         ("OLLAMA_RPC_SERVERS", "a:1,b:x", "OLLAMA_RPC_SERVERS: rpc server 'b:x': expected host:port"),
+        (
+            "OLLAMA_RPC_SERVERS",
+            ",".join(f"a:{n}" for n in range(1, 66)),
+            "OLLAMA_RPC_SERVERS: more than 64 rpc servers",
+        ),
+        ("OLLAMA_RPC_ALLOW", "*, 10.0.0.0/240", "OLLAMA_RPC_ALLOW: '10.0.0.0/240' is no network, such as 10.0.0.0/24"),
         ("OLLAMA_RPC_SERVERS", "a:1,a:1", "OLLAMA_RPC_SERVERS: rpc server a:1 is listed twice"),
         ("OLLAMA_MODELS", __file__, f"OLLAMA_MODELS: {__file__}: file exists; it has to be a folder that can be read"),
         ("OLLAMA_MODELS", f"{__file__}/x", f"OLLAMA_MODELS: {__file__}/x: not a directory; it has to be a folder"),
