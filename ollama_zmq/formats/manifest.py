@@ -1,7 +1,8 @@
 """A model's manifest and config as Ollama writes them: JSON of a fixed key order, so that digests agree.
 
 A manifest (docker's version 2) names blobs, the layers; a layer's media type says what it is. The config is
-a blob too and says what lists show. Fields we do not know are ignored when a file is read.
+a blob too and says what lists show. Fields we do not know are ignored when a file is read; bytes that are not UTF-8
+become U+FFFD.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ class _Kind(msgspec.Struct):
 
 def _decode(raw: bytes, kind: type[T], what: str) -> T:
     try:
-        return msgspec.json.decode(raw, type=kind)
+        return msgspec.json.decode(raw.decode("utf-8", "replace"), type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ModelFileError(f"{what}: damaged: {error}") from error
 

@@ -19,7 +19,7 @@ from ollama_zmq.cluster.stages import Missing
 from ollama_zmq.config import Config
 from ollama_zmq.durations import keep_alive_s
 from ollama_zmq.engine.requests import Finished, GenerationRequest, TextChunk, TokenLogprob
-from ollama_zmq.errors import ContextOverflow, ModelFileError, OllamaZmqError, RequestError
+from ollama_zmq.errors import ContextOverflow, OllamaZmqError, RequestError
 from ollama_zmq.formats import manifest as records
 from ollama_zmq.formats.options import Options, merge_options
 from ollama_zmq.server.facts import Facts, facts_of
@@ -177,11 +177,9 @@ def _num_thread(requested: int) -> int:
 
 
 def tokenizer_of(prepared: PreparedRequest, tokenizer: Tokenizer | None) -> Tokenizer:
-    """The loaded model's tokenizer. Raises ModelFileError if the file has none."""
+    """The loaded model's tokenizer. Raises RequestError if the file has none."""
     if tokenizer is None:
-        raise ModelFileError(
-            f"model {prepared.request.model!r}: the file has no vocabulary, so it cannot read a prompt"
-        )
+        raise RequestError(f"model {prepared.request.model!r}: the file has no vocabulary, so it cannot read a prompt")
     return tokenizer
 
 

@@ -15,6 +15,7 @@ from ollama_zmq.text.templates import ChatTemplate
 if TYPE_CHECKING:
     from ollama_zmq.bus.loads import LoadedModel
 
+MAX_TEMPLATES = 16  # a request may bring its own
 FOREVER_S = 290 * 365.0 * 86400  # what Ollama's largest duration comes to
 
 
@@ -49,8 +50,10 @@ class Resident:
     templates: dict[str | None, ChatTemplate] = field(default_factory=dict)
 
     def template(self, go_template: str | None) -> ChatTemplate:
-        """The chat template of this file, or *go_template* in its place; compiled once."""
+        """The chat template of this file, or *go_template* in its place; the last few are kept compiled."""
         if go_template not in self.templates:
+            if len(self.templates) >= MAX_TEMPLATES:
+                self.templates.clear()
             metadata = self.loaded.network.gguf.metadata
             self.templates[go_template] = chat_template(metadata, go_template, tokenizer=self.loaded.tokenizer)
         return self.templates[go_template]

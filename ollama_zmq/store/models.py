@@ -213,6 +213,7 @@ class Store:
                 temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+            self._remove_empty_folders(path.parent)
         self._remove_unreferenced(before)
 
     def _raw(self, path: Path) -> bytes:

@@ -1,9 +1,11 @@
 """What the inference endpoints share."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from ollama_zmq.errors import ContextOverflow
-from ollama_zmq.server.inference import encoded
+from ollama_zmq.errors import ContextOverflow, RequestError
+from ollama_zmq.server.inference import encoded, tokenizer_of
 
 
 class Letters:
@@ -30,3 +32,9 @@ def test_a_prompt_that_must_not_be_cut_is_refused_before_it_is_encoded_whole():
     assert len(encoded(Letters(add_bos=True), text, 100)) < 10_000
     with pytest.raises(ContextOverflow, match=r"prompt of 200000 characters, more than \d+ tokens, does not fit"):
         encoded(Letters(add_bos=True), text, 100, may_cut=False)
+
+
+def test_a_model_without_a_vocabulary_reads_no_text():
+    prepared = SimpleNamespace(request=SimpleNamespace(model="m"))
+    with pytest.raises(RequestError, match="model 'm': the file has no vocabulary, so it cannot read a prompt"):
+        tokenizer_of(prepared, None)

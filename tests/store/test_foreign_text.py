@@ -82,6 +82,10 @@ def config(_tmp_path, raw):
     return msgspec.to_builtins(decode_config(b'{"model_family":"%b"}' % json_string(raw), "c"))
 
 
+def test_a_config_that_is_not_utf_8_is_read_with_replacements():
+    assert decode_config(b'{"model_family":"caf\xe9"}', "c").model_family == "caf\ufffd"
+
+
 def parameters(_tmp_path, raw):
     return decode_json(b'{"%b":["%b"]}' % ((json_string(raw),) * 2), "p")
 
