@@ -112,6 +112,10 @@ def test_experts_that_a_token_does_not_use_take_memory_and_no_time():
     assert [len(layers) for _, layers in small.stages] == [2, 2]
 
 
+def test_a_plan_that_is_faster_than_this_machine_has_no_notes():
+    assert place(demand(40, 10**9), [worker("a", 3e10), worker("b", 3e10)], LOCAL).notes == ()
+
+
 def test_a_machine_without_workers_is_told_nothing_of_them():
     assert place(demand(4), [], LOCAL).notes == ()
 
