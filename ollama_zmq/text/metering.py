@@ -61,21 +61,19 @@ def spend(work: int) -> None:
         raise TemplateTooCostly("the chat template needs more loops or text than is allowed")
 
 
-def weigh(value: object) -> int:
-    """Pay for every node and character of *value*, shared parts as often as they occur; returns its characters."""
-    characters, rest = 0, [value]
+def weigh(value: object) -> None:
+    """Pay for every node and character of *value*, shared parts as often as they occur."""
+    rest = [value]
     while rest:
         part = rest.pop()
         if isinstance(part, str):
             spend(len(part) + 1)
-            characters += len(part)
             continue
         spend(NODE_WORK)
         if isinstance(part, Mapping):
             rest += [*part.keys(), *part.values()]
         elif isinstance(part, list | tuple | set | frozenset):
             rest += part
-    return characters
 
 
 def pay_for_method(name: str, text: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
