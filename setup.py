@@ -21,11 +21,23 @@ INCLUDE = "kernels/cpu/include"
 CHECKED = os.environ.get("OLLAMA_ZMQ_DEBUG_KERNELS") == "1"
 # CPython's own flags ask for line numbers: half of the compiler's time, and nine tenths of the modules' bytes.
 COMPILE_ARGS = ["-O3", "-g0", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-pthread"]
-CHECKS = ["-fsanitize=bounds,object-size,shift,signed-integer-overflow,null", "-fsanitize-undefined-trap-on-error"]
+CHECK_INDICES = ["-DOLLAMA_CHECK_INDICES"]  # check.h
+CHECKS = [
+    *CHECK_INDICES,
+    "-fsanitize=bounds,object-size,shift,signed-integer-overflow,null",
+    "-fsanitize-undefined-trap-on-error",
+]
 SANITIZED = os.environ.get("OLLAMA_ZMQ_SANITIZE") == "1"
 # Checks of addresses are calls, which compile in a fifth of the time; CPython's -fwrapv would hide overflows.
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize=null,object-size", "-fno-sanitize-recover=all"]
-SANITIZED_ARGS = [*SANITIZERS, "-O1", "-g1", "-fno-wrapv", "--param=asan-instrumentation-with-call-threshold=0"]
+SANITIZED_ARGS = [
+    *SANITIZERS,
+    *CHECK_INDICES,
+    "-O1",
+    "-g1",
+    "-fno-wrapv",
+    "--param=asan-instrumentation-with-call-threshold=0",
+]
 DIRECTIVES = {
     "language_level": 3,
     "boundscheck": CHECKED,

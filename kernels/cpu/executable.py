@@ -20,7 +20,7 @@ from ollama_zmq.ops.registry import op_named
 from ollama_zmq.units import human_bytes
 
 ALIGNMENT = 64
-NUMBERS_PER_TOKEN = 4 * 4 + 8  # position, page, first token, row; a page table's address
+NUMBERS_PER_TOKEN = 5 * 4 + 8  # position, page, row, pages of a table, first token; a page table's address
 
 
 def cache_nbytes(cache: CacheSpec, kv_pages: int) -> int:
@@ -111,8 +111,8 @@ class CpuExecutable:
         self._uses_pages = any(op_named(call.op).uses_pages for call in verified.program.calls)
         embeds = [call.args["weight"] for call in verified.program.calls if call.op == "embed"]
         self._vocabulary = min((int(verified.shapes[weight][0]) for weight in embeds), default=0)
-        self._caches: dict[str, int] = {}
-        self._cache_specs = {cache.name: cache for cache in verified.program.caches}
+        self._caches: dict[Value, int] = {}
+        self._cache_specs: dict[Value, CacheSpec] = {cache.name: cache for cache in verified.program.caches}
         self._place_caches()
         self._weights = dict(weights)
         self._frequencies: dict[Value, Array] = {}
@@ -152,47 +152,57 @@ class CpuExecutable:
             self._program.add_linears(symbol, parts, of_experts=kind is StepKind.EXPERTS)
         elif kind is StepKind.GATHER:
             (op,) = ops
-            self._program.add_gather(symbol, self._address(op.reads[0]), self._address(op.writes), **op.attrs)
+            self._program.add_gather(symbol, op.attrs | self._at(routing=op.reads[0], slots=op.writes))
         else:
             (op,) = ops
             q, cache = op.reads
-            sinks = self._weights[op.weight].address if op.weight else 0
-            out, pages = self._address(op.writes), self._caches[cache]
-            self._program.add_attention(self._address(q), sinks, out, pages, self._cache_specs[cache], op.attrs)
+            places = self._at(q=q, out=op.writes) | self._cache_at("cache", cache) | self._weight_at("sinks", op.weight)
+            self._program.add_attention(places, self._cache_specs[cache], op.attrs)
 
     def _address(self, value: Value) -> int:
         return self._scratch + self._plan.offsets[value]
 
-    def _linear_part(self, op: PlannedOp) -> tuple[int, ...]:
-        weight = self._weights[op.weight]
-        N, K = weight.spec.shape[-2:]
-        x, out = self._address(op.reads[0]), self._address(op.writes)
-        part = weight.address, x, out, FORMATS[weight.spec.type].index, N, K
-        if op.op != "expert_linear":
-            return (*part, 0, 0, 0)
-        return (*part, self._address(op.reads[1]), op.attrs["n_experts"], op.attrs["n_used"])
+    def _at(self, **values: Value) -> dict[str, int]:
+        """Return where each value stands and, as NAME_nbytes, what it may take there: debug builds check that."""
+        places = {name: self._address(value) for name, value in values.items()}
+        return places | {f"{name}_nbytes": self._plan.sizes[value] for name, value in values.items()}
+
+    def _cache_at(self, name: str, cache: Value) -> dict[str, int]:
+        return {name: self._caches[cache], f"{name}_nbytes": cache_nbytes(self._cache_specs[cache], self.kv_pages)}
+
+    def _weight_at(self, name: str, weight: str) -> dict[str, int]:
+        """The same of a weight; zeros where an op has none."""
+        if not weight:
+            return {name: 0, f"{name}_nbytes": 0}
+        return {name: self._weights[weight].address, f"{name}_nbytes": self._weights[weight].nbytes}
+
+    def _linear_part(self, op: PlannedOp) -> dict[str, int]:
+        spec = self._weights[op.weight].spec
+        part = {"format": FORMATS[spec.type].index, "N": spec.shape[-2], "K": spec.shape[-1]}
+        part |= self._weight_at("weight", op.weight) | self._at(x=op.reads[0], out=op.writes)
+        return part | self._at(slots=op.reads[1]) | op.attrs if op.op == "expert_linear" else part
 
     def _row_record(self, op: PlannedOp) -> dict[str, Any]:
         record: dict[str, Any] = {"kind": op.op, "width": self._width(op)}
-        record["out"] = self._caches[op.writes] if op.op == "store_kv" else self._address(op.writes)
-        record |= dict(zip("ab", map(self._address, op.reads), strict=False))
+        record |= self._cache_at("out", op.writes) if op.op == "store_kv" else self._at(out=op.writes)
+        record |= self._at(**dict(zip("ab", op.reads, strict=False)))
         if op.op == "angles":
             factors = self._weights[op.weight].values if op.weight else None
-            self._frequencies[op.writes] = frequencies(op.attrs, factors)
-            record["weight"] = self._frequencies[op.writes].ctypes.data
-        elif op.weight:
-            record["weight"] = self._weights[op.weight].address
+            made = self._frequencies[op.writes] = frequencies(op.attrs, factors)
+            record |= {"weight": made.ctypes.data, "weight_nbytes": made.nbytes}
+        else:
+            record |= self._weight_at("weight", op.weight)
         match op.op:
             case "embed":
                 record["format"] = FORMATS[self._weights[op.weight].spec.type].index
             case "pack":
                 record["activation"] = op.attrs["activation"]
             case "pack_slots":
-                record |= op.attrs | {"slots": self._address(op.reads[1])}
+                record |= op.attrs | self._at(slots=op.reads[1])
             case "route":
                 record |= {"n_used": op.attrs["n_used"], "shared": op.attrs["softmax_over"] == "all"}
             case "expert_sum":
-                record |= op.attrs | {"slots": self._address(op.reads[2])}
+                record |= op.attrs | self._at(slots=op.reads[2])
             case "rms_norm" | "layer_norm":
                 record["eps"] = op.attrs["eps"]
             case "rope":

@@ -16,7 +16,7 @@ from program_h cimport (
     ADD, ADD_BIAS, ANGLES, COPY, EMBED, EXPERT_SUM, LAYER_NORM, PACK, PACK_SLOTS, RMS_NORM, ROPE, ROUTE, SILU_MUL, STORE_KV,
     TAKE_ROWS,
     ATTENTION_STEP, EXPERTS_STEP, GATHER_STEP, LINEAR_STEP, ROWS_STEP,
-    C_SPLIT_PAGES, KV_F16, KV_Q8_0, PAGE_SLOTS,
+    C_CHECKS_INDICES, C_SPLIT_PAGES, KV_F16, KV_Q8_0, PAGE_SLOTS,
     activation_t, attention_floats, c_page_nbytes, c_pass, c_pool, c_program, c_state_floats, c_step, format_t, gather_op,
     groups_of, kernel_table, kv_head, kv_type_t, linear_part, program_run, row_kind_t, row_op, slots_size, step_kind_t,
 )
@@ -29,6 +29,7 @@ ROW_KINDS = {
 
 SPLIT_PAGES = C_SPLIT_PAGES
 KV_TYPES = {"f16": KV_F16, "q8_0": KV_Q8_0}
+CHECKS_INDICES = <bint>C_CHECKS_INDICES  # whether this is a debug build, whose kernels check every index
 
 
 cdef kv_head head_of(cache):
@@ -75,7 +76,7 @@ cdef class CompiledProgram:
     cdef c_program program
     cdef object pool, lock
     cdef int capacity
-    cdef int32_t *numbers           # positions, pages, rows [max_tokens] each, first_token [max_tokens + 1]
+    cdef int32_t *numbers           # positions, pages, rows, pages of tables [max_tokens] each, first_token [max_tokens + 1]
     cdef const int32_t **tables     # [max_tokens], each somewhere in table_numbers
     cdef int32_t *table_numbers
     cdef size_t table_room, max_tokens, max_rows, width
@@ -108,8 +109,9 @@ cdef class CompiledProgram:
         self.program.thread_scratch = thread_scratch
         self.program.softmax_states = <float *>softmax_states
         self.program.n_state_floats = n_state_floats
+        self.program.kv_pages = <size_t>max(kv_pages, 0)
         self.program.steps = <c_step *>calloc(n_steps + 1, sizeof(c_step))
-        self.numbers = <int32_t *>calloc(4 * max_tokens + 1, sizeof(int32_t))
+        self.numbers = <int32_t *>calloc(5 * max_tokens + 1, sizeof(int32_t))
         self.tables = <const int32_t **>calloc(max_tokens + 1, sizeof(int32_t *))
         if self.program.steps == NULL or self.numbers == NULL or self.tables == NULL:
             raise MemoryError("no memory for a program")
@@ -162,13 +164,16 @@ cdef class CompiledProgram:
             record.n_used = op.get("n_used", 0)
             record.slots = <void *><uintptr_t>op.get("slots", 0)
             record.shared = op.get("shared", 0)
+            record.a_nbytes, record.b_nbytes = op.get("a_nbytes", 0), op.get("b_nbytes", 0)
+            record.out_nbytes, record.weight_nbytes = op["out_nbytes"], op.get("weight_nbytes", 0)
+            record.slots_nbytes = op.get("slots_nbytes", 0)
             step.count += 1
 
     def add_linears(self, str symbol, list parts, *, bint of_experts):
-        """Add linears that run together: (weight, x, out, format, N, K, slots, n_experts, n_used) each.
+        """Add linears that run together; each is a dict of ``struct linear_part``'s members, addresses as integers.
 
         Args:
-            of_experts: the weights are stacks of experts; the last three are 0 when they are not.
+            of_experts: the weights are stacks of experts, and each has a table of slots.
         """
         cdef step_kind_t kind = <step_kind_t>(EXPERTS_STEP if of_experts else LINEAR_STEP)
         cdef c_step *step = self._new_step(kind, symbol, 0)
@@ -176,32 +181,43 @@ cdef class CompiledProgram:
         step.parts = <linear_part *>calloc(len(parts), sizeof(linear_part))
         if step.parts == NULL:
             raise MemoryError("no memory for a step")
-        for weight, x, out, format, N, K, slots, n_experts, n_used in parts:
+        for part in parts:
             record = &step.parts[step.count]
-            record.weight = <const void *><uintptr_t>weight
-            record.x = <const void *><uintptr_t>x
-            record.out = <float *><uintptr_t>out
-            record.format = <format_t><int>format
-            record.N = N
-            record.K = K
-            record.groups = groups_of(N)
-            record.slots = <void *><uintptr_t>slots
-            record.n_experts = n_experts
-            record.n_used = n_used
+            record.weight = <const void *><uintptr_t>part["weight"]
+            record.x = <const void *><uintptr_t>part["x"]
+            record.out = <float *><uintptr_t>part["out"]
+            record.format = <format_t><int>part["format"]
+            record.N = part["N"]
+            record.K = part["K"]
+            record.groups = groups_of(record.N)
+            record.slots = <void *><uintptr_t>part.get("slots", 0)
+            record.n_experts = part.get("n_experts", 0)
+            record.n_used = part.get("n_used", 0)
+            record.weight_nbytes, record.x_nbytes = part["weight_nbytes"], part["x_nbytes"]
+            record.out_nbytes, record.slots_nbytes = part["out_nbytes"], part.get("slots_nbytes", 0)
             step.count += 1
 
-    def add_gather(self, str symbol, uintptr_t routing, uintptr_t slots, size_t n_experts, size_t n_used):
-        """Add the sorting of slots by expert."""
+    def add_gather(self, str symbol, op):
+        """Add the sorting of slots by expert, a dict of ``struct gather_op``'s members."""
         cdef c_step *step = self._new_step(<step_kind_t>GATHER_STEP, symbol, 1)
-        step.gather = gather_op(<const float *>routing, <void *>slots, n_experts, n_used)
+        step.gather = gather_op(
+            <const float *><uintptr_t>op["routing"], <void *><uintptr_t>op["slots"], op["n_experts"], op["n_used"],
+            op["routing_nbytes"], op["slots_nbytes"],
+        )
 
-    def add_attention(self, uintptr_t q, uintptr_t sinks, uintptr_t out, uintptr_t pages, cache, attrs):
-        """Add attention with the op's attributes to *cache*, a CacheSpec whose pages stand at *pages*."""
+    def add_attention(self, op, cache, attrs):
+        """Add attention with the op's attributes to *cache*, a CacheSpec.
+
+        Args:
+            op: a dict of ``struct attention_op``'s addresses and sizes in bytes: q, sinks, out, cache.
+        """
         cdef c_step *step = self._new_step(<step_kind_t>ATTENTION_STEP, "T", 1)
-        step.attention.q = <const float *>q
-        step.attention.sinks = <const float *>sinks
-        step.attention.out = <float *>out
-        step.attention.cache = <const char *>pages
+        step.attention.q = <const float *><uintptr_t>op["q"]
+        step.attention.sinks = <const float *><uintptr_t>op["sinks"]
+        step.attention.out = <float *><uintptr_t>op["out"]
+        step.attention.cache = <const char *><uintptr_t>op["cache"]
+        step.attention.q_nbytes, step.attention.sinks_nbytes = op["q_nbytes"], op["sinks_nbytes"]
+        step.attention.out_nbytes, step.attention.cache_nbytes = op["out_nbytes"], op["cache_nbytes"]
         step.attention.head = head_of(cache)
         step.attention.n_heads = attrs["n_heads"]
         step.attention.n_kv_heads = attrs["n_kv_heads"]
@@ -253,13 +269,15 @@ cdef class CompiledProgram:
         cdef int32_t *position = self.numbers
         cdef int32_t *page = position + self.max_tokens
         cdef int32_t *row = page + self.max_tokens
-        cdef int32_t *first_token = row + self.max_tokens
+        cdef int32_t *table_pages = row + self.max_tokens
+        cdef int32_t *first_token = table_pages + self.max_tokens
         cdef size_t B = len(lengths), R = len(rows), T = 0, b, r
         cdef int32_t length, start, i
         if <size_t>len(positions) != B or B > self.max_tokens or not self._takes_pages(pages, B):
             return False
         for b in range(B):
             first_token[b] = <int32_t>T
+            table_pages[b] = <int32_t>len(pages[b]) if self.kv_pages >= 0 else 0
             length, start = lengths[b], positions[b]
             if length < 1 or start < 0 or <size_t>length > self.max_tokens - T or start > INT32_MAX - <int32_t>T - length:
                 return False
@@ -276,7 +294,7 @@ cdef class CompiledProgram:
             row[r] = rows[r]
             if row[r] < 0 or <size_t>row[r] >= T:
                 return False
-        given[0] = c_pass(T, R, B, NULL, row, position, page, first_token, self.tables)
+        given[0] = c_pass(T, R, B, NULL, row, position, page, first_token, self.tables, table_pages)
         return True
 
     cdef bint _takes_pages(self, tuple pages, size_t B) except -1:

@@ -597,6 +597,7 @@ class Fuzzer:
                     else:
                         for executable in runs.executables.values():
                             executable.run(array, step)
+                        return  # what two sequences wrote into one page is anybody's
                     self.met["hostile steps that ran"] += 1
                 except ShapeError:
                     self.met["hostile steps refused"] += 1

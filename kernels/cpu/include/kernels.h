@@ -7,6 +7,7 @@
 #define OLLAMA_KERNELS_H
 
 #include "attention/page.h"
+#include "check.h"
 #include "formats/activations.h"
 
 /* out[t, n] = sum_k x[t, k] weight[n, k] for t < T and the 16 n of each group. */
@@ -16,6 +17,7 @@ struct linear_job {
     float *out;             /* [T, N] */
     size_t K, N, T;
     const int32_t *rows;    /* [T], which row of out is token t's; NULL: its own */
+    CHECKED(size_t weight_nbytes, x_nbytes, out_rows;)
 };
 
 typedef void linear_kernel(const struct linear_job *job, size_t first_group, size_t end_group);
@@ -35,6 +37,7 @@ struct attention_job {
     size_t window;
     float scale, softcap;       /* softcap 0: none */
     float *scratch;             /* attention_scratch(&head) floats */
+    CHECKED(size_t table_pages, kv_pages;)
 };
 
 struct kernels {

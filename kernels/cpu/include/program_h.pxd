@@ -24,6 +24,7 @@ cdef extern from "runtime/program.h" nogil:
         size_t values
     cdef enum:
         KV_F16, KV_Q8_0
+        C_CHECKS_INDICES "CHECKS_INDICES"
         C_SPLIT_PAGES "SPLIT_PAGES"
     size_t attention_floats "attention_scratch"(const kv_head *head)
     size_t c_state_floats "state_floats"(const kv_head *head)
@@ -47,6 +48,11 @@ cdef extern from "runtime/program.h" nogil:
         size_t n_used
         void *slots
         int shared
+        size_t a_nbytes
+        size_t b_nbytes
+        size_t out_nbytes
+        size_t weight_nbytes
+        size_t slots_nbytes
     ctypedef struct linear_part "struct linear_part":
         const void *weight
         const void *x
@@ -58,6 +64,10 @@ cdef extern from "runtime/program.h" nogil:
         void *slots
         size_t n_experts
         size_t n_used
+        size_t weight_nbytes
+        size_t x_nbytes
+        size_t out_nbytes
+        size_t slots_nbytes
     ctypedef struct attention_op "struct attention_op":
         const float *q
         const float *sinks
@@ -69,11 +79,17 @@ cdef extern from "runtime/program.h" nogil:
         size_t window
         float scale
         float softcap
+        size_t q_nbytes
+        size_t sinks_nbytes
+        size_t out_nbytes
+        size_t cache_nbytes
     ctypedef struct gather_op "struct gather_op":
         const float *routing
         void *slots
         size_t n_experts
         size_t n_used
+        size_t routing_nbytes
+        size_t slots_nbytes
     ctypedef struct c_step "struct step":
         step_kind_t kind
         int counts_rows
@@ -92,6 +108,7 @@ cdef extern from "runtime/program.h" nogil:
         const int32_t *pages
         const int32_t *first_token
         const int32_t *const *tables
+        const int32_t *table_pages
     ctypedef struct c_program "struct program":
         const kernel_table *kernels
         c_pool *pool
@@ -101,5 +118,6 @@ cdef extern from "runtime/program.h" nogil:
         size_t thread_scratch
         float *softmax_states
         size_t n_state_floats
+        size_t kv_pages
         c_pass given "pass"
     void program_run(c_program *p)

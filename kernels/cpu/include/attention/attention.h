@@ -182,6 +182,8 @@ static void attend_split(const struct block *b, size_t split, float *states)
     if (slot < b->first_slot) slot = b->first_slot / PAGE_SLOTS * PAGE_SLOTS;
     for (; slot < end; slot += PAGE_SLOTS) {
         size_t next = slot + PAGE_SLOTS < b->end_slot ? slot + PAGE_SLOTS : slot;
+        CHECK_INDEX(next / PAGE_SLOTS, job->table_pages);
+        CHECK_INDEX(job->pages[slot / PAGE_SLOTS], job->kv_pages);
         const char *page = job->cache + job->pages[slot / PAGE_SLOTS] * job->page_stride;
         attend_page_by_tiles(b, page, job->cache + job->pages[next / PAGE_SLOTS] * job->page_stride - page, slot, states);
     }

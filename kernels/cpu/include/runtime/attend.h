@@ -9,6 +9,7 @@
 #ifndef OLLAMA_ATTEND_H
 #define OLLAMA_ATTEND_H
 
+#include "runtime/checks.h"
 #include "runtime/steps.h"
 
 static inline char *page_of(const void *cache, int32_t page, size_t kv_head, size_t n_kv_heads, const struct kv_head *head)
@@ -46,6 +47,7 @@ static struct attention_job job_of(const struct program *p, const struct attenti
         .scale = op->scale,
         .softcap = op->softcap,
         .scratch = p->scratch + (size_t)thread * p->thread_scratch,
+        CHECKED(.table_pages = (size_t)p->pass.table_pages[b], .kv_pages = p->kv_pages, )
     };
 }
 
@@ -102,6 +104,7 @@ static void attend_splits(const struct program *p, const struct attention_op *op
         size_t split = left % s.splits, block = left / s.splits % s.blocks, g = left / s.splits / s.blocks;
         struct attention_job job = job_of(p, op, b, g, thread);
         states += ((g * s.splits + split) * s.columns + block * BLOCK_COLUMNS) * floats;
+        CHECK_END((size_t)(states - p->softmax_states) + block_columns(&s, block) * floats, p->n_state_floats);
         p->kernels->attention_split(&job, block * BLOCK_COLUMNS, block_columns(&s, block), s.first_split + split, states);
     }
 }
@@ -128,6 +131,7 @@ static void join_splits(const struct program *p, const struct attention_op *op, 
 
 static void run_attention(const struct program *p, const struct attention_op *op, int thread)
 {
+    check_attention(p, op);
     if (!is_cut(p, op)) {
         attend_whole(p, op, thread);
         return;

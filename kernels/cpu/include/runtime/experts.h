@@ -31,7 +31,7 @@ static inline size_t slots_nbytes(size_t T, size_t n_experts, size_t n_used)
     return (2 * n_experts + 2 + 3 * T * n_used) * sizeof(int32_t);
 }
 
-struct gather_op { const float *routing; void *slots; size_t n_experts, n_used; };
+struct gather_op { const float *routing; void *slots; size_t n_experts, n_used, routing_nbytes, slots_nbytes; };
 
 /* The experts of one row: those that count, lowest first, and the lowest others if they are too few. */
 static inline void slots_of_row(const float *routing, size_t n_experts, size_t n_used, int32_t *expert)
@@ -77,6 +77,7 @@ struct linear_part {
     size_t N, K, groups;
     void *slots;                /* of a stack, as what follows */
     size_t n_experts, n_used;
+    size_t weight_nbytes, x_nbytes, out_nbytes, slots_nbytes;   /* what was planned: read by checks.h */
 };
 
 /* The groups first..first + n of the experts in use, expert by expert. */
@@ -96,6 +97,8 @@ static void run_expert_groups(
             .N = part->N,
             .T = (size_t)s->first[e + 1] - begin,
             .rows = s->slot + begin,
+            CHECKED(.weight_nbytes = expert_nbytes, .x_nbytes = part->x_nbytes - begin * column_nbytes, )
+            CHECKED(.out_rows = part->out_nbytes / (part->N * sizeof(float)), )
         };
         k->linear[part->format](&job, g, g + own);
         first += own;

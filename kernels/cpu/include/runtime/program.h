@@ -14,6 +14,7 @@
 #include "packing/unpack.h"
 #include "rows/angles.h"
 #include "runtime/attend.h"
+#include "runtime/checks.h"
 #include "runtime/experts.h"
 #include "runtime/steps.h"
 
@@ -45,6 +46,7 @@ static void run_row(const struct program *p, const struct row_op *op, size_t t, 
     const struct kernels *k = p->kernels;
     const struct pass *pass = &p->pass;
     size_t width = op->width;
+    check_row(p, op, t, count);
     const float *a = op->a + t * width;
     float *out = (float *)op->out + t * width;
     switch (op->kind) {
@@ -99,7 +101,16 @@ static void run_groups(const struct program *p, const struct step *step, size_t 
     for (const struct linear_part *part = step->parts; n; first -= part->groups, part++) {
         if (first >= part->groups) continue;
         size_t own = part->groups - first < n ? part->groups - first : n;
-        struct linear_job job = {part->weight, part->x, part->out, part->K, part->N, rows_of(p, step)};
+        struct linear_job job = {
+            .weight = part->weight,
+            .x = part->x,
+            .out = part->out,
+            .K = part->K,
+            .N = part->N,
+            .T = rows_of(p, step),
+            CHECKED(.weight_nbytes = part->weight_nbytes, .x_nbytes = part->x_nbytes, )
+            CHECKED(.out_rows = part->out_nbytes / (part->N * sizeof(float)), )
+        };
         p->kernels->linear[part->format](&job, first, first + own);
         first += own;
         n -= own;
@@ -110,7 +121,10 @@ static void run_linear(const struct program *p, const struct step *step, int thr
 {
     long groups = 0, first, n;
     if (!rows_of(p, step)) return;
-    for (int i = 0; i < step->count; i++) groups += (long)step->parts[i].groups;
+    for (int i = 0; i < step->count; i++) {
+        check_linear(&step->parts[i], rows_of(p, step));
+        groups += (long)step->parts[i].groups;
+    }
     long chunk = groups / (p->pool->threads * 4);
     while ((n = pool_take(p->pool, thread, groups, chunk < 1 ? 1 : chunk, &first))) run_groups(p, step, (size_t)first, (size_t)n);
 }
@@ -118,6 +132,7 @@ static void run_linear(const struct program *p, const struct step *step, int thr
 static void run_gather(const struct program *p, const struct step *step, int thread)
 {
     const struct gather_op *op = &step->gather;
+    check_gather(op, rows_of(p, step));
     if (thread == 0) gather_slots(op->routing, rows_of(p, step), op->n_experts, op->n_used, op->slots);
 }
 
@@ -126,8 +141,10 @@ static void run_experts(const struct program *p, const struct step *step, int th
     size_t T = rows_of(p, step);
     long units = 0, taken, n, own;
     if (!T) return;
-    for (const struct linear_part *part = step->parts; part < step->parts + step->count; part++)
+    for (const struct linear_part *part = step->parts; part < step->parts + step->count; part++) {
+        check_experts(part, T);
         units += (long)part->groups * *slots_at(part->slots, T, part->n_experts, part->n_used).used_count;
+    }
     long chunk = units / (p->pool->threads * 8);
     while ((n = pool_take(p->pool, thread, units, chunk < 1 ? 1 : chunk, &taken)))
         for (const struct linear_part *part = step->parts; n; taken -= own, part++) {

@@ -24,6 +24,7 @@ struct row_op {
     size_t n_experts, n_used;       /* ROUTE, PACK_SLOTS, EXPERT_SUM */
     void *slots;                    /* PACK_SLOTS, EXPERT_SUM: struct slots */
     int shared;                     /* ROUTE: the softmax is over all; PACK_SLOTS: a row's slots have one x */
+    size_t a_nbytes, b_nbytes, out_nbytes, weight_nbytes, slots_nbytes;     /* what was planned: read by checks.h */
 };
 
 struct attention_op {
@@ -33,6 +34,7 @@ struct attention_op {
     struct kv_head head;
     size_t n_heads, n_kv_heads, window;
     float scale, softcap;
+    size_t q_nbytes, sinks_nbytes, out_nbytes, cache_nbytes;                /* read by checks.h */
 };
 
 enum step_kind { ROWS_STEP, LINEAR_STEP, ATTENTION_STEP, GATHER_STEP, EXPERTS_STEP };
@@ -56,6 +58,7 @@ struct pass {
     const int32_t *pages;           /* [T], the page that token t's keys go to */
     const int32_t *first_token;     /* [B + 1] */
     const int32_t *const *tables;   /* [B], page tables */
+    const int32_t *table_pages;     /* [B], how many pages each has */
 };
 
 struct program {
@@ -67,6 +70,7 @@ struct program {
     size_t thread_scratch;
     float *softmax_states;          /* [n_state_floats], of attention's KV splits */
     size_t n_state_floats;
+    size_t kv_pages;                /* of each cache; 0 for a program without */
     struct pass pass;
 };
 
