@@ -82,7 +82,11 @@ HEADERS = sorted(glob(f"{INCLUDE}/**/*.h", recursive=True))
 GLUE = (f"{INCLUDE}/packing/", f"{INCLUDE}/runtime/")  # around the kernels: no instruction set is built of them
 
 setup(
-    packages=[*find_packages(include=["ollama_zmq*"]), "ollama_zmq.kernels", "ollama_zmq.kernels.cpu"],
+    packages=[
+        *find_packages(include=["ollama_zmq*"], exclude=["ollama_zmq.kernels*"]),
+        "ollama_zmq.kernels",
+        "ollama_zmq.kernels.cpu",
+    ],
     cmdclass={"build_ext": ParallelBuild},
     ext_modules=cythonize(
         [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal, localcontext
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -17,7 +17,11 @@ from ollama_zmq.kernels.cpu.pool import Pool
 from ollama_zmq.kernels.cpu.weights import FORMATS, CpuWeight
 from ollama_zmq.ops.program import CacheSpec, Verified, check_inputs
 from ollama_zmq.ops.registry import op_named
+from ollama_zmq.ops.spec import Shape
 from ollama_zmq.units import human_bytes
+
+if TYPE_CHECKING:
+    from ollama_zmq.kernels.cpu.simd import Kernels
 
 ALIGNMENT = 64
 NUMBERS_PER_TOKEN = 5 * 4 + 8  # position, page, row, pages of a table, first token; a page table's address
@@ -46,7 +50,7 @@ def _aligned(nbytes: int) -> int:
 
 def _attended(planned: Plan, verified: Verified) -> list[tuple[PlannedOp, CacheSpec]]:
     """Return every attention with the cache it attends to."""
-    caches = {cache.name: cache for cache in verified.program.caches}
+    caches: dict[Value, CacheSpec] = {cache.name: cache for cache in verified.program.caches}
     return [(op, caches[op.reads[1]]) for step in planned.steps for op in step.ops if op.op == "attention"]
 
 
@@ -93,7 +97,7 @@ class CpuExecutable:
         self,
         verified: Verified,
         weights: Mapping[str, CpuWeight],
-        kernels: object,
+        kernels: Kernels,
         pool: Pool,
         budget: Budget,
         *,
@@ -115,6 +119,7 @@ class CpuExecutable:
         self._cache_specs: dict[Value, CacheSpec] = {cache.name: cache for cache in verified.program.caches}
         self._place_caches()
         self._weights = dict(weights)
+        self._shapes: Mapping[Any, Shape] = verified.shapes
         self._frequencies: dict[Value, Array] = {}
         thread_nbytes = _thread_nbytes(self._plan, verified)
         scratch = self._scratch + _aligned(self._plan.scratch_nbytes)
@@ -218,8 +223,8 @@ class CpuExecutable:
         if op.op == "pack_slots":
             return int(op.attrs["width"])
         if op.op in ("pack", "store_kv"):
-            return int(self.verified.shapes[op.reads[0]][1])
-        return int(self.verified.shapes[op.writes][1])
+            return int(self._shapes[op.reads[0]][1])
+        return int(self._shapes[op.writes][1])
 
     def run(self, array: Array, step: Step) -> Array:
         """Run the program once. See :class:`~ollama_zmq.devices.base.Executable`."""

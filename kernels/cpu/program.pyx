@@ -29,7 +29,7 @@ ROW_KINDS = {
 
 SPLIT_PAGES = C_SPLIT_PAGES
 KV_TYPES = {"f16": KV_F16, "q8_0": KV_Q8_0}
-CHECKS_INDICES = <bint>C_CHECKS_INDICES  # whether this is a debug build, whose kernels check every index
+CHECKS_INDICES = bool(C_CHECKS_INDICES)  # whether this is a debug build, whose kernels check every index
 
 
 cdef kv_head head_of(cache):

@@ -15,11 +15,12 @@ from typing import Protocol
 
 import numpy as np
 
-from ollama_zmq.devices.base import Device, MatrixSpeed, Speeds, Step
+from ollama_zmq.devices.base import Device, Speeds, Step
 from ollama_zmq.formats.quants import QuantType, row_nbytes, type_of_id
 from ollama_zmq.kernels.cpu.weights import FORMATS, CpuWeight, weight_nbytes
 from ollama_zmq.ops.builder import Builder
 from ollama_zmq.ops.program import Verified, WeightSpec, verify
+from ollama_zmq.wire.messages import MatrixSpeed
 
 K = 1024
 READ_NBYTES = 68 << 20

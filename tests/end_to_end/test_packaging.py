@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("ollama_zmq", "kernels")
 FILES = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
-KERNEL_SOURCES = {".pyx", ".c", ".h", ".py", ".cu"}
+KERNEL_SOURCES = {".pyi", ".pyx", ".pxd", ".c", ".h", ".py", ".cu"}
 
 
 def _sources(folder: str, suffixes: set[str]) -> set[str]:
@@ -35,7 +35,8 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The source archive, made of a copy of the checkout and unpacked elsewhere."""
     folder = tmp_path_factory.mktemp("packaging")
     for name in FOLDERS:
-        shutil.copytree(ROOT / name, folder / "copy" / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+        ignored = shutil.ignore_patterns("__pycache__", "*.so")
+        shutil.copytree(ROOT / name, folder / "copy" / name, ignore=ignored, symlinks=True)
     for name in FILES:
         shutil.copy(ROOT / name, folder / "copy" / name)
     (folder / "sdist").mkdir()
@@ -47,6 +48,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_source_archive_has_every_source(unpacked: Path) -> None:
     wanted = _sources("kernels", KERNEL_SOURCES) | _sources("ollama_zmq", {".py"}) | set(FILES)
+    wanted.add("ollama_zmq/py.typed")
     assert sorted(name for name in wanted if not (unpacked / name).is_file()) == []
 
 
@@ -55,5 +57,6 @@ def test_the_wheel_of_the_source_archive_has_every_module(unpacked: Path, tmp_pa
     names = zipfile.ZipFile(_build("wheel", unpacked, tmp_path)).namelist()
     compiled = {Path(name).name.partition(".")[0] for name in names if name.endswith(".so")}
     assert compiled == {Path(name).stem for name in _sources("kernels", {".pyx"})}
-    kernels = {name.replace("kernels/", "ollama_zmq/kernels/", 1) for name in _sources("kernels", {".py"})}
-    assert (kernels | _sources("ollama_zmq", {".py"})) - set(names) == set()
+    kernels = {name.replace("kernels/", "ollama_zmq/kernels/", 1) for name in _sources("kernels", {".py", ".pyi"})}
+    assert (kernels | _sources("ollama_zmq", {".py"}) | {"ollama_zmq/py.typed"}) - set(names) == set()
+    assert len(names) == len(set(names))
