@@ -5,14 +5,16 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import click
 
 from ollama_zmq.cli.terminal import is_terminal
 from ollama_zmq.cli.wordwrap import WordWrap
+from ollama_zmq.client import Client
 from ollama_zmq.durations import format_duration
+from ollama_zmq.errors import OllamaZmqError
 from ollama_zmq.printable import printable_line, printable_text, whole_characters
 
 Json = dict[str, Any]
@@ -106,6 +108,17 @@ def waiting(what: str = "") -> Iterator[None]:
 
     with Console(stderr=True).status(Text(printable_line(what))):
         yield
+
+
+def show_missing(client: Client, model: str) -> None:
+    """Tell whoever watches, in grey, which workers of the list have no part in *model*, and why."""
+    if not is_terminal(sys.stderr):
+        return
+    with suppress(OllamaZmqError):  # another server than ours knows no workers
+        for loaded in client.cluster()["models"]:
+            if loaded["name"] in (model, f"{model}:latest"):
+                for why in loaded.get("missing", []):
+                    click.echo(f"{GREY}without {printable_line(str(why))}{DEFAULT}", err=True)
 
 
 def timings(last: Json) -> str:

@@ -42,6 +42,8 @@ def cluster(ctx: click.Context, verbose: bool) -> None:
         say(f"\n{speed_line(model)}")
         for note in model["notes"]:
             say(f"\n{paragraph(f'note: {note}')}")
+        for why in model.get("missing", []):
+            say(f"\n{paragraph(f'missing: {why}')}")
 
 
 @cluster.command(cls=Command, short_help="Show what loading a model would do")

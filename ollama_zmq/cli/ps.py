@@ -9,7 +9,7 @@ import click
 
 from ollama_zmq.cli.cluster import speed_line
 from ollama_zmq.cli.command import Command
-from ollama_zmq.cli.tables import NARROW, columns, table
+from ollama_zmq.cli.tables import NARROW, columns, paragraph, table
 from ollama_zmq.cli.terminal import say
 from ollama_zmq.client import Client
 from ollama_zmq.units import human_bytes, human_time_of
@@ -58,11 +58,12 @@ def until(expires_at: str, now: datetime) -> str:
 
 
 def worker_lines(cluster: dict[str, Any]) -> list[str]:
-    """One line per worker that holds a part of a model: address, layers, bytes; and the speed of each model."""
+    """One line per worker that holds a part of a model: address, layers, bytes; each model's speed; who is missing."""
     workers = [
         ("", worker["address"], worker["layers"] or "-", human_bytes(worker["held_bytes"]))
         for worker in cluster["workers"]
         if worker["layers"] or worker["held_bytes"]
     ]
     speeds = [("", model["name"], speed_line(model)) for model in cluster["models"]]
-    return [*columns(workers), *columns(speeds, NARROW)]
+    missing = [paragraph(f"missing: {why}", "    ") for model in cluster["models"] for why in model.get("missing", [])]
+    return [*columns(workers), *columns(speeds, NARROW), *missing]

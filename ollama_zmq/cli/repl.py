@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ollama_zmq.cli.answer import waiting
+from ollama_zmq.cli.answer import show_missing, waiting
 from ollama_zmq.cli.session import MORE, PROMPT, Session
 from ollama_zmq.cli.terminal import say
 from ollama_zmq.client import Client
@@ -31,6 +31,7 @@ def converse(client: Client, model: str, info: dict[str, Any], fields: dict[str,
     session = Session(client, model, fields, **shown)
     with waiting():
         client.load(model, **session.fields)
+    show_missing(client, model)
     for message in info.get("messages", []):
         if message["role"] != "system":
             say(f"{PROMPT if message['role'] == 'user' else ''}{message['content']}\n")

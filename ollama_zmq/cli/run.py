@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ollama_zmq.cli.answer import Answer, timings, waiting
+from ollama_zmq.cli.answer import Answer, show_missing, timings, waiting
 from ollama_zmq.cli.command import Command
 from ollama_zmq.cli.fields import request_fields
 from ollama_zmq.cli.terminal import is_terminal, read_stdin, say
@@ -65,6 +65,7 @@ def run(
         answer = Answer(wraps=not nowordwrap, hides_thinking=hidethinking)
         answer.show(client.generate(model, text, **fields))
         say("\n" if text else "", nl=bool(text))
+        show_missing(client, model)
     if verbose:
         say(timings(answer.last), err=True)
 

@@ -101,7 +101,15 @@ def answers_of(path, text):
     speeds = {"decode_tokens_per_s": 1.0, "prefill_tokens_per_s": 0.0}
     sizes = dict.fromkeys(("weight_bytes", "kv_bytes", "scratch_bytes", "need_bytes"), 1)
     stage = {"part": text, "first_layer": -1, "last_layer": -1, "worker": text, "predicted_us": 1.0, **sizes}
-    loaded = {"name": text, "status": text, "nbytes": 1, "uploads": [], "stages": [stage], "notes": [text]}
+    loaded = {
+        "name": text,
+        "status": text,
+        "nbytes": 1,
+        "uploads": [],
+        "stages": [stage],
+        "notes": [text],
+        "missing": [text],
+    }
     entry = {"name": text, "digest": text, "size": 1, "modified_at": text, "expires_at": text}
     match path:
         case "/api/tags" | "/api/ps":

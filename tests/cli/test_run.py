@@ -1,6 +1,7 @@
 """``ollama run`` answers prompts and pipes, and holds conversations."""
 
 import re
+import sys
 from contextlib import nullcontext
 
 import pytest
@@ -99,6 +100,14 @@ def test_thoughts_are_grey_on_a_terminal_and_an_error_is_not(capsys, monkeypatch
     with pytest.raises(StageLost):
         Answer(wraps=False).show(chunks())
     assert capsys.readouterr().out == f"{GREY_BOLD}Thinking...\n{GREY}hm{DEFAULT}\n"
+
+
+def test_workers_that_are_missing_are_told_in_grey_to_whoever_watches(ollama, server, monkeypatch):
+    loaded = [{"name": "tiny:latest", "missing": ["nobody listens at a:1\x07"]}, {"name": "other", "missing": ["b:1"]}]
+    monkeypatch.setattr(Client, "cluster", lambda self: {"workers": [], "models": loaded})
+    assert ollama("run", "tiny", "Hi").err == ""
+    monkeypatch.setattr("ollama_zmq.cli.answer.is_terminal", lambda *streams: streams == (sys.stderr,))
+    assert ollama("run", "tiny", "Hi").err == "without nobody listens at a:1\\x07\n"
 
 
 def test_verbose_prints_timings_on_stderr(ollama, server):
