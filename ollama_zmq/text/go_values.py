@@ -103,8 +103,11 @@ def go_tool(tool: Mapping[str, Any]) -> Json:
 
 
 def _type_of(kind: object) -> object:
-    """A JSON schema type as Go prints it: one name bare, several in brackets."""
-    return f"[{' '.join(map(str, kind))}]" if isinstance(kind, list) and len(kind) != 1 else kind or ""
+    """A JSON schema type as Go prints it: one name bare, also that of a list; several in brackets."""
+    if not isinstance(kind, list):
+        return kind or ""
+    names = " ".join(map(str, kind))
+    return f"[{names}]" if len(kind) > 1 else names
 
 
 def typescript(property_: object) -> str:

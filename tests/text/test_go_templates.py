@@ -52,6 +52,19 @@ def test_a_template_with_messages_gets_them_all() -> None:
     assert render(source, CHAT) == "be brief|0system:be brief;1user:hi;2assistant:hello;3user:2+2?;"
 
 
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [("string", "string"), (["string"], "string"), (["string", "null"], "[string null]"), ([], ""), (None, "")],
+)
+def test_a_type_is_printed_as_go_prints_it(kind: object, said: str) -> None:
+    """``PropertyType.String`` of Ollama's api/types.go."""
+    tool = {"function": {"name": "f", "parameters": {"properties": {"x": {"type": kind}}}}}
+    source = (
+        "{{ range .Tools }}{{ range .Function.Parameters.Properties }}<{{ .Type }}>{{ end }}{{ end }}{{ .Messages }}"
+    )
+    assert render(source, [], tools=[tool]).startswith(f"<{said}>")
+
+
 def test_tools_and_calls_print_as_json() -> None:
     source = (
         "{{ range .Tools }}{{ .Function.Name }} {{ .Function.Parameters.Required }} {{ . }}{{ end }}|{{ .Tools }}|"
