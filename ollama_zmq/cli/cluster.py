@@ -32,7 +32,7 @@ def cluster(ctx: click.Context, verbose: bool) -> None:
     say(table(WORKER_COLUMNS, [worker_row(worker) for worker in state["workers"]], NARROW))
     for worker in state["workers"]:
         if worker["detail"]:
-            say("\n" + paragraph(f"{worker['address']}: {worker['detail']}"))
+            say(f"\n{paragraph(detail_line(worker))}")
         if verbose:
             say("\n" + "\n".join([worker["address"], *columns(worker_details(worker), NARROW)]))
     for model in state["models"]:
@@ -42,8 +42,10 @@ def cluster(ctx: click.Context, verbose: bool) -> None:
         say(f"\n{speed_line(model)}")
         for note in model["notes"]:
             say(f"\n{paragraph(f'note: {note}')}")
+        told = {worker["detail"] for worker in state["workers"]}
         for why in model.get("missing", []):
-            say(f"\n{paragraph(f'missing: {why}')}")
+            if why not in told:
+                say(f"\n{paragraph(f'missing: {why}')}")
 
 
 @cluster.command(cls=Command, short_help="Show what loading a model would do")
@@ -111,6 +113,12 @@ def model_line(model: dict[str, Any]) -> str:
         for upload in model["uploads"]
     ]
     return ", ".join([f"{model['name']}: {model['status']}", human_bytes(model["nbytes"]), *sent])
+
+
+def detail_line(worker: dict[str, Any]) -> str:
+    """Why a worker is lost or refused; its address is said once."""
+    address, detail = worker["address"], worker["detail"]
+    return str(detail) if address in detail else f"{address}: {detail}"
 
 
 def worker_row(worker: dict[str, Any]) -> tuple[str, ...]:

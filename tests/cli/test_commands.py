@@ -283,6 +283,21 @@ def test_cluster_plan_prints_every_plan_with_its_stages(ollama, server, broker):
     assert printed.code == 0
 
 
+def test_why_a_worker_is_missing_is_said_once(ollama, server, monkeypatch):
+    def lost(address, detail):
+        numbers = {"memory_budget": 0, "rtt_us": 0.0, "decode_bytes_per_s": 0.0, "held_bytes": 0}
+        return {"address": address, "status": "lost", "detail": detail, "layers": "", **numbers}
+
+    speeds = {"decode_tokens_per_s": 0.0, "prefill_tokens_per_s": 0.0}
+    model = {"name": "m", "status": "loaded", "nbytes": 0, "uploads": [], "stages": [], "notes": []}
+    model |= {"measured": speeds, "predicted": speeds, "missing": ["nobody listens at a:1", "c:1 left"]}
+    workers = [lost("a:1", "nobody listens at a:1"), lost("b:1", "too old")]
+    monkeypatch.setattr(Client, "cluster", lambda self: {"workers": workers, "models": [model]})
+    lines = ollama("cluster").out.splitlines()
+    said = [line for line in lines if "a:1" in line or "b:1" in line or "c:1" in line]
+    assert said[2:] == ["nobody listens at a:1", "b:1: too old", "missing: c:1 left"]
+
+
 WORKER = {
     "address": "192.168.100.200:50052",
     "status": "connecting",
