@@ -75,6 +75,22 @@ def test_a_change_the_disk_does_not_take_leaves_the_store_as_it_was(store, monke
     assert (files_of(store), store.get("tiny").digest) == (before, tiny.digest)
 
 
+@pytest.mark.parametrize("n_written", [1, 2, 3])
+def test_a_layer_that_does_not_fit_takes_those_before_it_with_it(store, monkeypatch, n_written):
+    before, fsync, calls = files_of(store), os.fsync, []
+
+    def full(handle):
+        calls.append(handle)
+        if len(calls) > n_written:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="no space left in"):
+        store.create("other", Recipe(from_="tiny", template="T", system="S", license=("L",)))
+    assert files_of(store) == before
+
+
 def test_a_manifest_that_does_not_fit_takes_its_layers_with_it(store, monkeypatch):
     before, replace = files_of(store), type(store.root).replace
 

@@ -70,6 +70,20 @@ def test_the_ends_of_a_long_text_are_encoded_as_those_of_the_whole(n):
     assert sum(encoded_lengths) < len(text) / 10
 
 
+@pytest.mark.parametrize("n_markers", range(8))
+@pytest.mark.parametrize("n", [1, 30, 100])
+def test_no_cut_shows_in_what_matters(n, n_markers):
+    """Whatever the length of tokens: the more markers, the fewer tokens in as many letters."""
+    tokenizer = load_tokenizer(byte_pairs())
+
+    def encode(text):
+        return tokenizer.encode(text, add_special=False, parse_special=True)
+
+    text = ("<|im_end|>" * n_markers + "a") * (20_000 // (10 * n_markers + 1))
+    found, whole = encode_ends(encode, text, n)[0], encode(text)
+    assert (found[:n], found[-n:]) == (whole[:n], whole[-n:])
+
+
 def test_a_text_of_few_long_tokens_is_encoded_whole():
     assert encode_ends(lambda text: [1] * (len(text) // 1000), "a" * 1_000_000, 50) == ([1] * 1000, True)
 
