@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +111,30 @@ async def body_as(request: Request, kind: type[T]) -> T:
     except ClientDisconnect:
         log.debug("request.abandoned", path=request.url.path, received=len(body))
         raise RequestCanceled("request canceled") from None
-    if len(body) < SMALL_BODY_BYTES:
-        return decode(bytes(body), kind)
-    return await asyncio.to_thread(decode, bytes(body), kind)
+    plain = unpacked(bytes(body), request.headers.get("content-encoding", ""))
+    if len(plain) < SMALL_BODY_BYTES:
+        return decode(plain, kind)
+    return await asyncio.to_thread(decode, plain, kind)
+
+
+def unpacked(body: bytes, encoding: str) -> bytes:
+    """*body* without its Content-Encoding, which is gzip or none.
+
+    Raises:
+        RequestError: another encoding, or bytes that are no gzip.
+        BodyTooLarge: it would be larger than any body may be.
+    """
+    if encoding.strip().lower() in ("", "identity"):
+        return body
+    if encoding.strip().lower() not in ("gzip", "x-gzip"):
+        raise RequestError(f"Content-Encoding {encoding[:99]!r}: send gzip or none")
+    gzip = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    try:
+        plain = gzip.decompress(body, MAX_BODY_BYTES + 1)
+    except zlib.error as error:
+        raise RequestError(f"the request body is no gzip, as its Content-Encoding says: {error}") from None
+    if len(plain) > MAX_BODY_BYTES:
+        raise BodyTooLarge(f"request body larger than {MAX_BODY_BYTES} bytes")
+    if not gzip.eof:
+        raise RequestError("the request body is cut: its gzip has no end")
+    return plain

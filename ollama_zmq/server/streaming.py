@@ -139,6 +139,7 @@ class Statuses:
                 emit(None)
 
         running = asyncio.ensure_future(asyncio.to_thread(work))
+        running.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, if the reader leaves
         while (line := await queue.get()) is not None:
             yield line
         await running

@@ -1,5 +1,6 @@
 """Bodies are read as Go's encoding/json reads them."""
 
+import gzip
 import json
 from contextlib import suppress
 
@@ -8,8 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_zmq.errors import RequestError
+from ollama_zmq.server import services
 from ollama_zmq.server.decoding import decode
+from ollama_zmq.server.errors import BodyTooLarge
 from ollama_zmq.server.schema import ChatRequest, GenerateRequest
+from ollama_zmq.server.services import unpacked
 
 json_values = st.recursive(
     st.none()
@@ -84,3 +88,20 @@ def test_what_is_in_a_string_never_makes_a_body_unreadable(content):
 def test_no_body_breaks_the_decoder(body):
     with suppress(RequestError):
         decode(body, ChatRequest)
+
+
+def test_a_body_may_be_packed_with_gzip_and_is_refused_in_words_when_it_is_not():
+    body = b'{"prompt": "x"}' * 100
+    packed = gzip.compress(body)
+    assert [unpacked(packed, name) for name in ("gzip", " GZIP ", "x-gzip")] == [body] * 3
+    assert unpacked(body, "") == unpacked(body, "identity") == body
+    for data, encoding in ((body, "gzip"), (packed[:-9], "gzip"), (body, "br"), (b"", "gzip")):
+        with pytest.raises(RequestError, match="gzip"):
+            unpacked(data, encoding)
+
+
+def test_a_small_gzip_does_not_become_a_large_body(monkeypatch):
+    monkeypatch.setattr(services, "MAX_BODY_BYTES", 1000)
+    assert len(unpacked(gzip.compress(bytes(1000)), "gzip")) == 1000
+    with pytest.raises(BodyTooLarge):
+        unpacked(gzip.compress(bytes(1001)), "gzip")

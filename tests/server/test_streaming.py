@@ -1,10 +1,13 @@
 """Streams end when the client does."""
 
 import asyncio
+import gc
+import threading
 
 import pytest
 
 from ollama_zmq.server.schema import rfc3339
+from ollama_zmq.server.streaming import Statuses
 from tests.server.caller import Caller
 from tests.server.conftest import site
 from tests.server.fake_broker import hello
@@ -67,3 +70,25 @@ def test_a_finished_request_is_not_cancelled(broker, store):
 )
 def test_moments_are_written_as_go_writes_them(nanoseconds, text):
     assert rfc3339(nanoseconds) == text
+
+
+def test_an_error_of_work_whose_reader_has_left_is_nobodys_complaint():
+    complaints, goes_on = [], threading.Event()
+
+    def work(tell):
+        tell("begun")
+        goes_on.wait()
+        raise ZeroDivisionError
+
+    async def scenario():
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+        lines = Statuses(work).lines()
+        assert await anext(lines) == "begun"
+        await lines.aclose()
+        goes_on.set()
+        while len(asyncio.all_tasks()) > 1:
+            await asyncio.sleep(0)
+        gc.collect()
+
+    asyncio.run(scenario())
+    assert complaints == []
