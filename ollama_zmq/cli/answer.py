@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from ollama_zmq.cli.tables import paragraph
 from ollama_zmq.cli.terminal import is_terminal
 from ollama_zmq.cli.wordwrap import WordWrap
 from ollama_zmq.client import Client
@@ -118,7 +119,7 @@ def show_missing(client: Client, model: str) -> None:
         for loaded in client.cluster()["models"]:
             if loaded["name"] in (model, f"{model}:latest"):
                 for why in loaded.get("missing", []):
-                    click.echo(f"{GREY}without {printable_line(str(why))}{DEFAULT}", err=True)
+                    click.echo(f"{GREY}{paragraph(f'without {why}')}{DEFAULT}", err=True)
 
 
 def timings(last: Json) -> str:

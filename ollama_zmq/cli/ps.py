@@ -9,9 +9,10 @@ import click
 
 from ollama_zmq.cli.cluster import speed_line
 from ollama_zmq.cli.command import Command
-from ollama_zmq.cli.tables import NARROW, columns, paragraph, table
+from ollama_zmq.cli.tables import columns, paragraph, table
 from ollama_zmq.cli.terminal import say
 from ollama_zmq.client import Client
+from ollama_zmq.printable import printable_line
 from ollama_zmq.units import human_bytes, human_time_of
 
 
@@ -64,6 +65,6 @@ def worker_lines(cluster: dict[str, Any]) -> list[str]:
         for worker in cluster["workers"]
         if worker["layers"] or worker["held_bytes"]
     ]
-    speeds = [("", model["name"], speed_line(model)) for model in cluster["models"]]
+    speeds = [line for model in cluster["models"] for line in (model["name"], f"    {speed_line(model)}")]
     missing = [paragraph(f"missing: {why}", "    ") for model in cluster["models"] for why in model.get("missing", [])]
-    return [*columns(workers), *columns(speeds, NARROW), *missing]
+    return [*columns(workers), *map(printable_line, speeds), *missing]

@@ -109,9 +109,9 @@ def test_ps_shows_where_a_model_is_and_until_when(ollama, server, store, broker)
     assert ollama("ps").out == "NAME    ID    SIZE    PROCESSOR    CONTEXT    UNTIL    \n"
     ollama("run", "tiny", "--keepalive", "1h", "")
     digest = store.get("tiny").digest[:12]
-    header, line, worker, speed = ollama("ps", "--verbose").out.splitlines()
+    header, line, worker, name, speed = ollama("ps", "--verbose").out.splitlines()
+    assert name == "tiny:latest"
     assert speed.split() == [
-        "tiny:latest",
         "decode",
         "50.0",
         "(predicted",
