@@ -8,6 +8,7 @@ The difference is what libzmq and the kernel keep for that peer:
     Rule                                                                    Limit
     an unfinished handshake, or a peer that has not been trusted yet        UNTRUSTED_BYTES
     a trusted peer: messages that wait, and the one that arrives            TRUSTED_BYTES
+    answers that a peer does not read                                       TRUSTED_BYTES
     connections of peers that have not been trusted yet: the oldest goes    MAX_UNTRUSTED
     growth of memory that nobody accounts for, while a message of the       UNACCOUNTED_BYTES
     peer does not end: 2 bytes of an empty frame take 64 in libzmq
@@ -48,7 +49,7 @@ SHORT_FRAME = 255
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # or a peer that sends on waits for a window that never opens
 
-_BYTES_RECEIVED = struct.Struct("@128xQ")  # of struct tcp_info, since Linux 4.1
+_TCP_INFO = struct.Struct("@120xQQ")  # bytes acknowledged and received, since Linux 4.1
 
 log = structlog.get_logger()
 
@@ -66,26 +67,30 @@ class Inflow:
         opened_at: when it was opened.
         trusted: whether the peer has said what only a peer of ours says.
         consumed: bytes of it that came out as messages.
+        sent: bytes that were handed to libzmq for it.
         stalled_at: ``consumed`` when memory was last noted; unaccounted: memory then.
     """
 
     opened_at: float
     trusted: bool = False
     consumed: int = 0
+    sent: int = 0
     stalled_at: int = -1
     unaccounted: int = 0
 
-    def excess(self, received: int, unaccounted: int, now: float) -> str:
+    def excess(self, received: int, unaccounted: int, now: float, acknowledged: int = 0) -> str:
         """Return why the connection must be cut; "" while it need not be.
 
         Args:
-            received: bytes that came over it so far.
+            received: bytes that came over it so far; acknowledged: bytes that the peer's kernel has taken.
             unaccounted: memory of this process that no budget accounts for.
         """
         kept = received - self.consumed - CREDIT_BYTES - int(CREDIT_BYTES_PER_S * (now - self.opened_at))
         limit = TRUSTED_BYTES if self.trusted else UNTRUSTED_BYTES
         if kept > limit:
             return f"{human_bytes(kept)} without the end of a message, at most {human_bytes(limit)}"
+        if self.sent - acknowledged > TRUSTED_BYTES:
+            return f"{human_bytes(self.sent - acknowledged)} of answers that it does not read"
         if kept < UNTRUSTED_BYTES or self.stalled_at != self.consumed:
             self.stalled_at, self.unaccounted = self.consumed, unaccounted
             return ""
@@ -169,6 +174,11 @@ class InflowGuard:
         if (watched := self._watched.get(descriptor)) is not None:
             watched.inflow.consumed += nbytes
 
+    def sent(self, descriptor: int, nbytes: int) -> None:
+        """Count *nbytes* of frames that were sent over a connection. One thread calls it."""
+        if (watched := self._watched.get(descriptor)) is not None:
+            watched.inflow.sent += nbytes
+
     def close(self) -> None:
         """End the thread."""
         self._stop.set()
@@ -194,7 +204,8 @@ class InflowGuard:
         """Cut one connection if it is over a limit. The descriptor may be another connection's by now."""
         with suppress(OSError), _duplicate(descriptor) as connection:
             if connection.getpeername() == watched.peer:
-                why = watched.inflow.excess(_received_bytes(connection), unaccounted, time.monotonic())
+                acknowledged, received = _counts(connection)
+                why = watched.inflow.excess(received, unaccounted, time.monotonic(), acknowledged)
                 if why:
                     self._cut_off(descriptor, watched, why)
 
@@ -234,9 +245,13 @@ def _duplicate(descriptor: int) -> socket.socket:
         raise
 
 
-def _received_bytes(connection: socket.socket) -> int:
-    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED.size)
-    return int(_BYTES_RECEIVED.unpack(info)[0]) if len(info) == _BYTES_RECEIVED.size else 0
+def _counts(connection: socket.socket) -> tuple[int, int]:
+    """Bytes that the other side has acknowledged, and that came from it; as good as none where nobody counts them."""
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+    if len(info) < _TCP_INFO.size:
+        return sys.maxsize, 0
+    acknowledged, received = _TCP_INFO.unpack(info)
+    return acknowledged, received
 
 
 def _anonymous_bytes() -> int:

@@ -83,7 +83,8 @@ _WATCHED = (
 class Monitor:
     """What happens to the connections of one socket. ``socket`` may be polled; one thread uses it and closes it.
 
-    May be opened by another thread than the one that reads it. The events of every endpoint of a ROUTER come here;
+    It must be read: libzmq's I/O thread waits for a reader after some 2,000 events. May be opened by another thread
+    than the one that reads it. The events of every endpoint of a ROUTER come here;
     ``endpoint`` tells them apart.
     """
 

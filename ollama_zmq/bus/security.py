@@ -12,7 +12,7 @@ from __future__ import annotations
 import ipaddress
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,6 +133,11 @@ class ZapAuthenticator:
         for each in others:
             self.guard.cut(each, "another peer is served")
         return served
+
+    def sent(self, frames: Sequence[Any]) -> None:
+        """Count what was sent to the served peer."""
+        nbytes = sum(frame.nbytes if isinstance(frame, memoryview) else len(frame) for frame in frames)
+        self.guard.sent(self._admission.descriptor, nbytes)
 
     def has_others(self) -> bool:
         """Whether connections that were cut have not ended yet."""

@@ -162,10 +162,14 @@ class WorkerLoop(Service):
 
     def send(self, envelope: Envelope) -> None:
         """Send without waiting: when nobody is there or nobody reads, the message is dropped and ``seq`` shows it."""
+        parts = frames.encode(envelope)
         try:
-            send(self._dealer, frames.encode(envelope))
+            send(self._dealer, parts)
         except zmq.Again:
             log.warning("message.dropped", peer=self.worker.broker)
+            return
+        if self._authenticator is not None:
+            self._authenticator.sent(parts)
 
     def drop_peer(self) -> None:
         if self._authenticator is not None:

@@ -24,7 +24,9 @@ from ollama_zmq.bus.inflow import (
     frame_nbytes,
 )
 from ollama_zmq.bus.sockets import MAX_FRAME_BYTES
-from ollama_zmq.wire.messages import Ping, Pong
+from ollama_zmq.version import PROTOCOL, VERSION
+from ollama_zmq.wire.frames import Envelope, encode
+from ollama_zmq.wire.messages import Hello, Ping, Pong, Welcome
 from tests.bus.peer import DEADLINE_S
 
 GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x01" + b"NULL".ljust(20, b"\0") + b"\0" + bytes(31)
@@ -66,6 +68,13 @@ def test_memory_that_grows_while_messages_come_out_is_not_the_peers():
     for step in range(5):
         flow.consumed = step
         assert flow.excess(2 * UNTRUSTED_BYTES + CREDIT_BYTES + step, step * 2 * UNACCOUNTED_BYTES, 0.0) == ""
+
+
+def test_answers_that_nobody_reads_are_cut_above_the_limit():
+    flow = Inflow(0.0, trusted=True)
+    flow.sent = 1000 + TRUSTED_BYTES
+    assert flow.excess(0, 0, 0.0, acknowledged=1000) == ""
+    assert "answers that it does not read" in flow.excess(0, 0, 0.0, acknowledged=999)
 
 
 def test_the_largest_message_fits_several_times():
@@ -173,6 +182,25 @@ def test_a_message_without_end_costs_its_sender_the_connection_and_the_worker_go
     peer = connect(loop)
     peer.greet()
     assert peer.ask(Ping(1), payload=np.zeros(1 << 20, np.uint8)) == Pong(1)
+
+
+def test_a_broker_that_reads_no_answers_is_cut(serve, connect, device, monkeypatch):
+    monkeypatch.setattr(inflow, "TRUSTED_BYTES", 8 << 20)
+    loop = serve(device)
+    with raw_peer(loop.bound_endpoint) as deaf:
+        for seq in range(100):
+            message = Hello(VERSION, PROTOCOL, "a") if seq == 0 else Ping(seq)
+            tensors = {"payload": np.zeros(1 << 20, np.uint8)} if seq else {}
+            parts = [bytes(part) for part in encode(Envelope(message, tensors, 1, seq))]
+            data = b"".join(
+                bytes([2 | (i < len(parts) - 1)]) + struct.pack(">Q", len(part)) + part for i, part in enumerate(parts)
+            )
+            try:
+                deaf.sendall(data)
+            except OSError:
+                break
+        assert is_closed(deaf)
+    assert isinstance(connect(loop).greet(), Welcome)
 
 
 def test_a_handshake_without_end_is_cut(serve, device):
