@@ -142,7 +142,7 @@ class Client:
         return True
 
     def upload(self, path: Path, digest: str, on_progress: Callable[[int], None] = lambda _: None) -> None:
-        """Send the file at *path* as the blob *digest*; *on_progress* is told the bytes of each step."""
+        """Send the file at *path* as the blob *digest*; *on_progress* gets the bytes of each step."""
 
         def chunks() -> Iterator[bytes]:
             with path.open("rb") as file:

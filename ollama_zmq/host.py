@@ -63,7 +63,7 @@ DEFAULT_ADDRESS = Address("http", "127.0.0.1", DEFAULT_PORT)
 def parse_host(text: str, warnings: list[str] | None = None) -> Address:
     """What ``OLLAMA_HOST`` says: ``[http[s]://]host[:port][/path]``, each part optional, in spaces and quotes.
 
-    A port that is none is told in *warnings* and becomes the scheme's.
+    An invalid port adds a line to *warnings* and becomes the scheme's.
 
     Raises:
         RequestError: the scheme is another, or there is no host, or more than one.

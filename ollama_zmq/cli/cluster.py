@@ -42,9 +42,9 @@ def cluster(ctx: click.Context, verbose: bool) -> None:
         say(f"\n{speed_line(model)}")
         for note in model["notes"]:
             say(f"\n{paragraph(f'note: {note}')}")
-        told = {worker["detail"] for worker in state["workers"]}
+        explained = {worker["detail"] for worker in state["workers"]}
         for why in model.get("missing", []):
-            if why not in told:
+            if why not in explained:
                 say(f"\n{paragraph(f'missing: {why}')}")
 
 

@@ -12,7 +12,7 @@ from ollama_zmq.cli.terminal import say
 @click.argument("commands", nargs=-1, metavar="[COMMAND]...")
 @click.pass_context
 def help_command(ctx: click.Context, commands: tuple[str, ...]) -> None:
-    """Show the help of COMMAND, or of ollama itself. A topic that is none is told on stderr and is no failure."""
+    """Show the help of COMMAND, or of ollama itself. An unknown topic prints a line on stderr and exits 0."""
     parent = ctx.parent
     assert parent is not None
     shown: click.Context = parent

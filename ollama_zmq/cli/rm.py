@@ -24,7 +24,7 @@ def rm(models: tuple[str, ...]) -> None:
 
 
 def _stop(client: Client, model: str) -> None:
-    """Unload *model*. What cannot be shown or loaded can still be removed, so a refusal is only told."""
+    """Unload *model*. What cannot be shown or loaded can still be removed, so a refusal is a warning."""
     try:
         with suppress(ModelNotFound):
             client.unload(model)

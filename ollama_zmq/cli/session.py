@@ -50,7 +50,7 @@ class Session:
         return PROMPT if self._pending is None else MORE
 
     def feed(self, line: str) -> bool:
-        """Do what *line* says; False ends the conversation. What the server refuses is told and the talk goes on."""
+        """Do what *line* says; False ends the conversation. Errors of the server are printed, and it goes on."""
         try:
             return self._feed(line)
         except KeyboardInterrupt:
@@ -192,7 +192,7 @@ class Session:
                 say(f"Unknown command '/set {other}'. Type /? for help")
 
     def _set_think(self, level: str = "true") -> None:
-        """Think from the next message on; a model that cannot is told of at once."""
+        """Think from the next message on; a model that cannot gets a warning at once."""
         try:
             self.fields["think"] = parsed_think(level)
         except RequestError as error:
