@@ -36,7 +36,7 @@ POSITIONS = "positions"
 ROWS = "rows"
 STEP_VALUES = (POSITIONS, ROWS)
 
-MAX_NBYTES = 2 << 20  # of a program's bytes; 126 layers of llama are 2,017 calls, 1,134 weights, 171 KB
+MAX_NBYTES = 1 << 20  # of a program's bytes; 126 layers of llama are 2,017 calls, 1,134 weights, 171 KB
 MAX_CALLS = 8_000
 MAX_VALUES = 20_000
 MAX_ANGLES = 8  # tables of angles that its ropes ask for, which take a device milliseconds each
@@ -116,7 +116,9 @@ class Program(msgspec.Struct, frozen=True, array_like=True):
         if len(data) > MAX_NBYTES:
             raise OpError(f"a program of {len(data)} bytes, at most {MAX_NBYTES}")
         try:
-            program: Program = packing.unpack(data, cls)
+            plain = packing.unpack_plain(data)
+            _check_counts(plain)
+            program: Program = packing.as_record(plain, cls)
         except ValueError as error:
             raise OpError(f"not a program: {error}") from None
         return program
@@ -125,6 +127,13 @@ class Program(msgspec.Struct, frozen=True, array_like=True):
     def id(self) -> bytes:
         """16 bytes that name this program."""
         return program_id(self.to_bytes())
+
+
+def _check_counts(plain: Any) -> None:
+    """Refuse what is plainly too much before records are made of it, which takes longer than to read it."""
+    counts = [len(part) for part in plain if isinstance(part, list)] if isinstance(plain, list) else []
+    if max(counts, default=0) > MAX_VALUES:
+        raise OpError(f"not a program: {max(counts)} entries in a list, at most {MAX_VALUES}")
 
 
 def program_id(data: bytes | memoryview) -> bytes:

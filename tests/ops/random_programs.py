@@ -580,6 +580,30 @@ class Fuzzer:
             self._refused(error)
         self._all_is_freed(device)
 
+    def rubbish(self, number: int) -> None:
+        """The bytes of a program with some changed, cut or copied elsewhere."""
+        rng = np.random.default_rng([3, number])
+        data = bytearray(random_program(rng).to_bytes())
+        for _ in range(int(rng.integers(1, 8))):
+            at, length = int(rng.integers(len(data))), int(rng.integers(1, 30))
+            match int(rng.integers(4)):
+                case 0:
+                    data[at] = int(rng.integers(256))
+                case 1:
+                    data[at : at + length] = rng.bytes(length)
+                case 2:
+                    data[at:at] = data[int(rng.integers(len(data))) :][:length]
+                case _:
+                    del data[at : at + length]
+            data = data or bytearray(1)
+        began = time.process_time()
+        try:
+            verify(Program.from_bytes(bytes(data)))
+            self.met["rubbish that verifies"] += 1
+        except OllamaZmqError as error:
+            self._refused(error)
+        self.slowest_verify_s = max(self.slowest_verify_s, time.process_time() - began)
+
     def _run_hostile(self, rng: Rng, device: Device, program: Program) -> None:
         device.check(verify(program))
         device.executable_nbytes(verify(program), kv_pages=KV_PAGES, max_tokens=MAX_TOKENS)
@@ -626,7 +650,7 @@ def main() -> None:
     given = parser.parse_args()
     fuzzer, number, until = Fuzzer(), given.seed * 10_000_000, time.monotonic() + given.seconds
     while time.monotonic() < until:
-        for kind in (fuzzer.valid, fuzzer.hostile, fuzzer.hostile):
+        for kind in (fuzzer.valid, fuzzer.hostile, fuzzer.hostile, fuzzer.rubbish, fuzzer.rubbish):
             try:
                 kind(number)
             except BaseException:

@@ -15,6 +15,7 @@ from ollama_zmq.ops.program import (
     MAX_CALLS,
     MAX_NBYTES,
     MAX_SIZE,
+    MAX_VALUES,
     CacheSpec,
     Call,
     Program,
@@ -238,8 +239,10 @@ def test_a_program_is_as_large_as_planning_allows_and_no_larger():
         verify(adds(MAX_CALLS + 1))
     with pytest.raises(OpError, match="'ropes': ropes by 9 tables of angles, at most 8"):
         ropes(MAX_ANGLES + 1)
-    with pytest.raises(OpError, match="a program of 2097153 bytes, at most 2097152"):
+    with pytest.raises(OpError, match="a program of 1048577 bytes, at most 1048576"):
         Program.from_bytes(bytes(MAX_NBYTES + 1))
+    with pytest.raises(OpError, match="not a program: 20001 entries in a list, at most 20000"):
+        Program.from_bytes(changed(weights=(WeightSpec("w", 0, (8,)),) * (MAX_VALUES + 1)).to_bytes())
 
 
 def test_an_error_shows_a_part_of_what_is_long():

@@ -41,6 +41,14 @@ def test_a_mutated_program_is_refused_or_is_a_valid_one(fuzzer, block):
             pytest.fail(f"Fuzzer().hostile({number}): {error}")
 
 
+def test_changed_bytes_are_refused_in_words_or_are_a_program(fuzzer):
+    for number in range(2 * NUMBERS):
+        try:
+            fuzzer.rubbish(number)
+        except Exception as error:
+            pytest.fail(f"Fuzzer().rubbish({number}): {error}")
+
+
 def test_every_op_is_drawn():
     """And mutants are some of each: refused, run, and run with steps that are refused."""
     fuzzer = Fuzzer()
