@@ -9,7 +9,8 @@
     ... and it does not fit                     LoadFailed, which names who is missing
     a message about a program                   what its pipeline makes of it
     Got(Failed), StageLost                      as when the worker is lost
-    a worker is lost                            every model with a stage on it is lost or, while it loads, begun again
+    a worker is lost                            every model with a stage on it is lost or, while it loads, begun again,
+                                                without that worker unless the order waits for missing ones
     a load makes no progress on a worker        as when the worker is lost
     unload                                      Release its programs
     LEASE_IDLE_S without a model on a worker    Bye
@@ -125,7 +126,8 @@ class Coordinator:
         return self.links.leave_all_but(kept)
 
     def leave_all(self) -> list[Effect]:
-        """End every lease; the broker is about to stop."""
+        """End every lease and forget every model; the broker is about to stop."""
+        self.pipelines, self._programs, self._gatherings, self._joins = {}, {}, {}, []
         return self.links.leave_all_but(())
 
     # What happens
@@ -267,6 +269,8 @@ class Coordinator:
         effects: list[Effect] = []
         for pipeline in list(self.pipelines.values()):
             if address in pipeline.addresses:
+                if pipeline.order.missing is Missing.USE_REST:
+                    pipeline.leave_out(address, self.links[address].why)
                 effects += self._ended(pipeline, pipeline.lost(address, detail))
                 if pipeline.phase is Phase.JOINING:
                     effects += self._gather(pipeline, now)
@@ -274,9 +278,9 @@ class Coordinator:
 
     def _gather(self, pipeline: Pipeline, now: float) -> list[Effect]:
         """Begin to wait for the workers of a load."""
-        order = pipeline.order
-        self._gatherings[order.model] = Gathering(order.addresses, order.addresses, order.missing, now, now)
-        return self.links.join(order.addresses, now, order.foreign)
+        order, ours = pipeline.order, pipeline.candidates
+        self._gatherings[order.model] = Gathering(order.addresses, ours, order.missing, now, now)
+        return self.links.join(ours, now, order.foreign)
 
     def _settle(self, now: float) -> list[Effect]:
         """Tell of joins that are over, and plan the models that wait for no worker any more."""
@@ -295,14 +299,14 @@ class Coordinator:
         """Plan a model whose workers have joined, and send its programs."""
         order = pipeline.order
         try:
-            plan = self._plan(order)
+            plan = self._plan(replace(order, addresses=pipeline.candidates, attempt=pipeline.losses))
         except OllamaZmqError as error:
             del self.pipelines[order.model]
             return [LoadFailed(order.model, error)]
         effects: list[Effect] = []
         if order.replaces in self.pipelines:
             effects += [Replaced(order.replaces), *self.unload(order.replaces)]
-        pipeline.order = plan.order
+        pipeline.order = replace(plan.order, addresses=order.addresses)
         effects += pipeline.define(plan.placement, plan.stages, now, missing=plan.missing)
         self._programs.update({stage.program: pipeline for stage in plan.stages})
         return effects + self.leave_unused()
@@ -360,6 +364,35 @@ class Coordinator:
             del self.pipelines[pipeline.order.model]
             self._gatherings.pop(pipeline.order.model, None)
         return effects
+
+    def check(self) -> None:
+        """Assert what must hold between any two events; tests call it.
+
+        Raises:
+            AssertionError: it does not.
+        """
+        for model, pipeline in self.pipelines.items():
+            assert model == pipeline.order.model
+            assert pipeline.phase is not Phase.GONE
+            assert (model in self._gatherings) == (pipeline.phase is Phase.JOINING)
+            assert pipeline.addresses <= {
+                address for address in self.links if self.links[address].status is Status.READY
+            }
+            pipeline.check()
+        assert self._gatherings.keys() <= self.pipelines.keys()
+        for gathering in (*self._gatherings.values(), *self._joins):
+            assert set(gathering.ours) <= self.links.keys()
+        programs = {stage.program: pipeline for pipeline in self.pipelines.values() for stage in pipeline.stages}
+        assert self._programs == programs
+        numbers = [number for pipeline in self.pipelines.values() for number in pipeline.in_flight]
+        assert len(numbers) == len(set(numbers))
+        steps = {number for link in self.links.values() for number in link.steps}
+        assert steps == set(numbers)
+        for address, link in self.links.items():
+            assert address == link.address
+            assert (link.welcome is not None) or link.status is not Status.READY
+        epochs = [link.epoch for link in self.links.values() if link.status is not Status.ABSENT]
+        assert len(epochs) == len(set(epochs))
 
     # What can be seen
 

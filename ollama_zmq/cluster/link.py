@@ -121,7 +121,7 @@ class Link:
         """Why it is not ready, for whoever asks: nobody learns from us what listens at an address he named himself."""
         if self.foreign:
             return f"worker {self.address} is not available; the server's log says why"
-        return self.detail or f"no answer from {self.address} yet"
+        return self.detail or f"no answer from {self.address} yet: is its process stopped, or the machine off?"
 
     @property
     def profile(self) -> WorkerProfile:
@@ -149,6 +149,8 @@ class Link:
     def state(self, held_bytes: int, layers: str) -> WorkerState:
         """What ``/api/cluster`` shows of it, and of the models that it holds."""
         status = "connecting" if self.status in JOINING else self.status.value
+        if self.status is Status.ABSENT:
+            status = "idle"
         why = self.why if self.status in ENDED else ""
         known = WorkerState(self.address, status, why, held_bytes=held_bytes, layers=layers)
         if (welcome := self.welcome) is None:

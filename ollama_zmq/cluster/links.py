@@ -12,6 +12,8 @@ from ollama_zmq.cluster.link import ENDED, JOINING, Link, Status
 from ollama_zmq.cluster.stages import LOCAL
 from ollama_zmq.wire.messages import Bye
 
+LOST_KEPT = 1024  # addresses that are known to be lost though nobody names them now
+
 
 class Links(Mapping[str, Link]):
     """Address -> link, the local device among them."""
@@ -22,6 +24,7 @@ class Links(Mapping[str, Link]):
         self._links = {LOCAL: Link(LOCAL, broker, remote=False, cores=cores)}
         self._epochs = 0
         self._identities: dict[str, set[str]] = {}
+        self._lost: dict[str, None] = {}  # left while they were lost, oldest first
 
     def __getitem__(self, address: str) -> Link:
         return self._links[address]
@@ -60,6 +63,8 @@ class Links(Mapping[str, Link]):
         for address in (LOCAL, *addresses):
             link = self._links.setdefault(address, Link(address, self._broker, cores=self._cores))
             link.foreign = address in foreign
+            link.was_lost = link.was_lost or address in self._lost
+            self._lost.pop(address, None)
             if link.status is not Status.READY and link.status not in JOINING:
                 self._epochs += 1
                 effects += link.join(self._epochs, now)
@@ -87,6 +92,10 @@ class Links(Mapping[str, Link]):
     def leave(self, address: str) -> list[Effect]:
         """End the lease of a worker and forget it."""
         link = self._links.pop(address)
+        if link.was_lost:
+            self._lost[address] = None
+            if len(self._lost) > LOST_KEPT:
+                del self._lost[next(iter(self._lost))]
         if link.status is Status.ABSENT or link.status in ENDED:
             return []
         goodbye: list[Effect] = [link.send(Bye())] if link.status is not Status.CONNECTING else []

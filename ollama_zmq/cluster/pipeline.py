@@ -25,7 +25,7 @@ got further (``Defined``, ``Stored``), and before ``Ready`` the time to read its
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 
 import numpy as np
@@ -100,6 +100,7 @@ class Pipeline:
     Attributes:
         stages: in pipeline order; none while its workers join.
         in_flight: microbatch number -> where it is.
+        losses: how often a worker was lost while it loaded.
     """
 
     def __init__(self, order: LoadOrder, links: Links, numbers: Iterator[int]) -> None:
@@ -117,15 +118,20 @@ class Pipeline:
         self._latency: list[LatencyWindow] = []
         self._speed = SpeedMeter()
         self._costs: tuple[StageCost, ...] = ()
-        self._losses = 0
+        self.losses = 0
         self._load_deadlines: dict[str, float] = {}  # worker address -> when it must have got further with loading
         self._missing: tuple[str, ...] = ()
-        self._left_out: tuple[str, ...] = ()
+        self._left_out: dict[str, str] = {}  # worker address -> why this load goes on without it
 
     @property
     def addresses(self) -> set[str]:
         """The workers of its stages."""
         return {stage.address for stage in self.stages}
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """The workers that may have a part in it."""
+        return tuple(address for address in self.order.addresses if address not in self._left_out)
 
     def is_loading_on(self, address: str) -> bool:
         """Whether a worker is about to load a part of it."""
@@ -150,7 +156,7 @@ class Pipeline:
     ) -> list[Effect]:
         """Begin to load the model as *stages*; *missing*: why workers that were named have no part in it."""
         self.phase, self.placement, self.stages = Phase.DEFINING, placement, stages
-        self._missing = missing + self._left_out
+        self._missing = (*missing, *self._left_out.values())
         self._held = {stage.program: stage.need for stage in stages}
         self._unready, self._defined = {stage.program for stage in stages}, set()
         self._latency, self._speed = [LatencyWindow() for _ in stages], SpeedMeter()
@@ -239,8 +245,7 @@ class Pipeline:
     def leave_out(self, address: str, why: str) -> None:
         """While it loads: go on without the worker at *address*, though it may join again."""
         if self.phase in LOADING:
-            self.order = replace(self.order, addresses=tuple(a for a in self.order.addresses if a != address))
-            self._left_out += (why,)
+            self._left_out[address] = why
 
     # Stepping
 
@@ -373,9 +378,9 @@ class Pipeline:
         effects = self.release()
         if loaded:
             return [*effects, ModelLost(self.order.model, error)]
-        if self._losses == MAX_LOSSES:
+        if self.losses == MAX_LOSSES:
             return [*effects, LoadFailed(self.order.model, error)]
-        self._losses += 1
+        self.losses += 1
         self.phase = Phase.JOINING
         return effects
 

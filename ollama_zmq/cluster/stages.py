@@ -7,7 +7,8 @@ local device. Without workers everything is one program.
     worker layers 0..14 -> worker layers 15..29 -> local head
 
 The number of the model stands in the name of its programs, so that two models with the same ops have programs of their
-own on a worker that holds both.
+own on a worker that holds both; and the attempt to load it, so that an answer to an earlier one is not taken for one of
+now.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class LoadOrder:
         missing: what to do when one of *addresses* is not there.
         foreign: those of *addresses* that the operator of the server did not name: why they are not there is no
             business of who named them.
+        attempt: how often the load has begun anew.
     """
 
     model: int
@@ -73,6 +75,7 @@ class LoadOrder:
     contexts: int = 1
     missing: Missing = Missing.USE_REST
     foreign: frozenset[str] = frozenset()
+    attempt: int = 0
 
     @property
     def max_rows(self) -> int:
@@ -169,7 +172,8 @@ def _stage(order: LoadOrder, address: str, part: str, layers: range, program: Pr
         WeightSource(spec.name, order.blob, tensors[spec.name].offset, tensors[spec.name].nbytes)
         for spec in program.weights
     )
-    code = msgspec.structs.replace(program, name=f"{program.name} of {order.name[:80]} #{order.model}").to_bytes()
+    number = f"{order.model}.{order.attempt}" if order.attempt else order.model
+    code = msgspec.structs.replace(program, name=f"{program.name} of {order.name[:80]} #{number}").to_bytes()
     kv_pages = order.kv_pages if program.caches else 0
     threads = order.num_thread if address == LOCAL else 0
     define = Define(program_id(code), code, sources, kv_pages, order.max_tokens, order.max_rows, threads)

@@ -17,6 +17,7 @@ import zmq
 
 from ollama_zmq.bus.broker import Broker
 from ollama_zmq.bus.loads import LoadedModel, LoadRequest
+from ollama_zmq.bus.sockets import bind, worker_socket
 from ollama_zmq.bus.worker_loop import WorkerLoop
 from ollama_zmq.cluster.stages import Missing
 from ollama_zmq.devices.base import Budget
@@ -37,11 +38,16 @@ from ollama_zmq.errors import (
     ModelFileError,
     OpError,
     OutOfDeviceMemory,
+    RequestError,
     StageLost,
     Unreachable,
 )
 from ollama_zmq.formats.options import Options
 from ollama_zmq.models.llama import Llama
+from ollama_zmq.wire import frames
+from ollama_zmq.wire.frames import Envelope
+from ollama_zmq.wire.messages import Define, Hello, Ping, Pong
+from tests.cluster.fake_workers import welcome
 from tests.models_tiny import write_tiny_llama
 
 WAIT_S = 60.0
@@ -472,3 +478,83 @@ def test_a_fault_of_our_own_ends_the_request_and_not_the_broker(broker, tiny_ggu
         assert str(generate(loaded)[1].error) == "internal error in the broker, see its log"
     assert not broker.holds(loaded.model)
     assert isinstance(generate(load(broker, tiny_gguf))[1], Finished)
+
+
+class Rogue:
+    """A worker that joins like any other and sends *rubbish* in place of its answer to the first ``define``."""
+
+    def __init__(self, rubbish: list[bytes]) -> None:
+        self._rubbish = rubbish
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._dealer = worker_socket(self._context, "tcp://127.0.0.1:*")
+        self.address = bind(self._dealer, "tcp://127.0.0.1:*").removeprefix("tcp://")
+        self._running = True
+        self.asked: list[str] = []
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        seq = 0
+        while self._running:
+            if not self._dealer.poll(50):
+                continue
+            envelope = frames.decode(self._dealer.recv_multipart())
+            self.asked.append(type(envelope.message).__name__)
+            match envelope.message:
+                case Hello():
+                    answer, tensors = welcome(), {}
+                case Ping(nonce):
+                    answer, tensors = Pong(nonce), dict(envelope.tensors)
+                case Define():
+                    self._dealer.send_multipart(self._rubbish)
+                    continue
+                case _:
+                    continue
+            self._dealer.send_multipart(frames.encode(Envelope(answer, tensors, envelope.epoch, seq)))
+            seq += 1
+
+    def stop(self) -> None:
+        self._running = False
+        self._thread.join(WAIT_S)
+        self._dealer.close(0)
+        self._context.term()
+
+
+@pytest.fixture
+def rogue() -> Iterator[Callable[[list[bytes]], Rogue]]:
+    running: list[Rogue] = []
+
+    def start(rubbish: list[bytes]) -> Rogue:
+        running.append(Rogue(rubbish))
+        return running[-1]
+
+    yield start
+    for each in running:
+        each.stop()
+
+
+@pytest.mark.parametrize("rubbish", [[b"rubbish"], [b""], [b"OZ\x01\xff\xff\xff\xff"], [b"x"] * 50])
+def test_rubbish_from_a_worker_costs_it_the_connection_and_the_load_goes_on(
+    broker, tiny_gguf, start_worker, rogue, rubbish
+):
+    """It would join again at once and send the same; the load that it spoilt goes on without it."""
+    alone = generate(load(broker, tiny_gguf))[0]
+    honest, liar = start_worker(), rogue(rubbish)
+    wanted = LoadRequest("tiny", tiny_gguf, 128, rpc_servers=(honest.address, liar.address))
+    model = broker.load(wanted).result(WAIT_S)
+    assert generate(Loaded(broker, model))[0] == alone
+    assert liar.asked.count("Define") == 1
+    (state,) = [state for state in broker.cluster().models if state.stages[0].worker == honest.address]
+    (why,) = state.missing
+    assert f"worker {liar.address} sent what the protocol forbids" in why
+
+
+def test_a_broker_that_stops_ends_the_looks_that_are_under_way(tiny_gguf):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        wanted = LoadRequest("tiny", tiny_gguf, 128, rpc_servers=(f"127.0.0.1:{silent.getsockname()[1]}",))
+        with Broker(threads=1) as broker:
+            silent.settimeout(WAIT_S)
+            planned = broker.plan(wanted)
+            silent.accept()[0].close()  # it is being looked at
+        with pytest.raises(RequestError, match="the server is stopping"):
+            planned.result(WAIT_S)

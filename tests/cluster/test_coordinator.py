@@ -35,11 +35,13 @@ from ollama_zmq.wire.messages import (
     CHUNK_BYTES,
     Bye,
     Define,
+    Defined,
     Failed,
     Hello,
     Ping,
     Pong,
     Ran,
+    Ready,
     Refused,
     Release,
     Run,
@@ -242,14 +244,37 @@ def test_a_load_begins_again_when_a_worker_dies_under_it(workers, network):
     workers.answers[(B, Define)] = lambda _: []
     load(workers, order(network, A, B))
     workers.mute = {B}
-    workers.happen(ConnectionLost(B, "worker b:50052 is gone"))
-    (loaded,) = workers.happen(ConnectionFailed(B, "nobody listens"))
+    (loaded,) = workers.happen(ConnectionLost(B, "worker b:50052 is gone"))
     assert [s.worker for s in loaded.stages] == [A, LOCAL]
 
 
-def test_a_worker_that_dies_under_every_load_fails_it(workers, network):
+def test_an_answer_to_a_load_that_began_anew_is_not_taken_for_one_of_now(workers, network):
+    """The head is a stage of both; what was on its way is about another program."""
+    workers.answers[(B, Define)] = workers.answers[(LOCAL, Define)] = lambda _: []
+    load(workers, order(network, A, B))
+    first = model_of(workers).stages[-1].program
+    workers.happen(ConnectionLost(B, "worker b:50052 is gone"))
+    second = model_of(workers).stages[-1].program
+    assert first != second
+    assert workers.say(LOCAL, Defined(first, ())) == workers.say(LOCAL, Ready(first, 1, 1.0, 1)) == []
+    assert model_of(workers).phase is Phase.DEFINING
+    workers.say(LOCAL, Defined(second, ()))
+    workers.mute = {A, LOCAL}
+    workers.say(LOCAL, Ready(second, 1, 1.0, 1))
+    assert model_of(workers).phase is Phase.WARMING
+
+
+def test_a_worker_that_dies_under_a_load_is_left_out_of_it_though_it_is_back_at_once(workers, network):
     workers.answers[(A, Define)] = lambda _: []
     load(workers, order(network, A))
+    (loaded,) = workers.happen(ConnectionLost(A, "worker a:50052 is gone"))
+    assert [s.part for s in loaded.stages] == ["whole"]
+    assert workers.coordinator.state().models[0].missing == ("worker a:50052 is gone",)
+
+
+def test_a_load_that_waits_for_its_workers_fails_when_one_dies_under_it_each_time(workers, network):
+    workers.answers[(A, Define)] = lambda _: []
+    load(workers, order(network, A, missing=Missing.WAIT))
     outcomes = [workers.happen(ConnectionLost(A, "worker a:50052 is gone")) for _ in range(3)]
     assert outcomes[:2] == [[], []]
     assert isinstance(outcomes[2][0].error, StageLost)

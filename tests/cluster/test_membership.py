@@ -232,7 +232,7 @@ def test_a_worker_that_the_plan_leaves_out_is_given_back(workers, network):
 def test_looking_connects_nobody_and_shows_who_is_listed(workers):
     state = workers.coordinator.state(listed={A: "", B: "cannot resolve worker b:50052"})
     assert [(w.address, w.status, w.detail) for w in state.workers] == [
-        (LOCAL, "absent", ""),
+        (LOCAL, "idle", ""),
         (A, "idle", ""),
         (B, "lost", "cannot resolve worker b:50052"),
     ]
@@ -244,6 +244,37 @@ def test_a_look_at_workers_ends_though_one_of_them_is_silent(workers):
     assert workers.carry_out(workers.coordinator.join((A, B), workers.now)) == []
     assert later(workers, BAR_S) == [Joined((A, B))]
     assert [(w.address, w.status) for w in workers.coordinator.state().workers][1] == (A, "ready")
+
+
+def test_a_look_does_not_give_up_the_workers_of_another(workers):
+    workers.mute = {A, B}
+    workers.carry_out(workers.coordinator.join((A,), workers.now))
+    workers.carry_out(workers.coordinator.join((B,), workers.now))
+    assert set(workers.coordinator.links) == {LOCAL, A, B}
+    workers.mute = set()
+    assert workers.happen(Attached(A)) == [Joined((A,))]
+    assert workers.happen(Attached(B)) == [Joined((B,))]
+
+
+def test_a_load_gives_back_the_workers_that_nobody_looks_at_any_more(workers, network):
+    workers.mute = {A, B}
+    workers.carry_out(workers.coordinator.join((A,), workers.now))
+    (loaded,) = load(workers, order(network))
+    assert stages_of(loaded) == [LOCAL]
+    assert set(workers.coordinator.links) == {LOCAL, A}  # it is still looked at
+    workers.happen(ConnectionFailed(A, "nobody listens"))
+    load(workers, order(network, model=2))
+    assert set(workers.coordinator.links) == {LOCAL}
+
+
+def test_a_lost_worker_stays_known_as_lost_while_nobody_names_it(workers, network):
+    workers.mute = {A}
+    load(workers, order(network, A))
+    workers.happen(ConnectionFailed(A, "silent"))
+    load(workers, order(network, model=2, replaces=1))  # leaves it
+    load(workers, order(network, A, model=3, replaces=2))
+    effects = later(workers, LOST_GRACE_S + 0.2)
+    assert stages_of(effects[-1]) == [LOCAL]
 
 
 def test_two_looks_at_once_both_end(workers):
