@@ -10,7 +10,7 @@
     a message about a program                   what its pipeline makes of it
     Got(Failed), StageLost                      as when the worker is lost
     a worker is lost                            every model with a stage on it is lost or, while it loads, begun again,
-                                                without that worker unless the order waits for missing ones
+                                                without that worker if it was lost under it before
     a load makes no progress on a worker        as when the worker is lost
     unload                                      Release its programs
     LEASE_IDLE_S without a model on a worker    Bye
@@ -166,7 +166,10 @@ class Coordinator:
             gone = self._known_elsewhere(address, message, now) if isinstance(message, Welcome) else []
             return gone + self._advance(address, lambda link: link.receive(message, now), now)
         except RemoteProtocolError as error:
-            return self._drop(address, f"worker {address} broke the protocol: {error}", now)
+            why = f"worker {address} broke the protocol: {error}"
+            for pipeline in self.pipelines.values():
+                pipeline.leave_out(address, why)
+            return self._drop(address, why, now)
 
     def _known_elsewhere(self, address: str, welcome: Welcome, now: float) -> list[Effect]:
         """Note the id of a worker; a connection to it under another name is over, for it has one at a time."""
@@ -269,7 +272,7 @@ class Coordinator:
         effects: list[Effect] = []
         for pipeline in list(self.pipelines.values()):
             if address in pipeline.addresses:
-                if pipeline.order.missing is Missing.USE_REST:
+                if pipeline.order.missing is Missing.USE_REST and not pipeline.may_return(address):
                     pipeline.leave_out(address, self.links[address].why)
                 effects += self._ended(pipeline, pipeline.lost(address, detail))
                 if pipeline.phase is Phase.JOINING:

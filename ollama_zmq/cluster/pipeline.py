@@ -121,6 +121,7 @@ class Pipeline:
         self.losses = 0
         self._load_deadlines: dict[str, float] = {}  # worker address -> when it must have got further with loading
         self._missing: tuple[str, ...] = ()
+        self._lost_before: set[str] = set()
         self._left_out: dict[str, str] = {}  # worker address -> why this load goes on without it
 
     @property
@@ -242,10 +243,16 @@ class Pipeline:
         hidden_state = np.zeros((1, self.order.network.hidden_size), np.float32)
         return self.run(WARM_UP, WARM_UP.token_ids if len(self.stages) == 1 else hidden_state, now)
 
+    def may_return(self, address: str) -> bool:
+        """While it loads: whether the worker at *address*, lost just now, may join again; it may once."""
+        first = address not in self._lost_before
+        self._lost_before.add(address)
+        return first
+
     def leave_out(self, address: str, why: str) -> None:
         """While it loads: go on without the worker at *address*, though it may join again."""
-        if self.phase in LOADING:
-            self._left_out[address] = why
+        if self.phase in LOADING and address in self.order.addresses:
+            self._left_out.setdefault(address, why)
 
     # Stepping
 

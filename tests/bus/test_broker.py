@@ -543,10 +543,11 @@ def test_rubbish_from_a_worker_costs_it_the_connection_and_the_load_goes_on(
     wanted = LoadRequest("tiny", tiny_gguf, 128, rpc_servers=(honest.address, liar.address))
     model = broker.load(wanted).result(WAIT_S)
     assert generate(Loaded(broker, model))[0] == alone
-    assert liar.asked.count("Define") == 1
+    assert liar.asked.count("Define") <= 2  # once more, for it might have been started anew in between
     (state,) = [state for state in broker.cluster().models if state.stages[0].worker == honest.address]
     (why,) = state.missing
-    assert f"worker {liar.address} sent what the protocol forbids" in why
+    assert liar.address in why
+    assert "protocol" in why
 
 
 def test_a_broker_that_stops_ends_the_looks_that_are_under_way(tiny_gguf):
