@@ -11,6 +11,7 @@ from ollama_zmq.cli.ps import processor, until
 from ollama_zmq.cli.tables import NARROW, table
 from ollama_zmq.client import Client
 from ollama_zmq.config import VARIABLES
+from ollama_zmq.errors import OllamaZmqError
 from ollama_zmq.version import VERSION
 
 NO_SERVER = "Error: could not connect to ollama server, run 'ollama serve' to start it\n"
@@ -198,11 +199,20 @@ def test_cp_and_rm_tell_what_they_did(ollama, server, store):
     assert (printed.code, printed.err) == (1, "Error: model 'nope' not found\n")
 
 
-def test_rm_unloads_first(ollama, server, store, broker):
-    ollama("run", "tiny", "")
-    printed = ollama("rm", "tiny")
-    assert (printed.code, printed.out, printed.err) == (0, "deleted 'tiny'\n", "")
-    assert broker.n_unloads == 1
+def test_rm_unloads_first_and_removes_what_cannot_be_unloaded(ollama, server, monkeypatch):
+    calls = []
+
+    def unload(self, model):
+        calls.append(("unload", model))
+        if model == "broken":
+            raise OllamaZmqError("truncated")
+
+    monkeypatch.setattr(Client, "unload", unload)
+    monkeypatch.setattr(Client, "delete", lambda self, model: calls.append(("delete", model)))
+    printed = ollama("rm", "tiny", "broken")
+    assert calls == [("unload", "tiny"), ("delete", "tiny"), ("unload", "broken"), ("delete", "broken")]
+    assert (printed.code, printed.out) == (0, "deleted 'tiny'\ndeleted 'broken'\n")
+    assert printed.err == "Warning: unable to stop model 'broken': truncated\n"
 
 
 @pytest.mark.parametrize(
