@@ -6,16 +6,30 @@ for first, in the whole text, then the next one in what is left, and so on: that
 from a leftmost-longest scan when special tokens overlap.
 
 A vocabulary may have thousands of special tokens and a prompt a megabyte, so one sweep first finds out which of
-them occur at all.
+them occur at all. Most are written ``<...>``, with no such bracket inside: these cannot overlap, their order makes no
+difference, and one more sweep cuts them all out.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from ollama_zmq.text.vocabulary import HIDDEN, LSTRIP, RSTRIP, Vocabulary
 
+_BRACKETED = re.compile("<[^<>]*>")
 WHITE_SPACE = " \t\n\v\f\r"  # C's isspace
+
+
+def _swept(text: str, wanted: Mapping[str, int]) -> list[str | int]:
+    """*text* cut at every bracketed name in *wanted*, from left to right."""
+    fragments: list[str | int] = []
+    start = 0
+    for match in _BRACKETED.finditer(text) if wanted else ():
+        if (token_id := wanted.get(match[0])) is not None:
+            fragments += [text[start : match.start()], token_id] if match.start() > start else [token_id]
+            start = match.end()
+    return [*fragments, text[start:]] if start < len(text) else fragments
 
 
 class SpecialTokens:
@@ -34,16 +48,23 @@ class SpecialTokens:
 
     def split(self, text: str, *, parse_special: bool) -> list[str | int]:
         """*text* as fragments of plain text and special token ids, in order. No fragment is empty."""
+        attributes = self._vocabulary.attributes
+        wanted = [i for i in self._present(text) if parse_special or not attributes[i] & HIDDEN]
+        if all(self._stands_alone(token_id) for token_id in wanted):
+            return _swept(text, {self._vocabulary.texts[token_id]: token_id for token_id in wanted})
         fragments: list[str | int] = [text] if text else []
-        for token_id in self._present(text):
-            attributes = self._vocabulary.attributes[token_id]
-            if parse_special or not attributes & HIDDEN:
-                fragments = [
-                    piece
-                    for fragment in fragments
-                    for piece in ([fragment] if isinstance(fragment, int) else self._cut(fragment, token_id))
-                ]
+        for token_id in wanted:
+            fragments = [
+                piece
+                for fragment in fragments
+                for piece in ([fragment] if isinstance(fragment, int) else self._cut(fragment, token_id))
+            ]
         return fragments
+
+    def _stands_alone(self, token_id: int) -> bool:
+        """Whether a token can neither overlap another one of its kind nor swallow white space."""
+        strips = self._vocabulary.attributes[token_id] & (LSTRIP | RSTRIP)
+        return not strips and _BRACKETED.fullmatch(self._vocabulary.texts[token_id]) is not None
 
     def guarded(self, text: str, guard: str) -> str:
         """*text* with *guard* behind the first character of each control token's name, so that it is none."""

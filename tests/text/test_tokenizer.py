@@ -190,3 +190,33 @@ def test_markers_around_literal_text_stay_control_tokens() -> None:
 def test_a_file_may_have_no_vocabulary(kind: str | None) -> None:
     assert not has_vocabulary({"tokenizer.ggml.model": kind})
     assert has_vocabulary(byte_pairs())
+
+
+MARKERS = ["<a>", "<ab>", "<|x|>", "<>", "[a]", "<a", "a>", "<<a>>"]
+
+
+def cut_in_order(text: str, ids: dict[str, int]) -> list[str | int]:
+    """The longest marker first, in the whole text, then the next one in what is left."""
+    fragments: list[str | int] = [text] if text else []
+    for marker in sorted(ids, key=lambda marker: -len(marker)):
+        pieces: list[str | int] = []
+        for fragment in fragments:
+            parts = [fragment] if isinstance(fragment, int) else fragment.split(marker)
+            for n, part in enumerate(parts):
+                pieces += ([ids[marker]] if n else []) + ([part] if part != "" else [])
+        fragments = pieces
+    return fragments
+
+
+@given(
+    markers=st.lists(st.sampled_from(MARKERS), unique=True).map(lambda chosen: sorted(chosen, key=len)),
+    words=st.lists(st.sampled_from([*MARKERS, "<", ">", "a", " "]), max_size=12),
+)
+def test_special_tokens_are_cut_out_the_longest_first(markers: list[str], words: list[str]) -> None:
+    tokenizer = load_tokenizer(byte_pairs(*markers))
+    plain = cut_in_order("".join(words), {marker: tokenizer.token_id(marker) for marker in markers})
+    expected: list[int] = []
+    for part in plain:
+        whole = isinstance(part, int)
+        expected += [part] if whole else tokenizer.encode(part, add_special=False, parse_special=False)
+    assert tokenizer.encode("".join(words), add_special=False, parse_special=True) == expected
