@@ -51,6 +51,8 @@ def _odd_field(rng: random.Random, frames: list[bytes]) -> None:
     length = int.from_bytes(frames[0][3:HEADER_AT], "little")
     try:
         fields = msgpack.unpackb(frames[0][HEADER_AT : HEADER_AT + length], strict_map_key=False)
+        if not isinstance(fields, dict):
+            return
         name = rng.choice([*fields, "t", "tensors", "unknown"])
         fields[name] = rng.choice([*TAGS.values()]) if name == "t" and rng.random() < 0.5 else rng.choice(ODD)
         header = msgpack.packb(fields)
@@ -84,14 +86,14 @@ def _garbage(rng: random.Random, frames: list[bytes]) -> None:
 def decode_one(rng: random.Random) -> str:
     """Decode one mangled message; return what is wrong, or ""."""
     frames = mangled(rng, rng.choice(SAMPLES))
-    began = time.perf_counter()
+    began = time.thread_time()  # on a busy machine the clock on the wall tells of others
     try:
         decode(frames)
     except RemoteProtocolError:
         pass
     except Exception as error:  # whatever it is, it breaks the law
         return f"{type(error).__name__}: {error} of {frames!r:.500}"
-    took_s = time.perf_counter() - began
+    took_s = time.thread_time() - began
     return f"{took_s:.3f} s for {frames!r:.500}" if took_s > LIMIT_S else ""
 
 
