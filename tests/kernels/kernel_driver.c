@@ -13,6 +13,7 @@
 
 #include "attention/page.h"
 #include "isa.h"
+#include "packing/pack.h"
 #include "packing/unpack.h"
 #include "rows/angles.h"
 #include "runtime/experts.h"

@@ -11,6 +11,7 @@
 
 #include "attention/page.h"
 #include "isa.h"
+#include "packing/pack.h"
 #include "packing/unpack.h"
 #include "rows/angles.h"
 
