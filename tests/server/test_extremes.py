@@ -7,6 +7,7 @@ import structlog
 
 from ollama_zmq.cluster.placement import Demand, WorkerProfile, place
 from ollama_zmq.errors import OutOfDeviceMemory
+from ollama_zmq.formats.options import Options
 from tests.server.engine_broker import settle, with_engine
 
 NUM_CTX = 64
@@ -28,14 +29,21 @@ def answer(store, **body):
     return found["answer"], found["token_ids"]
 
 
-@pytest.mark.parametrize(
-    ("num_predict", "expected"), [(1, 1), (0, 640), (-1, 640), (-2, 640), (-99, 640), (10**9, 640)]
-)
-def test_num_predict_of_zero_or_less_means_ten_contexts(store, num_predict, expected):
+@pytest.mark.parametrize(("num_predict", "expected"), [(1, 1), (0, 1), (-1, 640), (-2, 640), (-99, 640), (10**9, 640)])
+def test_num_predict_below_zero_means_ten_contexts_and_zero_one_token(store, num_predict, expected):
     options = {"num_predict": num_predict, "seed": 3, "repeat_penalty": 1.0}
     response, _ = answer(store, prompt="Hi", raw=True, options=options)
     body = response.json()
     assert (response.status_code, body["eval_count"], body["done_reason"]) == (200, expected, "length")
+
+
+@pytest.mark.parametrize("name", [name for name in Options.__struct_fields__ if name not in ("rpc_servers", "stop")])
+def test_no_number_in_any_option_is_a_fault_of_ours(store, name):
+    numbers = [0, -1, 1, 0.5, 2**31 - 1, 2**31, 2**63 - 1, 2**63, -(2**63), 1e38, 1e300, True]
+    for number in numbers:
+        response, _ = answer(store, prompt="Hi", raw=True, options={"num_predict": 2, name: number})
+        body = response.json()
+        assert response.status_code == 200 or (response.status_code in (400, 503) and name in body["error"]), body
 
 
 def test_a_prompt_of_only_special_tokens_is_continued(store):
