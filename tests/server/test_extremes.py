@@ -46,6 +46,16 @@ def test_no_number_in_any_option_is_a_fault_of_ours(store, name):
         assert response.status_code == 200 or (response.status_code in (400, 503) and name in body["error"]), body
 
 
+@pytest.mark.parametrize(("n_threads", "status"), [(1024, 200), (1025, 400), (2**31 - 1, 400)])
+def test_more_threads_than_a_machine_has_cores_are_refused(on_site, n_threads, status):
+    async def scenario(site):
+        response = await site.post("/api/generate", model="tiny", options={"num_thread": n_threads})
+        assert response.status_code == status
+        assert status == 200 or response.json()["error"].startswith(f"num_thread={n_threads}: at most 1024")
+
+    on_site(scenario)
+
+
 def test_a_prompt_of_only_special_tokens_is_continued(store):
     prompt = "<|endoftext|><|im_end|><|im_start|>"
     response, token_ids = answer(store, prompt=prompt, raw=True, options={"num_predict": 3})

@@ -4,10 +4,11 @@ import asyncio
 import gc
 import threading
 
+import msgspec
 import pytest
 
 from ollama_zmq.server.schema import rfc3339
-from ollama_zmq.server.streaming import Statuses
+from ollama_zmq.server.streaming import Statuses, encode
 from tests.server.caller import Caller
 from tests.server.conftest import site
 from tests.server.fake_broker import hello
@@ -92,3 +93,10 @@ def test_an_error_of_work_whose_reader_has_left_is_nobodys_complaint():
 
     asyncio.run(scenario())
     assert complaints == []
+
+
+def test_half_a_surrogate_pair_goes_out_as_a_replacement_character():
+    class Named(msgspec.Struct):
+        name: str
+
+    assert encode([Named("a\udc80b"), {"\ud83d": ["😀"]}]) == '[{"name":"a\ufffdb"},{"\ufffd":["😀"]}]'.encode()
