@@ -17,8 +17,10 @@ import zmq
 
 from ollama_zmq.bus.broker import Broker
 from ollama_zmq.bus.loads import LoadedModel, LoadRequest
+from ollama_zmq.bus.served import Served
 from ollama_zmq.bus.sockets import bind, worker_socket
 from ollama_zmq.bus.worker_loop import WorkerLoop
+from ollama_zmq.cluster.events import ModelLoaded
 from ollama_zmq.cluster.stages import Missing
 from ollama_zmq.devices.base import Budget
 from ollama_zmq.devices.registry import open_device
@@ -559,3 +561,17 @@ def test_a_broker_that_stops_ends_the_looks_that_are_under_way(tiny_gguf):
             silent.accept()[0].close()  # it is being looked at
         with pytest.raises(RequestError, match="the server is stopping"):
             planned.result(WAIT_S)
+
+
+def test_a_second_end_of_a_load_changes_nothing(broker, tiny_gguf, monkeypatch):
+    """Of whatever made it: the model answers on, and nothing is raised in the broker's thread."""
+    finish = Served.finish
+
+    def twice(self: Served, loaded: ModelLoaded) -> None:
+        finish(self, loaded)
+        finish(self, loaded)
+
+    monkeypatch.setattr(Served, "finish", twice)
+    loaded = load(broker, tiny_gguf)
+    assert isinstance(generate(loaded)[1], Finished)
+    assert broker.holds(loaded.model)

@@ -173,3 +173,18 @@ def test_the_context_that_would_fit_is_the_largest_that_does(budgets, sizes):
 
     found = largest_context(of_pages(30), profiles) // PAGE_SLOTS
     assert found == max((pages for pages in range(1, 31) if fits(pages)), default=0)
+
+
+@pytest.mark.parametrize("layers", [1, 5, 31])
+def test_of_equal_workers_the_earlier_gets_more(layers):
+    addresses = ("a", "b") if layers > 1 else ("a",)
+    stages = cut(place(demand(layers), [worker("a"), worker("b")], LOCAL))
+    assert stages == list(zip(addresses, (layers - layers // 2, layers // 2), strict=False))
+
+
+@pytest.mark.parametrize("speed", [1e10, 3e10, 7e9])
+def test_one_of_equal_workers_is_the_first_of_the_list(speed):
+    """Whatever their times round to."""
+    workers = [worker(address, speed) for address in ("a", "b", "c")]
+    slow_here = WorkerProfile("local", 10**12, 1e6)
+    assert cut(place(demand(30, 10**9), workers, slow_here, Policy.FASTEST)) == [("a", 30)]
