@@ -611,6 +611,8 @@ class Fuzzer:
             self.met["mutants with large weights"] += 1
             return
         with Runs(device, program, threads=2) as runs:
+            if not runs.executables:
+                return  # nothing was planned that would bound the input
             self.met["mutants that ran"] += 1
             for _ in range(2):
                 step = hostile_step(rng)
