@@ -92,7 +92,7 @@ class Links(Mapping[str, Link]):
     def leave(self, address: str) -> list[Effect]:
         """End the lease of a worker and forget it."""
         link = self._links.pop(address)
-        if link.was_lost:
+        if link.was_lost or link.status is Status.CONNECTING:  # a load has gone on without it
             self._lost[address] = None
             if len(self._lost) > LOST_KEPT:
                 del self._lost[next(iter(self._lost))]

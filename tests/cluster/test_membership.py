@@ -277,6 +277,16 @@ def test_a_lost_worker_stays_known_as_lost_while_nobody_names_it(workers, networ
     assert stages_of(effects[-1]) == [LOCAL]
 
 
+def test_a_worker_that_a_load_went_on_without_is_known_as_lost(workers, network):
+    workers.mute = {A}
+    load(workers, order(network, A))
+    later(workers, BAR_S)
+    load(workers, order(network, model=2, replaces=1))  # leaves it while it still connects
+    load(workers, order(network, A, model=3, replaces=2))
+    effects = later(workers, LOST_GRACE_S + 0.2)
+    assert stages_of(effects[-1]) == [LOCAL]
+
+
 def test_two_looks_at_once_both_end(workers):
     first = workers.coordinator.join((A,), workers.now)
     second = workers.coordinator.join((A, B), workers.now)
