@@ -32,3 +32,16 @@ def test_an_output_costs_its_characters_and_its_parts_empty_ones_too():
         assert Sandbox().concat(parts) == "abc"
     with budget(5), pytest.raises(TemplateTooCostly):
         Sandbox().concat(parts)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["'x' * 5000", "5000 * 'x'", "[1] * 5000", "text + text", "'%s%s' % (text, text)"],
+)
+def test_what_multiplies_or_joins_is_paid_for_before_it_is_made(expression):
+    """It is never shown, so nothing else pays for it."""
+    template = Sandbox().from_string("{% set made = " + expression + " %}")
+    with budget(2_000_000):
+        assert template.render(text="y" * 3000) == ""
+    with budget(4_000), pytest.raises(TemplateTooCostly):
+        template.render(text="y" * 3000)
