@@ -8,6 +8,7 @@ like one is a warning too, since a typing error would otherwise only show in wha
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ VARIABLES = {
     "OLLAMA_HOST": "IP Address for the ollama server (default 127.0.0.1:11434)",
     "OLLAMA_KEEP_ALIVE": 'The duration that models stay loaded in memory (default "5m")',
     "OLLAMA_KV_CACHE_TYPE": "Quantization type for the K/V cache: f16 or q8_0 (default: f16)",
+    "OLLAMA_LOAD_TIMEOUT": 'How long a load may make no progress; 0 or less for no limit (default "5m")',
     "OLLAMA_MAX_LOADED_MODELS": "Maximum number of loaded models (default 0: as many as fit)",
     "OLLAMA_MAX_QUEUE": "Maximum number of queued requests (default 512)",
     "OLLAMA_MODELS": "The path to the models directory",
@@ -52,7 +54,7 @@ VARIABLES = {
 # what Ollama reads and nothing here does: said in the log, lest it be counted on
 _WITHOUT_EFFECT = re.compile(
     "OLLAMA_(AUTH|DEBUG_LOG_REQUESTS|EXPERIMENT|FLASH_ATTENTION|GO_TEMPLATE|GPU_OVERHEAD|IGPU_ENABLE|INTEL_GPU|"
-    "LLM_LIBRARY|LOAD_TIMEOUT|MAX_TRANSFER_STREAMS|MULTIUSER_CACHE|NEW_ENGINE|REMOTES|RUNNERS_DIR|SCHED_SPREAD|TMPDIR|"
+    "LLM_LIBRARY|MAX_TRANSFER_STREAMS|MULTIUSER_CACHE|NEW_ENGINE|REMOTES|RUNNERS_DIR|SCHED_SPREAD|TMPDIR|"
     "VULKAN)"
 )
 
@@ -65,6 +67,7 @@ class Config:
         host: ``OLLAMA_HOST``.
         models: folder of manifests and blobs.
         keep_alive_s: how long an unused model stays loaded; ``inf`` for ever.
+        load_timeout_s: how long a load may make no progress; ``inf`` for ever.
         kv_cache_type: "f16" or "q8_0", what keys and values are kept as.
         context_length: ``num_ctx`` where neither request nor Modelfile has one; 0 for the default.
         num_parallel: sequences per model at the same time; 0 for as many as the KV cache holds.
@@ -86,6 +89,7 @@ class Config:
     host: Address = DEFAULT_ADDRESS
     models: Path = field(default_factory=lambda: _models(""))
     keep_alive_s: float = 300.0
+    load_timeout_s: float = 300.0
     kv_cache_type: str = "f16"
     context_length: int = 0
     num_parallel: int = 0
@@ -119,6 +123,7 @@ class Config:
             host=host,
             models=values.models(),
             keep_alive_s=values.duration("OLLAMA_KEEP_ALIVE", 300.0),
+            load_timeout_s=values.duration("OLLAMA_LOAD_TIMEOUT", 300.0) or math.inf,
             kv_cache_type=values.choice("OLLAMA_KV_CACHE_TYPE", ("f16", "q8_0")),
             context_length=values.count("OLLAMA_CONTEXT_LENGTH", 0),
             num_parallel=values.count("OLLAMA_NUM_PARALLEL", 0),

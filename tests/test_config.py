@@ -122,6 +122,14 @@ def test_keep_alive_is_seconds_or_a_go_duration(text, seconds):
     assert read(OLLAMA_KEEP_ALIVE=text).keep_alive_s == pytest.approx(seconds)
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("", 300.0), ("2m", 120.0), ("90", 90.0), ("0", math.inf), ("-1s", math.inf)]
+)
+def test_a_load_has_five_minutes_without_progress_or_what_is_set_and_none_is_no_limit(text, seconds):
+    config = read(OLLAMA_LOAD_TIMEOUT=text)
+    assert (config.load_timeout_s, config.warnings) == (seconds, ())
+
+
 def test_numbers_that_are_none_are_named_and_replaced():
     huge = "9" * 20
     config = read(

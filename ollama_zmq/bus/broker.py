@@ -10,6 +10,7 @@ Benchmarks use it directly.
 
 from __future__ import annotations
 
+import math
 import secrets
 import threading
 import time
@@ -71,6 +72,7 @@ class Broker:
         memory_limit: bytes the local device may use; None means what is available, less a tenth.
         find_blob: "sha256-<hex>" -> path in the store of this machine, or None.
         own_ports: of this machine, at which this process listens for HTTP: no worker is there.
+        load_timeout_s: a load that makes no progress for so long fails.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Broker:
         memory_limit: int | None = None,
         find_blob: Callable[[str], Path | None] | None = None,
         own_ports: frozenset[int] = frozenset(),
+        load_timeout_s: float = math.inf,
     ) -> None:
         self._find_in_store = find_blob
         self._models = ServedModels()
@@ -97,6 +100,7 @@ class Broker:
             self._on_effect,
             default_threads(),
             own_ports,
+            load_timeout_s,
         )
         self._threads = [
             threading.Thread(target=self._worker.run, name="local-worker", daemon=True),

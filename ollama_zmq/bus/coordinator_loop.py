@@ -6,6 +6,7 @@ thread is: engine -> microbatch -> coordinator -> ROUTER -> worker -> ROUTER -> 
 
 from __future__ import annotations
 
+import math
 import queue
 import time
 from collections import deque
@@ -64,6 +65,7 @@ class CoordinatorLoop:
     Args:
         cores: that this process may use, for the coordinator.
         own_ports: of this machine, at which this process itself listens: no worker is there.
+        load_timeout_s: how long a load may make no progress.
 
     Attributes:
         resolved: worker address -> where it is; filled by :meth:`know`, before the worker is joined.
@@ -79,8 +81,9 @@ class CoordinatorLoop:
         on_effect: Callable[[Effect], None],
         cores: int = 0,
         own_ports: frozenset[int] = frozenset(),
+        load_timeout_s: float = math.inf,
     ) -> None:
-        self.coordinator = Coordinator(broker, cores)
+        self.coordinator = Coordinator(broker, cores, load_timeout_s)
         self.resolved: dict[str, Resolved] = {}
         self._own_ports = own_ports
         self._models = models

@@ -12,6 +12,7 @@
     a worker is lost                            every model with a stage on it is lost or, while it loads, begun again,
                                                 without that worker if it was lost under it before
     a load makes no progress on a worker        as when the worker is lost
+    ... nor anywhere else for load_timeout_s    LoadFailed
     unload                                      Release its programs
     LEASE_IDLE_S without a model on a worker    Bye
 
@@ -24,6 +25,7 @@ Which workers a load waits for, and when it goes on without the others, is decid
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from itertools import count
@@ -71,13 +73,15 @@ class Coordinator:
 
     Args:
         cores: of this machine, which its own device and workers on it share; 0 when that is not known.
+        load_timeout_s: how long a load may make no progress.
 
     Attributes:
         links: address -> link, the local device among them.
         pipelines: model number -> the model, loaded or being loaded, in the order of the loads.
     """
 
-    def __init__(self, broker: str, cores: int = 0) -> None:
+    def __init__(self, broker: str, cores: int = 0, load_timeout_s: float = math.inf) -> None:
+        self._load_timeout_s = load_timeout_s
         self.links = Links(broker, cores)
         self.pipelines: dict[int, Pipeline] = {}
         self._programs: dict[bytes, Pipeline] = {}
@@ -97,7 +101,7 @@ class Coordinator:
     def load(self, order: LoadOrder, now: float) -> list[Effect]:
         """Load a model beside the others, once its workers have joined. Ends with ``ModelLoaded`` or ``LoadFailed``."""
         order = replace(order, addresses=self.links.one_name_each(order.addresses))
-        pipeline = self.pipelines[order.model] = Pipeline(order, self.links, self._numbers)
+        pipeline = self.pipelines[order.model] = Pipeline(order, self.links, self._numbers, self._load_timeout_s)
         return self._gather(pipeline, now) + self._settle(now)
 
     def unload(self, model: int) -> list[Effect]:
@@ -225,7 +229,9 @@ class Coordinator:
         for address in list(self.links):
             effects += self._advance(address, lambda link: link.tick(now), now)
         for pipeline in list(self.pipelines.values()):
-            if (late := pipeline.late(now)) is not None:
+            if (error := pipeline.timed_out(now)) is not None:
+                effects += self._ended(pipeline, pipeline.failed(b"", -1, error))
+            elif (late := pipeline.late(now)) is not None:
                 pipeline.leave_out(*late)
                 effects += self._drop(*late, now)
         for gathering in [*self._joins, *self._gatherings.values()]:

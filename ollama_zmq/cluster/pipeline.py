@@ -15,15 +15,18 @@ loading    Failed                             Release to all, LoadFailed        
 LOADED     a stage is lost                    Release to the others, ModelLost       GONE
 loading    a stage is lost                    Release to the others                  JOINING, to be defined again
 loading    ... for the third time             Release to the others, LoadFailed      GONE
+loading    no progress at all for too long    Release to all, LoadFailed             GONE
 any        release                            Release to all                         GONE
 
 Both loading and steps have deadlines for every worker but the local device, and a worker that lets one pass is lost. A
 step's is ``DEADLINE_S`` and ten times what it is expected to take. A load's is ``LOAD_STALL_S`` since its worker last
-got further (``Defined``, ``Stored``), and before ``Ready`` the time to read its part from a slow disk.
+got further (``Defined``, ``Stored``), and before ``Ready`` the time to read its part from a slow disk. The load as a
+whole, the local device's part included, has ``load_timeout_s`` and the same time for the disk since any of them did.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -51,7 +54,7 @@ from ollama_zmq.cluster.uploads import Upload
 from ollama_zmq.devices.base import Array
 from ollama_zmq.engine.pacing import StageCost, StageTime
 from ollama_zmq.engine.requests import Microbatch
-from ollama_zmq.errors import OllamaZmqError, RemoteProtocolError, StageLost
+from ollama_zmq.errors import CapacityError, OllamaZmqError, RemoteProtocolError, StageLost
 from ollama_zmq.wire.messages import Defined, Ran, Ready, Release, Run, Stored
 
 DEADLINE_S = 10.0
@@ -96,6 +99,7 @@ class Pipeline:
 
     Args:
         numbers: of microbatches, counted over all models.
+        load_timeout_s: how long a load may make no progress at all.
 
     Attributes:
         stages: in pipeline order; none while its workers join.
@@ -103,8 +107,12 @@ class Pipeline:
         losses: how often a worker was lost while it loaded.
     """
 
-    def __init__(self, order: LoadOrder, links: Links, numbers: Iterator[int]) -> None:
+    def __init__(
+        self, order: LoadOrder, links: Links, numbers: Iterator[int], load_timeout_s: float = math.inf
+    ) -> None:
         self.order = order
+        self._load_timeout_s = load_timeout_s
+        self._load_ends_at = math.inf  # unless it makes progress
         self.phase = Phase.JOINING
         self.stages: tuple[Stage, ...] = ()
         self.placement: Placement | None = None
@@ -173,13 +181,16 @@ class Pipeline:
         return [self._links[stage.address].send(stage.define) for stage in stages]
 
     def _got_further(self, address: str, now: float) -> None:
-        """Give a worker that loads time until its next sign of progress."""
-        if not self._links[address].remote:
-            return
-        upload = self._uploads[address]
-        sources = (source for stage in self.stages if stage.address == address for source in stage.define.sources)
-        from_disk_s = max(sum(source.nbytes for source in sources) - upload.total, 0) / SLOW_DISK_BYTES_PER_S
-        self._load_deadlines[address] = now + LOAD_STALL_S + from_disk_s
+        """Give a worker that loads, and the load, time until the next sign of progress."""
+        self._load_ends_at = now + self._load_timeout_s + max(map(self._from_disk_s, self.addresses))
+        if self._links[address].remote:
+            self._load_deadlines[address] = now + LOAD_STALL_S + self._from_disk_s(address)
+
+    def _from_disk_s(self, address: str) -> float:
+        """Seconds that a worker on a slow disk reads what it is not sent."""
+        sources = (source for stage in self._stages_on(address) for source in stage.define.sources)
+        nbytes = sum(source.nbytes for source in sources) - self._uploads[address].total
+        return max(nbytes, 0) / SLOW_DISK_BYTES_PER_S
 
     def defined(self, address: str, message: Defined, now: float) -> list[Effect]:
         """Queue what the worker misses.
@@ -234,12 +245,13 @@ class Pipeline:
         check_range("nbytes", message.nbytes, 0, self._links[self.address_of(message.program)].memory_nbytes)
         self._held[message.program] = message.nbytes
         address = self.address_of(message.program)
+        self._got_further(address, now)
         if not any(stage.program in self._unready - {message.program} for stage in self._stages_on(address)):
             self._load_deadlines.pop(address, None)
         self._unready.discard(message.program)
         if self._unready:
             return []
-        self.phase = Phase.WARMING
+        self.phase, self._load_ends_at = Phase.WARMING, now + self._load_timeout_s
         hidden_state = np.zeros((1, self.order.network.hidden_size), np.float32)
         return self.run(WARM_UP, WARM_UP.token_ids if len(self.stages) == 1 else hidden_state, now)
 
@@ -318,13 +330,23 @@ class Pipeline:
         return StageTime(rows, work_s, transfer_s, overhead_s)
 
     def _loaded(self) -> list[Effect]:
-        self.phase = Phase.LOADED
+        self.phase, self._load_ends_at = Phase.LOADED, math.inf
         order, stages = self.order, self._plain_stages()
         return [ModelLoaded(order.model, stages, self.held(), order.kv_pages, self._costs, self._missing)]
 
     def deadlines(self) -> list[float]:
         """When a worker must have answered a step, or got further with loading."""
-        return [*(flight.deadline for flight in self.in_flight.values()), *self._load_deadlines.values()]
+        steps = (flight.deadline for flight in self.in_flight.values())
+        return [*steps, *self._load_deadlines.values(), self._load_ends_at]
+
+    def timed_out(self, now: float) -> OllamaZmqError | None:
+        """What to say of a load that has made no progress for too long; None while there is time."""
+        if now <= self._load_ends_at:
+            return None
+        return CapacityError(
+            f"loading {self.order.name} made no progress for {self._load_timeout_s:g} s; set OLLAMA_LOAD_TIMEOUT of the"
+            " server higher, or to 0 for no limit"
+        )
 
     def late(self, now: float) -> tuple[str, str] | None:
         """The worker that let a deadline pass, and what to say of it."""
@@ -402,7 +424,7 @@ class Pipeline:
                 effects.append(link.send(Release(stage.program)))
         self.phase, self.stages, self.placement = Phase.GONE, (), None
         self._unready, self._uploads, self._latency, self._held, self._costs = set(), {}, [], {}, ()
-        self._load_deadlines = {}
+        self._load_deadlines, self._load_ends_at = {}, math.inf
         return effects
 
     # What can be seen
@@ -451,6 +473,7 @@ class Pipeline:
         assert self.in_flight == {} or self.phase in (Phase.WARMING, Phase.LOADED)
         assert set(self._load_deadlines) <= self.addresses
         assert not self._load_deadlines or self.phase is Phase.DEFINING
+        assert self._load_ends_at == math.inf or self.phase in LOADING
         layers = [layer for stage in self.stages for layer in stage.layers]
         assert layers == list(range(self.order.network.n_layers)) if self.stages else layers == []
         for upload in self._uploads.values():

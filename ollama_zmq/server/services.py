@@ -65,7 +65,11 @@ def open_services(config: Config) -> Services:
     from ollama_zmq.bus.broker import Broker
 
     store = Store(config.models, keeps_blobs=config.no_prune)
-    broker = Broker(find_blob=lambda blob: _blob_path(store, blob), own_ports=frozenset({config.host.port}))
+    broker = Broker(
+        find_blob=lambda blob: _blob_path(store, blob),
+        own_ports=frozenset({config.host.port}),
+        load_timeout_s=config.load_timeout_s,
+    )
     broker.start()
     _prune(store)
     return Services.of(config, store, broker)

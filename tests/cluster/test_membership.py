@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ollama_zmq.cluster.coordinator import LEASE_IDLE_S
+from ollama_zmq.cluster.coordinator import LEASE_IDLE_S, Coordinator
 from ollama_zmq.cluster.events import (
     Attached,
     Connect,
@@ -20,7 +20,7 @@ from ollama_zmq.cluster.membership import CONNECT_GRACE_S, LOST_GRACE_S, RETRY_S
 from ollama_zmq.cluster.pipeline import LOAD_STALL_S
 from ollama_zmq.cluster.stages import LOCAL, Missing
 from ollama_zmq.errors import OutOfDeviceMemory, Unreachable
-from ollama_zmq.wire.messages import Bye, Define, Defined, Hello
+from ollama_zmq.wire.messages import Bye, Define, Defined, Hello, Ready, Run
 from tests.cluster.fake_workers import BUDGET, FakeWorkers, welcome
 from tests.cluster.steps import A, B, load, model_of, order
 
@@ -305,6 +305,36 @@ def test_a_load_that_gets_no_further_on_a_worker_goes_on_without_it(workers, net
     (loaded,) = later(workers, 3.0)
     assert stages_of(loaded) == [A, LOCAL]
     assert "got no further with loading tiny" in workers.coordinator.state().models[0].missing[0]
+
+
+@pytest.mark.parametrize("stuck", ["reading", "the first token"])
+def test_a_load_that_makes_no_progress_at_all_ends_with_words(network, stuck):
+    workers = FakeWorkers(Coordinator("f00d", load_timeout_s=60.0))
+    workers.answers[(LOCAL, Define if stuck == "reading" else Run)] = lambda _: []
+    assert load(workers, order(network)) == []
+    assert later(workers, 59.0) == []
+    (failed,) = later(workers, 2.0)  # the file is of a size that a slow disk reads in less than one
+    assert isinstance(failed, LoadFailed)
+    assert str(failed.error) == (
+        "loading tiny made no progress for 60 s; set OLLAMA_LOAD_TIMEOUT of the server higher, or to 0 for no limit"
+    )
+    del workers.answers[(LOCAL, Define if stuck == "reading" else Run)]
+    (loaded,) = load(workers, order(network, model=2))
+    assert later(workers, 120.0) == []  # what is loaded has no limit
+    assert stages_of(loaded) == [LOCAL]
+
+
+def test_a_part_that_is_ready_extends_the_time_of_a_load(network):
+    workers = FakeWorkers(Coordinator("f00d", load_timeout_s=10.0))
+    ready = {}
+    for address in (A, LOCAL):
+        workers.answers[(address, Define)] = lambda m, address=address: ready.update({address: m.program}) or []
+    assert load(workers, order(network, A)) == []
+    assert later(workers, 9.0) == []
+    assert workers.say(A, Ready(ready[A], 1, 1)) == []
+    assert later(workers, 9.0) == []
+    (failed,) = later(workers, 2.0)
+    assert isinstance(failed, LoadFailed)
 
 
 def test_progress_extends_the_time_of_a_load(workers, network):
