@@ -19,6 +19,7 @@ from ollama_zmq.formats.modelfile import Modelfile, decode_modelfile, parse_mode
 from ollama_zmq.printable import printable_line
 
 HASH_CHUNK_BYTES = 1 << 20
+DRAFTS_REFUSED = "draft models are not supported yet"
 OnProgress = Callable[[str, int, int], None]
 
 
@@ -28,9 +29,15 @@ OnProgress = Callable[[str, int, int], None]
     "-f", "--file", "path", type=click.Path(path_type=Path), help='Name of the Modelfile (default "Modelfile")'
 )
 @click.option("-q", "--quantize", default="", help="Quantize model to this level (e.g. q4_K_M)")
-def create(model: str, path: Path | None, quantize: str) -> None:
+@click.option("--draft-quantize", default="", hidden=True)
+@click.option("--experimental", is_flag=True, hidden=True)
+def create(model: str, path: Path | None, quantize: str, draft_quantize: str, experimental: bool) -> None:
     """Make MODEL as a Modelfile says."""
     log.configure()
+    if draft_quantize:
+        raise RequestError(f"--draft-quantize {draft_quantize}: {DRAFTS_REFUSED}; leave it out")
+    if experimental:
+        raise RequestError("--experimental: models are made from GGUF files only; leave it out")
     path = path or Path("Modelfile")
     try:
         modelfile = parse_modelfile(decode_modelfile(path.read_bytes()))
@@ -49,10 +56,12 @@ def request_of(
     """The fields of the request that makes what *modelfile* says; its files are on the server when this returns.
 
     Raises:
-        RequestError: a file is missing, or a value is wrong.
+        RequestError: a file is missing, a value is wrong, or a draft model is named.
     """
+    if modelfile.drafts:
+        raise RequestError(f"DRAFT {modelfile.drafts[0]}: {DRAFTS_REFUSED}; leave the line out")
     sources = {source: local_file(source, folder) for source in modelfile.sources}
-    adapters = [_existing(adapter, folder) for adapter in (*modelfile.adapters, *modelfile.drafts)]
+    adapters = [_existing(adapter, folder) for adapter in modelfile.adapters]
     fields: dict[str, Any] = {
         "from": next((source for source, file in sources.items() if file is None), ""),
         "files": _uploaded(client, [file for file in sources.values() if file is not None], on_progress),

@@ -50,6 +50,7 @@ def test_a_file_that_the_server_has_is_not_sent_again(ollama, server, store, fol
         ("FROM nope", "model 'nope' not found"),
         ("FROM tiny\nPARAMETER wings 2", "unknown parameter 'wings'"),
         ("FROM tiny\nADAPTER a.gguf", "ADAPTER a.gguf: no such file: "),
+        ("FROM tiny\nDRAFT other.gguf", "DRAFT other.gguf: draft models are not supported yet; leave the line out"),
         ("FROM tiny\nFLY high", "(line 2): command must be one of "),
         ("FROM ./Modelfile", "supplied file was not in GGUF format: Modelfile"),
     ],
@@ -57,6 +58,19 @@ def test_a_file_that_the_server_has_is_not_sent_again(ollama, server, store, fol
 def test_what_is_wrong_with_a_modelfile_is_one_line(ollama, server, store, folder, text, error):
     printed = ollama("create", "mine", "-f", modelfile(folder, text))
     assert (printed.code, printed.err.splitlines()[-1][: len(error) + 7]) == (1, f"Error: {error}")
+    assert len(store.list()) == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "error"),
+    [
+        (["--draft-quantize", "q8_0"], "--draft-quantize q8_0: draft models are not supported yet; leave it out"),
+        (["--experimental"], "--experimental: models are made from GGUF files only; leave it out"),
+    ],
+)
+def test_flags_of_ollama_that_are_not_built_are_refused_with_a_sentence(ollama, server, store, folder, flags, error):
+    printed = ollama("create", "mine", "-f", modelfile(folder, "FROM tiny"), *flags)
+    assert (printed.code, printed.err) == (1, f"Error: {error}\n")
     assert len(store.list()) == 2
 
 

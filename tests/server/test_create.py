@@ -93,6 +93,7 @@ def test_a_model_made_from_an_uploaded_file_answers(on_site, store):
         (400, "invalid model name", {"model": "a//b", "from": "tiny"}),
         (400, "adapters: not supported yet", {"model": "m", "from": "tiny", "adapters": {"a.gguf": digest_of(b"")}}),
         (400, "draft_files: draft models", {"model": "m", "from": "tiny", "draft_files": {"d.gguf": digest_of(b"")}}),
+        (400, "draft_quantize='q8_0': draft models", {"model": "m", "from": "tiny", "draft_quantize": "q8_0"}),
         (400, "remote_host='x'", {"model": "m", "from": "tiny", "remote_host": "x"}),
         (400, "quantize='q4_K_M': not supported yet", {"model": "m", "from": "tiny", "quantize": "q4_K_M"}),
         (

@@ -45,8 +45,12 @@ def recipe_of(request: CreateRequest) -> Recipe:
         raise RequestError(f"quantize={request.quantize!r}: not supported yet; quantize the GGUF file before creating")
     if request.adapters:
         raise RequestError("adapters: not supported yet; merge the adapter into the model's GGUF file before creating")
-    if request.draft_files or request.draft_quantize:
+    if request.draft_files:
         raise RequestError("draft_files: draft models are not supported yet; leave them out")
+    if request.draft_quantize:
+        raise RequestError(
+            f"draft_quantize={request.draft_quantize!r}: draft models are not supported yet; leave it out"
+        )
     if request.remote_host:
         raise RequestError(f"remote_host={request.remote_host!r}: models of another host are not supported")
     for message in request.messages:
