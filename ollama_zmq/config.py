@@ -44,6 +44,7 @@ VARIABLES = {
     "OLLAMA_NOPRUNE": "Do not prune model blobs on startup",
     "OLLAMA_NUM_PARALLEL": "Maximum number of parallel requests (default: as many as the KV cache holds)",
     "OLLAMA_ORIGINS": "A comma separated list of allowed origins",
+    "OLLAMA_PARSE_SPECIAL": "Take words of a prompt that name a control token for it; 0 keeps them words (default 1)",
     "OLLAMA_RPC_ALLOW": "Workers that requests may name: addresses, names, networks or * (default OLLAMA_RPC_SERVERS)",
     "OLLAMA_RPC_MISSING": "When a listed worker is missing: use-rest, wait or refuse (default use-rest)",
     "OLLAMA_RPC_POLICY": "throughput uses every listed worker, fastest may leave some out (default throughput)",
@@ -78,6 +79,7 @@ class Config:
         rpc_policy: "throughput" or "fastest".
         rpc_missing: "use-rest", "wait" or "refuse".
         rpc_allow: workers that a request may name, joined by commas; "" for those of the list, else loopback.
+        parse_special: ``parse_special`` where neither request nor Modelfile has it.
         speculate: guess tokens that were said before, and verify several in one pass.
         editor: command that edits a message of the conversation; "" for the system's own.
         no_history: lines of the conversation are not kept.
@@ -100,6 +102,7 @@ class Config:
     rpc_policy: str = "throughput"
     rpc_missing: str = "use-rest"
     rpc_allow: str = ""
+    parse_special: bool = True
     speculate: bool = True
     editor: str = ""
     no_history: bool = False
@@ -134,6 +137,7 @@ class Config:
             rpc_policy=values.choice("OLLAMA_RPC_POLICY", ("throughput", "fastest")),
             rpc_missing=values.choice("OLLAMA_RPC_MISSING", ("use-rest", "wait", "refuse")),
             rpc_allow=values.text("OLLAMA_RPC_ALLOW"),
+            parse_special=values.switch("OLLAMA_PARSE_SPECIAL", default=True),
             speculate=values.switch("OLLAMA_SPECULATE", default=True),
             editor=environ.get("OLLAMA_EDITOR", "").strip(),  # quotes are the command's own
             no_history=values.switch("OLLAMA_NOHISTORY"),

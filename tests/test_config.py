@@ -154,6 +154,11 @@ def test_guessing_is_on_unless_it_is_turned_off(text, on):
     assert read(OLLAMA_SPECULATE=text).speculate is on
 
 
+@pytest.mark.parametrize(("text", "on"), [("", True), ("0", False), ("1", True)])
+def test_words_that_name_a_control_token_become_it_unless_that_is_turned_off(text, on):
+    assert read(OLLAMA_PARSE_SPECIAL=text).parse_special is on
+
+
 def test_own_origins_come_before_the_local_ones():
     origins = read(OLLAMA_ORIGINS="https://a.example, chrome-extension://*").origins
     assert origins[:2] == ("https://a.example", "chrome-extension://*")

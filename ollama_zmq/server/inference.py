@@ -126,9 +126,10 @@ def load_of(
     Raises:
         RequestError: an option has the wrong type, or a worker no address.
     """
-    default_num_ctx = services.config.context_length or DEFAULT_NUM_CTX
-    options = merge_options(Options(num_ctx=default_num_ctx), model.parameters, requested)
-    servers, foreign = _workers(services.config, options.rpc_servers)
+    config = services.config
+    defaults = Options(num_ctx=config.context_length or DEFAULT_NUM_CTX, parse_special=config.parse_special)
+    options = merge_options(defaults, model.parameters, requested)
+    servers, foreign = _workers(config, options.rpc_servers)
     return options, LoadRequest(
         name=model.name.short,
         path=model.gguf_path,
@@ -136,13 +137,13 @@ def load_of(
         num_ctx=_num_ctx(options.num_ctx, facts.context_length),
         rpc_servers=servers,
         num_batch=min(max(1, options.num_batch), MAX_NUM_BATCH),
-        num_parallel=services.config.num_parallel,
-        speculate=services.config.speculate,
+        num_parallel=config.num_parallel,
+        speculate=config.speculate,
         num_thread=_num_thread(options.num_thread),
-        policy=Policy(services.config.rpc_policy),
-        missing=Missing(services.config.rpc_missing),
+        policy=Policy(config.rpc_policy),
+        missing=Missing(config.rpc_missing),
         foreign=foreign,
-        kv_type=services.config.kv_cache_type,
+        kv_type=config.kv_cache_type,
     )
 
 
