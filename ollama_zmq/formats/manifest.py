@@ -13,7 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from ollama_zmq.errors import ModelFileError
-from ollama_zmq.formats.foreign import without_surrogates
+from ollama_zmq.formats.foreign import json_value, without_surrogates
 
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 MANIFEST_LIST_TYPE = "application/vnd.ollama.manifest.list.v2+json"
@@ -135,8 +135,8 @@ class _Kind(msgspec.Struct):
 
 def _decode(raw: bytes, kind: type[T], what: str) -> T:
     try:
-        return msgspec.json.decode(raw.decode("utf-8", "replace"), type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return msgspec.convert(json_value(raw), kind)
+    except (ValueError, RecursionError) as error:
         raise ModelFileError(f"{what}: damaged: {error}") from error
 
 

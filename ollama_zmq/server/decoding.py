@@ -1,43 +1,24 @@
 """A request's body to a typed record, as Go's encoding/json reads it: every route decodes here.
 
-    field names         match in any case; unknown ones are ignored; of two that are equal the last one counts
-    null                is "not given", in the request itself and in the records inside it
-    half a surrogate    (``"\\ud83d"``, sent by editors that cut inside an emoji) is read as U+FFFD
-    bytes not UTF-8     are read as U+FFFD, one for each byte
-    a byte order mark   in front is skipped; Go refuses it, PowerShell writes it
-    behind the value    nothing is read
+    field names   match in any case; unknown ones are ignored; of two that are equal the last one counts
+    null          is "not given", in the request itself and in the records inside it
 
-msgspec reads what is plain JSON; only what it refuses goes through Python's slower decoder.
+The JSON itself is read as :mod:`ollama_zmq.formats.foreign` says.
 """
 
 from __future__ import annotations
 
-import codecs
-import json
-import re
 import types
 import typing
 from functools import lru_cache
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from ollama_zmq.errors import RequestError
+from ollama_zmq.formats.foreign import json_value
 
 T = TypeVar("T")
-
-_BLANKS = " \t\n\r"
-_ESCAPE = re.compile(
-    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
-)
-
-
-def _replace_each_byte(error: UnicodeError) -> tuple[str, int]:
-    assert isinstance(error, UnicodeDecodeError)
-    return "\ufffd" * (error.end - error.start), error.end
-
-
-codecs.register_error("replace_each_byte", _replace_each_byte)
 
 
 def decode(body: bytes, kind: type[T]) -> T:
@@ -49,28 +30,9 @@ def decode(body: bytes, kind: type[T]) -> T:
     if not body.strip():
         raise RequestError("missing request body")
     try:
-        return msgspec.convert(_shaped(_json_value(body), kind), kind)
+        return msgspec.convert(_shaped(json_value(body), kind), kind)
     except (ValueError, RecursionError) as error:
         raise RequestError(f"invalid JSON in the request body: {_plain(error)}") from None
-
-
-def _json_value(body: bytes) -> Any:
-    """The first JSON value in *body*. Raises ValueError or RecursionError if there is none."""
-    try:
-        return msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        pass
-    text = body.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace_each_byte")
-    whole = _ESCAPE.sub(lambda found: r"\ufffd" if found[1] else found[0], text)
-    value, _ = _DECODER.raw_decode(whole.lstrip(_BLANKS))
-    return value
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"not a JSON value: {name}")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def _shaped(value: Any, kind: Any) -> Any:

@@ -102,6 +102,45 @@ def test_a_store_that_ollama_wrote_opens(ollamas_store):
     assert model.paths(ADAPTER_TYPE) == []
 
 
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (rb"a\ud83d", "a\ufffd"),
+        (rb"\ude00b", "\ufffdb"),
+        (rb"\ud83d\ude00", "\U0001f600"),
+        (rb"\\ud83d", r"\ud83d"),
+        (b"caf\xe9\xe8", "caf\ufffd\ufffd"),
+    ],
+)
+def test_json_of_other_programs_is_read_as_bodies_of_requests_are(ollamas_store, written, read):
+    path = ollamas_store.root / "manifests/registry.ollama.ai/library/llama3/8b"
+    manifest = json.loads(path.read_bytes())
+    blobs = {
+        "params": b'\xef\xbb\xbf{"stop":["%b"]}\n}' % written,
+        "messages": b'[{"role":"user","content":"%b"}]' % written,
+    }
+    for layer in manifest["layers"]:
+        if (kind := layer["mediaType"].rpartition(".")[2]) in blobs:
+            layer |= put_blob(ollamas_store.root, blobs[kind])
+    path.write_text(json.dumps(manifest))
+    model = ollamas_store.get("llama3:8b")
+    assert model.parameters == {"stop": [read]}
+    assert model.messages == [ChatMessage("user", read)]
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b'{"stop":NaN}', b"[" * 100_000])
+def test_what_is_no_json_is_damaged_and_names_its_blob(ollamas_store, raw):
+    path = ollamas_store.root / "manifests/registry.ollama.ai/library/llama3/8b"
+    manifest = json.loads(path.read_bytes())
+    for layer in manifest["layers"]:
+        if layer["mediaType"].endswith(".params"):
+            layer |= put_blob(ollamas_store.root, raw)
+            digest = layer["digest"]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ModelFileError, match=f"blob {digest}: damaged: "):
+        _ = ollamas_store.get("llama3:8b").parameters
+
+
 def test_an_empty_store_lists_nothing(store):
     assert store.list() == []
     assert store.prune(now=0) == ()
