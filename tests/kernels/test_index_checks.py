@@ -85,7 +85,7 @@ PLANTED = {  # what is built, what is falsified: what the check says
 
 def outcome(code):
     return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(BUILD) + code], capture_output=True, text=True, timeout=60
+        [sys.executable, "-P", "-c", textwrap.dedent(BUILD) + code], capture_output=True, text=True, timeout=60
     )
 
 

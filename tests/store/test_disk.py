@@ -138,7 +138,7 @@ def test_what_a_killed_process_left_goes_at_once_and_what_is_written_stays(store
     manifests = store.root / "manifests/registry.ollama.ai/library/tiny"
     before = files_of(store)
     for folder, prefix in ((store.blobs.folder, "sha256-"), (manifests, ".")):
-        command = [sys.executable, "-c", LEAVE_BEHIND, str(folder), prefix]
+        command = [sys.executable, "-P", "-c", LEAVE_BEHIND, str(folder), prefix]
         assert subprocess.run(command, check=False).returncode == 1
     left = set(files_of(store)) - set(before)
     assert len(left) == 2
