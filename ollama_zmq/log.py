@@ -6,6 +6,7 @@
     store.pruned        files
     store.not_pruned    error
     store.read_only     models_dir
+    connection.not_accepted reason
     connection.closed   reason phase
     connection.refused  status reason (what came is no request that we take)
     request.accepted    request_id model prompt_tokens

@@ -9,8 +9,9 @@
     idle         the next request               ``KEEP_ALIVE_S``, by uvicorn                  closed
 
 The server looks at the deadlines once a second; a request pays for a look at the clock. When there are more than
-files allow, the connection that has waited longest between two requests, or in the middle of a head, is closed for the
-new one; where all are busy the new one gets 503.
+files allow, the connection that has waited longest between two requests, or in the middle of a head, makes room for the
+new one, with 503 if a request may be on its way; where all are busy the new one gets 503. How many are open at the same
+time, those that are refused included, is the business of :mod:`ollama_zmq.server.acceptor`.
 
 HTTP/1.0 is answered in HTTP/1.0: the body is what comes until the connection closes, without chunks. A request to
 HTTP/1.1 has one Host; that of an absolute URI goes before it (RFC 9112, section 3.2).
@@ -99,11 +100,23 @@ class HttpConnection(HttpToolsProtocol):
             return
         longest = longest_waiting(other for other in self.connections if isinstance(other, HttpConnection))
         if longest is not None and longest is not self:
-            log.debug("connection.closed", reason="room for another", phase=longest.phase.name.lower())
-            longest.transport.close()
+            longest.make_room()
         else:
-            self._refusal = TOO_MANY
-            self._enter(ConnectionPhase.REFUSED, REFUSAL_S)
+            self._refuse_once_it_speaks()
+
+    def make_room(self) -> None:
+        """End, with words where a request may be on its way."""
+        log.debug("connection.closed", reason="room for another", phase=self.phase.name.lower())
+        if self.phase is ConnectionPhase.HEAD:
+            self._refuse(TOO_MANY)
+        elif self.phase is ConnectionPhase.CONNECTED and self.loop.time() - self.since < REFUSAL_S:
+            self._refuse_once_it_speaks()
+        else:
+            self.transport.close()
+
+    def _refuse_once_it_speaks(self) -> None:
+        self._refusal = TOO_MANY
+        self._enter(ConnectionPhase.REFUSED, REFUSAL_S)
 
     def data_received(self, data: bytes) -> None:
         """Parse *data* within the limits."""

@@ -23,6 +23,7 @@ from uvicorn.loops.auto import auto_loop_factory
 from ollama_zmq.config import Config
 from ollama_zmq.errors import OllamaZmqError
 from ollama_zmq.host import Address
+from ollama_zmq.server.acceptor import accept_connections
 from ollama_zmq.server.app import make_app
 from ollama_zmq.server.connections import KEEP_ALIVE_S, HttpConnection
 from ollama_zmq.version import VERSION
@@ -104,11 +105,39 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, max_files: int = 0) -> None:
         super().__init__(config)
         self._max_files = max_files
+        self._accepting: list[asyncio.Task[None]] = []
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """Leave signals alone."""
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, then accept connections of *sockets*, which listen."""
+        await super().startup(sockets=[])
+        self._limit_connections()
+        self._accepting = [
+            asyncio.create_task(accept_connections(listener, self._protocol, self._has_room))
+            for listener in sockets or ()
+        ]
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no more, and close what is open."""
+        for task in self._accepting:
+            task.cancel()
+        await asyncio.gather(*self._accepting, return_exceptions=True)
+        await super().shutdown(sockets)
+
+    def _protocol(self) -> HttpConnection:
+        return HttpConnection(self.config, self.server_state, self.lifespan.state)
+
+    def _has_room(self) -> bool:
+        """Whether there are files for another connection, to be answered or refused."""
+        limit = self.config.limit_concurrency
+        return limit is None or len(self.server_state.connections) < limit + SPARE_FILES // 2
+
+    def _limit_connections(self) -> None:
+        self.config.limit_concurrency = max_connections(self._max_files, len(self.server_state.connections))
 
     async def on_tick(self, counter: int) -> bool:
         """Once a second, close the connections whose time is over and count how many there may be."""
@@ -117,7 +146,7 @@ class Server(uvicorn.Server):
             for connection in tuple(self.server_state.connections):
                 if isinstance(connection, HttpConnection):
                     connection.expire(now)
-            self.config.limit_concurrency = max_connections(self._max_files, len(self.server_state.connections))
+            self._limit_connections()
         return await super().on_tick(counter)
 
 

@@ -10,7 +10,15 @@ import pytest
 from uvicorn.server import ServerState
 
 from ollama_zmq.server import connections
-from ollama_zmq.server.connections import BODY_BYTES, BODY_S, HEAD_S, MAX_HEAD_BYTES, ConnectionPhase, HttpConnection
+from ollama_zmq.server.connections import (
+    BODY_BYTES,
+    BODY_S,
+    HEAD_S,
+    MAX_HEAD_BYTES,
+    REFUSAL_S,
+    ConnectionPhase,
+    HttpConnection,
+)
 from ollama_zmq.server.run import http_settings
 
 HEAD = b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20000\r\n\r\n"
@@ -260,6 +268,23 @@ def test_where_files_are_few_the_one_that_waits_longest_goes_and_a_busy_one_neve
             task.cancel()
 
     play(scenario, never, limit=3)
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HT"])
+def test_who_has_to_go_for_another_hears_why_if_a_request_may_be_on_its_way(sent):
+    async def scenario(world):
+        first = world.connect()
+        if sent:
+            first.data_received(sent)
+        world.now += REFUSAL_S / 2
+        world.connect()
+        if not sent:
+            assert not first.transport.closed
+            first.data_received(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert (first.transport.status, first.transport.error) == (503, connections.TOO_MANY.error)
+        assert first.transport.closed
+
+    play(scenario, limit=1)
 
 
 @pytest.mark.parametrize(
