@@ -8,7 +8,7 @@ import pytest
 from ollama_zmq.cli import COMMANDS, cluster, demo
 from ollama_zmq.cli.cluster import model_line
 from ollama_zmq.cli.ps import processor, until
-from ollama_zmq.cli.tables import NARROW, table
+from ollama_zmq.cli.tables import GAP, NARROW, display_width, shortened, table
 from ollama_zmq.client import Client
 from ollama_zmq.config import VARIABLES
 from ollama_zmq.errors import OllamaZmqError
@@ -346,6 +346,44 @@ def test_a_table_is_set_closer_on_a_terminal_that_is_too_narrow(monkeypatch, wid
     monkeypatch.setattr("ollama_zmq.cli.tables.is_terminal", lambda *streams: True)
     monkeypatch.setenv("COLUMNS", str(width))
     assert table(("NAME", "SIZE"), [("tiny", "1 KB")]).rstrip().endswith(f"tiny{gap}1 KB")
+
+
+LONG_NAME = "registry.example/somebody/" + "x" * 60 + "模型模型:q4_K_M"
+LONG_WORKER = "a-rather-long-host-name.in-a-rack.of-a-site.example.com:50052"
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "gap"),
+    [
+        (("NAME", "ID", "SIZE", "MODIFIED"), (LONG_NAME, "0123456789ab", "99 GB", "11 months ago"), GAP),
+        (cluster.WORKER_COLUMNS, cluster.worker_row(WORKER | {"address": LONG_WORKER}), NARROW),
+        (
+            (*cluster.STAGE_COLUMNS, *cluster.STAGE_DETAILS),
+            cluster.stage_row(STAGE | {"worker": LONG_WORKER, "latency": {"steps": 9}}),
+            NARROW,
+        ),
+    ],
+)
+def test_a_long_name_loses_its_middle_on_a_terminal_and_nothing_in_a_pipe(monkeypatch, header, row, gap):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert "…" not in table(header, [row], gap)
+    monkeypatch.setattr("ollama_zmq.cli.tables.is_terminal", lambda *streams: True)
+    lines = table(header, [row], gap).splitlines()
+    assert 78 <= max(map(display_width, lines)) <= 80
+    (cut,) = re.findall(r"\S*…\S*", lines[1])
+    (whole,) = {LONG_NAME, LONG_WORKER} & set(row)
+    head, tail = cut.split("…")
+    assert whole.startswith(head) and whole.endswith(tail)
+    assert abs(display_width(head) - display_width(tail)) <= 2
+    assert [cell for cell in row if cell not in lines[1]] == [whole]
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "shown"),
+    [("abcdef", 6, "abcdef"), ("abcdefg", 6, "abc…fg"), ("模型模型", 6, "模…型"), ("e\u0301abcd", 4, "e\u0301a…d")],
+)
+def test_what_is_shortened_is_as_wide_as_it_looks(text, width, shown):
+    assert shortened(text, width) == shown
 
 
 def test_a_model_that_loads_shows_what_each_worker_has_been_sent():
