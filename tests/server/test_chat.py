@@ -4,6 +4,7 @@ import pytest
 
 from ollama_zmq.store.create import Recipe
 from tests.server.conftest import plain
+from tests.server.fake_broker import hello, piece
 
 FINAL = {"prompt_eval_duration": 500_000_000, "eval_count": 2, "eval_duration": 250_000_000}
 HI = {"role": "user", "content": "Hi"}
@@ -101,6 +102,21 @@ def test_what_is_not_built_is_refused_and_not_listed_whatever_the_template_could
         response = await site.post("/api/chat", model="able", messages=[HI], **fields)
         assert (response.status_code, response.json()["error"][: len(error)]) == (400, error)
         assert (await site.post("/api/show", model="able")).json()["capabilities"] == ["completion"]
+
+    on_site(scenario)
+
+
+def test_a_model_that_thinks_unasked_says_its_thoughts_in_its_content(on_site, store, broker):
+    store.create("able", Recipe(from_="tiny", template="{{ .Prompt }}{{ .Think }}{{ .Thinking }}"))
+    broker.script = lambda request: [
+        piece(request, "<think>Hm.</think>Yes.", 200, -0.5),
+        hello(request)[-1],
+    ]
+
+    async def scenario(site):
+        for fields in ({}, {"think": None}):
+            answer = (await site.post("/api/chat", model="able", messages=[HI], stream=False, **fields)).json()
+            assert answer["message"] == assistant("<think>Hm.</think>Yes.")
 
     on_site(scenario)
 
