@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,12 +13,13 @@ import click
 
 from ollama_zmq import log
 from ollama_zmq.cli.command import Command
-from ollama_zmq.cli.terminal import say
+from ollama_zmq.cli.terminal import is_terminal, say
 from ollama_zmq.client import Client
 from ollama_zmq.errors import RequestError
 from ollama_zmq.formats.modelfile import Modelfile, decode_modelfile, parse_modelfile
 from ollama_zmq.printable import printable_line
 
+COPYING = "copying file"
 HASH_CHUNK_BYTES = 1 << 20
 DRAFTS_REFUSED = "draft models are not supported yet"
 OnProgress = Callable[[str, int, int], None]
@@ -107,7 +109,7 @@ def _uploaded(client: Client, paths: Sequence[Path], on_progress: OnProgress) ->
     for path in paths:
         digest, total = _digest(path, on_progress), path.stat().st_size
         if not client.has_blob(digest):
-            client.upload(path, digest, _counter(f"copying file {digest[:19]}", total, on_progress))
+            client.upload(path, digest, _counter(f"{COPYING} {digest[:19]}", total, on_progress))
         found[path.name] = digest
     return found
 
@@ -135,17 +137,17 @@ def _digest(path: Path, on_progress: OnProgress) -> str:
 
 @contextmanager
 def _progress() -> Iterator[OnProgress]:
-    """Bars on stderr, one for each thing that is done; nothing where nobody watches."""
+    """A line with a bar on stderr for each file that is sent, which stays; nothing where nobody watches."""
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn
 
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    columns = (TextColumn("{task.description}", markup=False), TaskProgressColumn(), BarColumn(), DownloadColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not is_terminal(sys.stderr)) as progress:
         tasks: dict[str, Any] = {}
 
         def show(what: str, done: int, total: int) -> None:
             if what not in tasks:
                 tasks[what] = progress.add_task(printable_line(what), total=total)
-            progress.update(tasks[what], completed=done)
+            progress.update(tasks[what], completed=done, visible=done < total or what.startswith(COPYING))
 
         yield show

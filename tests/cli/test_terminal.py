@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import subprocess
 import sys
@@ -123,3 +124,14 @@ def test_an_editor_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setenv("OLLAMA_EDITOR", "/no/such/editor")
     with pytest.raises(RequestError, match=r"cannot start the editor '/no/such/editor': .*; set OLLAMA_EDITOR"):
         edited("cat")
+
+
+def test_what_create_has_sent_stays_on_the_terminal(server, store, home):
+    (home / "m.gguf").write_bytes(store.get("tiny").gguf_path.read_bytes() + b"\0" * 32)
+    (home / "Modelfile").write_text("FROM ./m.gguf")
+    arguments = ("create", "mine", "-f", str(home / "Modelfile"))
+    with at_terminal(home, *arguments, OLLAMA_HOST=server, COLUMNS="100") as (terminal, _):
+        shown = terminal.until("success")
+    left = shown.rpartition("\x1b[2K")[2]  # behind the last line that was erased
+    assert re.search(r"copying file sha256:[0-9a-f]{12}\W.*100%", left)
+    assert "reading m.gguf" not in left
