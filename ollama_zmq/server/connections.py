@@ -14,7 +14,8 @@ new one, with 503 if a request may be on its way; where all are busy the new one
 time, those that are refused included, is the business of :mod:`ollama_zmq.server.acceptor`.
 
 HTTP/1.0 is answered in HTTP/1.0: the body is what comes until the connection closes, without chunks. A request to
-HTTP/1.1 has one Host; that of an absolute URI goes before it (RFC 9112, section 3.2).
+HTTP/1.1 has one Host; that of an absolute URI goes before it (RFC 9112, section 3.2). Bytes above 0x7E in a URL are
+refused, as the RFC says and llhttp does; Go takes them.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 MALFORMED = Refusal(400, "malformed HTTP request")
+BAD_URL = Refusal(400, "the URL holds a byte that has to be written as %XX")
 HEAD_TOO_LARGE = Refusal(431, f"the head of the request is larger than {MAX_HEAD_BYTES} bytes")
 HEAD_TOO_SLOW = Refusal(408, f"the head of the request was not complete after {HEAD_S:.0f} s")
 BODY_TOO_SLOW = Refusal(408, f"the body of the request came slower than {BODY_BYTES} bytes in {BODY_S:.0f} s")
@@ -129,6 +131,8 @@ class HttpConnection(HttpToolsProtocol):
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             pass  # the request is answered as if it had not asked for another protocol
+        except httptools.HttpParserInvalidURLError:
+            return self._refuse(self._refusal or BAD_URL)
         except httptools.HttpParserError:
             return self._refuse(self._refusal or MALFORMED)
         self._received += len(data)  # since the phase began, or a read more

@@ -117,6 +117,7 @@ async def settle():
         (b"GET / HTTP/1.1\r\n\r\n", 400, connections.NO_HOST.error),
         (b"GET / HTTP/1.1\r\nHost: localhost\r\nhost: evil.example\r\n\r\n", 400, connections.TWO_HOSTS.error),
         (b"GET / HTTP/3.9\r\nHost: localhost\r\n\r\n", 400, connections.MALFORMED.error),
+        ("GET /é HTTP/1.1\r\nHost: localhost\r\n\r\n".encode(), 400, connections.BAD_URL.error),
         (b"\x16\x03\x01\x02\x00\x01\x00", 400, connections.MALFORMED.error),
         (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * MAX_HEAD_BYTES, 431, connections.HEAD_TOO_LARGE.error),
         (b"GET /" + b"a" * MAX_HEAD_BYTES, 431, connections.HEAD_TOO_LARGE.error),
