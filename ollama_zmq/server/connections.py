@@ -63,7 +63,7 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 MALFORMED = Refusal(400, "malformed HTTP request")
-BAD_URL = Refusal(400, "the URL holds a byte that has to be written as %XX")
+BAD_URL = Refusal(400, "malformed URL: it begins with /, and bytes above 0x7E are written as %XX")
 HEAD_TOO_LARGE = Refusal(431, f"the head of the request is larger than {MAX_HEAD_BYTES} bytes")
 HEAD_TOO_SLOW = Refusal(408, f"the head of the request was not complete after {HEAD_S:.0f} s")
 BODY_TOO_SLOW = Refusal(408, f"the body of the request came slower than {BODY_BYTES} bytes in {BODY_S:.0f} s")
