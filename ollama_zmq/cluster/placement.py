@@ -116,7 +116,8 @@ def place(
     if not workers:
         stages = alone
     elif policy is Policy.FASTEST:
-        stages = _search(table, least=[0] * len(table.profiles), slowest=False)
+        over_workers = _search(table, least=[0] * len(table.profiles), slowest=False)  # of which only some wait for the
+        stages = min(filter(None, (over_workers, alone)), key=table.token_s, default=None)  # way to a head elsewhere
     else:
         each = [1] * min(len(workers), n)
         spare = [0] * (len(table.profiles) - len(each) - 1)

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, combinations_with_replacement, pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ollama_zmq.cluster.cost_model import CostEstimate, WorkerProfile
-from ollama_zmq.cluster.placement import Demand, Policy, largest_context, place
+from ollama_zmq.cluster.placement import CostTable, Demand, Policy, largest_context, place
 from ollama_zmq.errors import OutOfDeviceMemory
 from ollama_zmq.ops.program import PAGE_SLOTS
 
@@ -69,6 +69,24 @@ def test_a_slower_plan_is_said_to_be_slower():
 def test_fastest_leaves_out_a_worker_that_slows_down():
     placement = place(demand(10, 10**6), [worker("far", rtt_s=0.05)], LOCAL, Policy.FASTEST)
     assert cut(placement) == [("local", 10)]
+
+
+@given(
+    sizes=st.lists(st.integers(1, 50), min_size=1, max_size=6),
+    speeds=st.lists(st.integers(1, 9), min_size=1, max_size=2),
+    here=st.integers(1, 9),
+)
+@example(sizes=[30], speeds=[2], here=1)  # the worker is faster, but not by as much as the way back to the head takes
+def test_no_cut_is_faster_than_fastest(sizes, speeds, here):
+    """Of every cut over every choice of workers, with the way to the local head that only some of them have."""
+    model = Demand(tuple(size * 500_000 for size in sizes), 0, 0, 0)
+    profiles = [worker(f"w{i}", 1e10 * speed) for i, speed in enumerate(speeds)]
+    local = WorkerProfile("local", 10**12, 1e10 * here)
+    table, n = CostTable(model, [*profiles, local]), len(sizes)
+    cuts = ((0, *inner, n) for inner in combinations_with_replacement(range(n + 1), len(profiles)))
+    plans = [[(j, range(*ends)) for j, ends in enumerate(pairwise(ends)) if ends[0] < ends[1]] for ends in cuts]
+    found = place(model, profiles, local, Policy.FASTEST)
+    assert found.token_s == pytest.approx(min(map(table.token_s, plans)))
 
 
 @given(
