@@ -7,7 +7,7 @@ unloaded) it is late, and ignored.
 
 from __future__ import annotations
 
-import math
+import sys
 
 import msgspec
 
@@ -66,11 +66,11 @@ def _checked_welcome(welcome: Welcome) -> Welcome:
         check_range(name, getattr(welcome, name), 0, MAX_MEMORY_BYTES)
     check_range("threads", welcome.threads, 1, MAX_THREADS)
     check_range("devices", len(welcome.devices), 0, MAX_DEVICES)
-    speeds = [welcome.decode_bytes_per_s, welcome.prefill_macs_per_s, welcome.values_per_s, welcome.call_s]
+    for name in ("decode_bytes_per_s", "prefill_macs_per_s", "values_per_s", "call_s"):
+        check_range(name, getattr(welcome, name), 0, sys.float_info.max)
     for matrix in welcome.matrices:
-        speeds += [matrix.decode_bytes_per_s, matrix.prefill_macs_per_s]
-    if not all(math.isfinite(speed) and speed >= 0 for speed in speeds):
-        raise RemoteProtocolError("a speed is negative or no number")
+        for name in ("decode_bytes_per_s", "prefill_macs_per_s"):
+            check_range(f"{name} of type {matrix.type}", getattr(matrix, name), 0, sys.float_info.max)
     return msgspec.structs.replace(
         welcome,
         package=printable_line(welcome.package, 50),

@@ -11,7 +11,7 @@
     Got(Failed), StageLost                      as when the worker is lost
     a worker is lost                            every model with a stage on it is lost or, while it loads, begun again,
                                                 without that worker if it was lost under it before
-    a load makes no progress on a worker        as when the worker is lost
+    a load makes no progress on a worker        as when the worker is lost; begun again without it, as the order says
     ... nor anywhere else for load_timeout_s    LoadFailed
     unload                                      Release its programs
     LEASE_IDLE_S without a model on a worker    Bye
@@ -277,7 +277,7 @@ class Coordinator:
         effects: list[Effect] = []
         for pipeline in list(self.pipelines.values()):
             if address in pipeline.addresses:
-                if pipeline.order.missing is Missing.USE_REST and not pipeline.may_return(address):
+                if not pipeline.may_return(address):
                     pipeline.leave_out(address, self.links[address].why)
                 effects += self._ended(pipeline, pipeline.lost(address, detail))
                 if pipeline.phase is Phase.JOINING:
@@ -293,12 +293,13 @@ class Coordinator:
     def _settle(self, now: float) -> list[Effect]:
         """Tell of joins that are over, and plan the models that wait for no worker any more."""
         over = [gathering for gathering in self._joins if gathering.is_over(self.links, now)]
-        self._joins = [gathering for gathering in self._joins if gathering not in over]
         effects: list[Effect] = [Joined(gathering.addresses) for gathering in over]
         for model, gathering in list(self._gatherings.items()):
             if gathering.is_over(self.links, now):
                 del self._gatherings[model]
                 effects += self._begin(self.pipelines[model], now)
+        # Only now, so that a load that begins leaves no worker of a look whose Joined is still to be read.
+        self._joins = [gathering for gathering in self._joins if gathering not in over]
         return effects
 
     # Loading
@@ -348,12 +349,13 @@ class Coordinator:
         """What the workers of *order* have, once they have joined or been given up.
 
         Raises:
-            OutOfDeviceMemory: this machine's own device is not ready.
+            StageLost: this machine's own device is not ready.
         """
         addresses, local = self.links.one_name_each(order.addresses), self.links[LOCAL]
         links = [self.links[address] for address in addresses]
         if local.status is not Status.READY:
-            raise OutOfDeviceMemory(f"this machine's own device is not ready: {local.detail or local.status.value}")
+            why = local.detail or local.status.value
+            raise StageLost(f"this machine's own device is not ready: {why}", worker=LOCAL)
         others = {model: pipeline for model, pipeline in self.pipelines.items() if model != order.model}
         profiles = [link.profile for link in links if link.status is Status.READY]
         return ClusterSnapshot(

@@ -10,8 +10,8 @@ with k the second and f what is left of the first. Attention is not measured at 
 multiplies, at 0.7 to 0.9 of the speed of matrices.
 
 Half a second of measuring sees what else a machine does at the moment: of two equal cores one was measured 1.3 times as
-fast as the other, and got 9 of 16 layers. So equal devices count as equally fast, as fast as the fastest of them was
-measured, unless they are more than ``IDENTICAL_WITHIN`` times apart: then something lasting is likely.
+fast as the other, and got 9 of 16 layers. So each counts as fast as the fastest equal device that was measured at most
+``IDENTICAL_WITHIN`` times as fast as it: behind a larger difference something lasting is likely.
 
 On the way to a worker and back is a round trip and the bytes of a hidden state, and ``STEP_S``: a step finds a worker
 asleep and its caches cold, which the pings that measure a link, one behind the other, do not.

@@ -48,7 +48,7 @@ from ollama_zmq.cluster.link import Status
 from ollama_zmq.cluster.links import Links
 from ollama_zmq.cluster.placement import Placement
 from ollama_zmq.cluster.speeds import LatencyWindow, SpeedMeter, forecast, stage_cost, token_us
-from ollama_zmq.cluster.stages import LoadOrder, Stage
+from ollama_zmq.cluster.stages import LoadOrder, Missing, Stage
 from ollama_zmq.cluster.state import NO_USE, ModelState, StageState, TokenSpeeds, UploadState, UseState
 from ollama_zmq.cluster.uploads import Upload
 from ollama_zmq.devices.base import Array
@@ -201,13 +201,13 @@ class Pipeline:
         stage = self._stage_of(message.program)
         if self.phase is Phase.DEFINING:
             sources = {source.name: source for source in stage.define.sources}
-            if message.program in self._defined or len(set(message.missing)) != len(message.missing):
-                raise RemoteProtocolError("it misses a weight twice")
+            if message.program in self._defined:
+                raise RemoteProtocolError(f"it accepts program {message.program.hex()} twice")
             self._defined.add(message.program)
             for name in message.missing:
-                if name not in sources:
-                    raise RemoteProtocolError(f"it misses weight {name[:128]!r}, which is not in its program")
-                self._uploads[address].add(message.program, sources[name])
+                if (source := sources.pop(name, None)) is None:
+                    raise RemoteProtocolError(f"it misses weight {name[:128]!r} twice, or its program has none such")
+                self._uploads[address].add(message.program, source)
             self._got_further(address, now)
         return []
 
@@ -262,8 +262,9 @@ class Pipeline:
         return first
 
     def leave_out(self, address: str, why: str) -> None:
-        """While it loads: go on without the worker at *address*, though it may join again."""
-        if self.phase in LOADING and address in self.order.addresses:
+        """While it loads: go on without the worker at *address*, if the order allows it, though it may join again."""
+        allowed = self.order.missing is Missing.USE_REST
+        if allowed and self.phase in LOADING and address in self.order.addresses:
             self._left_out.setdefault(address, why)
 
     # Stepping

@@ -76,7 +76,7 @@ class WorkerState(msgspec.Struct, frozen=True):
 
 
 class UploadState(msgspec.Struct, frozen=True):
-    """How many bytes of weights a worker has been sent of those that it does not have."""
+    """How many bytes of weights a worker has acknowledged, of those that it must be sent."""
 
     worker: str
     sent_bytes: int

@@ -10,6 +10,7 @@ from ollama_zmq.cluster.events import (
     Connect,
     ConnectionFailed,
     ConnectionLost,
+    Got,
     Joined,
     LoadFailed,
     ModelLoaded,
@@ -19,8 +20,9 @@ from ollama_zmq.cluster.link import JOIN_LIMIT_S, REFUSED_GRACE_S, Status
 from ollama_zmq.cluster.membership import CONNECT_GRACE_S, LOST_GRACE_S, RETRY_S, WAIT_LIMIT_S
 from ollama_zmq.cluster.pipeline import LOAD_STALL_S
 from ollama_zmq.cluster.stages import LOCAL, Missing
-from ollama_zmq.errors import OutOfDeviceMemory, Unreachable
-from ollama_zmq.wire.messages import Bye, Define, Defined, Hello, Ready, Run
+from ollama_zmq.errors import OutOfDeviceMemory, StageLost, Unreachable
+from ollama_zmq.wire.frames import Envelope
+from ollama_zmq.wire.messages import Bye, Define, Defined, Hello, Ready, Refused, Run
 from tests.cluster.fake_workers import BUDGET, FakeWorkers, welcome
 from tests.cluster.steps import A, B, load, model_of, order
 
@@ -164,6 +166,13 @@ def test_the_policy_wait_ends(workers, network):
     assert B in str(failed.error)
 
 
+def test_a_load_while_this_machine_s_own_device_is_not_ready_says_that_and_not_that_memory_lacks(workers, network):
+    workers.answers[(LOCAL, Hello)] = lambda _: [Refused("it is being measured", "9", 9)]
+    (failed,) = load(workers, order(network))
+    assert (type(failed.error), failed.error.facts) == (StageLost, {"worker": LOCAL})
+    assert str(failed.error) == "this machine's own device is not ready: local: it is being measured"
+
+
 # One worker, two names
 
 
@@ -305,6 +314,30 @@ def test_a_load_that_gets_no_further_on_a_worker_goes_on_without_it(workers, net
     (loaded,) = later(workers, 3.0)
     assert stages_of(loaded) == [A, LOCAL]
     assert "got no further with loading tiny" in workers.coordinator.state().models[0].missing[0]
+
+
+@pytest.mark.parametrize("missing", [Missing.REFUSE, Missing.WAIT])
+@pytest.mark.parametrize("fault", ["stalls", "lies"])
+def test_a_load_that_shall_not_go_on_without_a_worker_does_not(workers, network, missing, fault):
+    if fault == "stalls":
+        workers.answers[(B, Define)] = lambda m: [Defined(m.program, ())]  # and never Ready
+    else:
+        workers.lies[(B, Defined)] = lambda m: Defined(m.program, ("a weight of another model",))
+    came = load(workers, order(network, A, B, missing=missing))
+    came += later(workers, 4 * LOAD_STALL_S)
+    (failed,) = came
+    assert isinstance(failed, LoadFailed)
+    assert B in str(failed.error)
+
+
+def test_a_look_still_sees_its_workers_when_a_load_begins_at_the_same_moment(workers, network):
+    workers.answers[(LOCAL, Hello)] = lambda _: []
+    workers.carry_out(workers.coordinator.join((B,), workers.now))
+    load(workers, order(network, A))
+    link = workers.coordinator.links[LOCAL]
+    effects = workers.coordinator.handle(Got(LOCAL, Envelope(welcome(), {}, link.epoch, 0)), workers.now)
+    assert Joined((B,)) in effects
+    assert [profile.address for profile in workers.coordinator.snapshot(order(network, B)).workers] == [B]
 
 
 @pytest.mark.parametrize("stuck", ["reading", "the first token"])
