@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from ollama_zmq.cli.answer import show_missing, waiting
 from ollama_zmq.cli.session import MORE, PROMPT, Session
 from ollama_zmq.cli.terminal import say
-from ollama_zmq.client import Client
 from ollama_zmq.config import Config
 from ollama_zmq.errors import OllamaZmqError
 from ollama_zmq.printable import whole_characters
@@ -24,14 +23,13 @@ PLACEHOLDER = "Send a message (/? for help)"
 HISTORY = Path(".ollama", "zmq_history")  # Ollama's own "history" has another format
 
 
-def converse(client: Client, model: str, info: dict[str, Any], fields: dict[str, Any], **shown: bool) -> None:
-    """Load *model* and talk until Ctrl-D or ``/bye``. Its example messages are shown first."""
+def converse(session: Session, info: dict[str, Any]) -> None:
+    """Load the session's model and talk until Ctrl-D or ``/bye``. Example messages in its *info* are shown first."""
     from prompt_toolkit.formatted_text import FormattedText
 
-    session = Session(client, model, fields, **shown)
     with waiting():
-        client.load(model, **session.fields)
-    show_missing(client, model)
+        session.client.load(session.model, **session.fields)
+    show_missing(session.client, session.model)
     for message in info.get("messages", []):
         if message["role"] != "system":
             say(f"{PROMPT if message['role'] == 'user' else ''}{message['content']}\n")

@@ -59,8 +59,10 @@ def run(
             return
         if not text and not prompt and is_terminal(sys.stdin, sys.stdout):
             from ollama_zmq.cli.repl import converse
+            from ollama_zmq.cli.session import Session
 
-            converse(client, model, info, fields, verbose=verbose, wraps=not nowordwrap, hides_thinking=hidethinking)
+            shown = {"verbose": verbose, "wraps": not nowordwrap, "hides_thinking": hidethinking}
+            converse(Session(client, model, fields, **shown), info)
             return
         answer = Answer(wraps=not nowordwrap, hides_thinking=hidethinking)
         answer.show(client.generate(model, text, **fields))

@@ -28,21 +28,36 @@ class Session:
 
     Attributes:
         fields: of every request: options, format, think, keep_alive.
+        messages: what was said, system messages where they were set.
         verbose, wraps, keeps_history: what ``/set`` turns on and off.
+        hides_thinking: True if what the model thinks is not shown.
     """
 
-    def __init__(self, client: Client, model: str, fields: Json, **shown: bool) -> None:
+    def __init__(
+        self,
+        client: Client,
+        model: str,
+        fields: Json,
+        *,
+        verbose: bool = False,
+        wraps: bool = True,
+        hides_thinking: bool = False,
+    ) -> None:
         self.client = client
         self.model = model
         self.fields: Json = {"options": {}} | fields
-        self.system = ""
         self.messages: list[Json] = []
-        self.verbose = shown.get("verbose", False)
-        self.wraps = shown.get("wraps", True)
-        self.hides_thinking = shown.get("hides_thinking", False)
+        self.verbose = verbose
+        self.wraps = wraps
+        self.hides_thinking = hides_thinking
         self.keeps_history = True
         self._pending: list[str] | None = None
         self._take: Callable[[str], None] = self.say
+
+    @property
+    def system(self) -> str:
+        """The system message that counts, the last one; "" if there is none."""
+        return next((said["content"] for said in reversed(self.messages) if said["role"] == "system"), "")
 
     @property
     def prompt(self) -> str:
@@ -89,13 +104,14 @@ class Session:
             self._take(text)
 
     def say(self, text: str) -> None:
-        """Send *text* and show the answer. What was answered before an interruption stays in the conversation."""
+        """Send *text* and show the answer. What came before an interruption or error stays in the conversation."""
         self.messages.append({"role": "user", "content": text})
         answer = Answer(wraps=self.wraps, hides_thinking=self.hides_thinking)
         try:
             answer.show(self.client.chat(self.model, self.messages, **self.fields))
         except OllamaZmqError:
-            self.messages.pop()
+            if not answer.content:
+                self.messages.pop()
             raise
         finally:
             if answer.content:
@@ -203,10 +219,8 @@ class Session:
         say("Set 'think' mode." if level == "true" else f"Set 'think' mode to '{level}'.")
 
     def _set_parameter(self, name: str, texts: list[str]) -> None:
-        from ollama_zmq import log
         from ollama_zmq.formats.options import parse_parameter
 
-        log.configure()
         try:
             value = texts if name == "stop" else parse_parameter(name, texts[0])
         except RequestError as error:
@@ -222,7 +236,6 @@ class Session:
             self._take_system(text)
 
     def _take_system(self, text: str) -> None:
-        self.system = text
         if self.messages and self.messages[-1]["role"] == "system":
             self.messages.pop()
         self.messages.append({"role": "system", "content": text})

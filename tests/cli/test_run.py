@@ -198,6 +198,15 @@ def test_what_the_server_refuses_is_told_and_forgotten(session, broker, capsys):
     assert (capsys.readouterr().err, session.messages) == ("Error: worker gone\n", [])
 
 
+def test_an_answer_that_breaks_stays_behind_its_question(session, broker, capsys):
+    broker.script = lambda request: [hello(request)[0], RequestFailed(request.request_id, StageLost("worker gone"))]
+    assert session.feed("Hi")
+    assert (capsys.readouterr().err, session.messages) == (
+        "Error: worker gone\n",
+        [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}],
+    )
+
+
 def test_an_interrupted_answer_stays_as_far_as_it_came(session, broker, monkeypatch):
     def interrupted(*_, **__):
         yield {"message": {"role": "assistant", "content": "Hel"}}
@@ -262,6 +271,15 @@ def test_what_was_set_reaches_the_server(session, broker, capsys):
     assert "<|im_start|>system\nBe\nkind.<|im_end|>" in prompt_of(broker)
     session.feed("/clear")
     assert session.messages == [{"role": "system", "content": "Be\nkind."}]
+
+
+def test_a_model_that_is_loaded_begins_without_the_system_message_of_the_last(session, store):
+    session.feed("/set system Be kind.")
+    session.feed("/load tiny")
+    session.feed("/clear")
+    assert session.messages == []
+    session.feed("/save mine")
+    assert store.get("mine").system is None
 
 
 def test_show_tells_what_was_set(session, capsys):
