@@ -14,7 +14,7 @@ import structlog
 from starlette.requests import ClientDisconnect, Request
 
 from ollama_zmq.config import Config
-from ollama_zmq.errors import CapacityError, RequestError
+from ollama_zmq.errors import CapacityError, OllamaZmqError, RequestError
 from ollama_zmq.server.decoding import T, decode
 from ollama_zmq.server.errors import BodyTooLarge, RequestCanceled
 from ollama_zmq.server.generation import Generations
@@ -86,7 +86,7 @@ def _prune(store: Store) -> None:
     """Delete what no model needs. A store that cannot be tidied still serves."""
     try:
         removed = store.prune(time.time())
-    except OSError as error:
+    except (OSError, OllamaZmqError) as error:
         log.warning("store.not_pruned", error=str(error))
         return
     if removed:
