@@ -67,4 +67,4 @@ def worker_lines(cluster: dict[str, Any]) -> list[str]:
     ]
     speeds = [line for model in cluster["models"] for line in (model["name"], f"    {speed_line(model)}")]
     missing = [paragraph(f"missing: {why}", "    ") for model in cluster["models"] for why in model.get("missing", [])]
-    return [*columns(workers), *map(printable_line, speeds), *missing]
+    return [*columns(workers, shortens=True), *map(printable_line, speeds), *missing]

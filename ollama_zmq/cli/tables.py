@@ -1,7 +1,8 @@
 """Tables as Ollama prints them: left aligned, no borders, four spaces between columns.
 
-A terminal that is too narrow for that gets two, and if it still is, long cells lose their middle. Our own tables have
-two spaces everywhere, and fit 80 columns with names of usual length. Into a pipe or a file every cell is whole.
+A terminal that is too narrow for that gets two, and if it still is, long cells of a table lose their middle. Our own
+tables have two spaces everywhere, and fit 80 columns with names of usual length. Into a pipe or a file every cell is
+whole.
 """
 
 from __future__ import annotations
@@ -23,18 +24,21 @@ MIN_WIDTH = 12  # of a column that loses something: an ID has so many
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], gap: str = GAP) -> str:
     """*header* and *rows* in columns."""
-    return "\n".join(columns([header, *rows], gap))
+    return "\n".join(columns([header, *rows], gap, shortens=True))
 
 
-def columns(rows: Sequence[Sequence[str]], gap: str = GAP) -> list[str]:
-    """One line for each of *rows*, which may differ in length. With Ollama's gap the last cell is padded, too."""
+def columns(rows: Sequence[Sequence[str]], gap: str = GAP, *, shortens: bool = False) -> list[str]:
+    """One line for each of *rows*, which may differ in length. With Ollama's gap the last cell is padded, too.
+
+    Long cells lose their middle on a narrow terminal if *shortens*; else it breaks their lines.
+    """
     rows = [[printable_line(cell) for cell in row] for row in rows]
     widths = _widths(rows)
     if is_terminal(sys.stdout):
         room = shutil.get_terminal_size().columns
         if gap == GAP and sum(widths.values()) + len(gap) * len(widths) > room:
             gap = NARROW
-        if gap == NARROW:
+        if shortens and gap == NARROW:
             widths = _fitted(widths, room - len(gap) * (len(widths) - 1))
             rows = [[shortened(cell, widths[i]) for i, cell in enumerate(row)] for row in rows]
     lines = [

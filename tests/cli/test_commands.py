@@ -8,7 +8,7 @@ import pytest
 from ollama_zmq.cli import COMMANDS, cluster, demo
 from ollama_zmq.cli.cluster import model_line
 from ollama_zmq.cli.ps import processor, until
-from ollama_zmq.cli.tables import GAP, NARROW, display_width, shortened, table
+from ollama_zmq.cli.tables import GAP, NARROW, columns, display_width, shortened, table
 from ollama_zmq.client import Client
 from ollama_zmq.config import VARIABLES
 from ollama_zmq.errors import OllamaZmqError
@@ -376,6 +376,12 @@ def test_a_long_name_loses_its_middle_on_a_terminal_and_nothing_in_a_pipe(monkey
     assert (whole[: len(head)], whole[-len(tail) :]) == (head, tail)
     assert abs(display_width(head) - display_width(tail)) <= 2
     assert [cell for cell in row if cell not in lines[1]] == [whole]
+
+
+def test_what_show_tells_of_a_model_is_whole_on_any_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr("ollama_zmq.cli.tables.is_terminal", lambda *streams: True)
+    assert columns([("", "stop", "x" * 90)]) == [f"  stop  {'x' * 90}"]
 
 
 @pytest.mark.parametrize(
