@@ -133,11 +133,10 @@ class CoordinatorLoop:
             self._close()
 
     def know(self, resolved: Mapping[str, Resolved]) -> None:
-        """Take note of where workers are. Only in the loop's thread."""
-        self.resolved.update(resolved)
-        for address, where in resolved.items():
-            for endpoint in where.endpoints:
-                self.coordinator.links.identify(address, endpoint)
+        """Take note of where workers are, and forget it of those that nobody uses. Only in the loop's thread."""
+        used = self.coordinator.addresses
+        self.resolved = {address: where for address, where in self.resolved.items() if address in used} | dict(resolved)
+        self.coordinator.locate({address: where.endpoints for address, where in resolved.items()})
 
     def apply(self, effects: list[Effect]) -> None:
         """Carry out *effects* in order. Only in the loop's thread."""

@@ -26,7 +26,7 @@ Which workers a load waits for, and when it goes on without the others, is decid
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from itertools import count
 from types import MappingProxyType
@@ -116,6 +116,15 @@ class Coordinator:
             tensor: what the first stage takes: the hidden state float32 [T, D], or the token ids if the model is whole.
         """
         return self.pipelines[model].run(microbatch, tensor, now)
+
+    @property
+    def addresses(self) -> set[str]:
+        """Every address that may have to be connected to: of a link, or in the order of a model."""
+        return {*self.links}.union(*(pipeline.order.addresses for pipeline in self.pipelines.values()))
+
+    def locate(self, found: Mapping[str, Iterable[str]]) -> None:
+        """Take note of the endpoints of addresses, before they are named; those that nobody uses are forgotten."""
+        self.links.locate(found, self.addresses)
 
     @property
     def n_in_flight(self) -> int:

@@ -13,6 +13,7 @@ from ollama_zmq.cluster.stages import LOCAL
 from ollama_zmq.wire.messages import Bye
 
 LOST_KEPT = 1024  # addresses that are known to be lost though nobody names them now
+NOWHERE = frozenset[str]()
 
 
 class Links(Mapping[str, Link]):
@@ -23,7 +24,8 @@ class Links(Mapping[str, Link]):
         self._cores = cores
         self._links = {LOCAL: Link(LOCAL, broker, remote=False, cores=cores)}
         self._epochs = 0
-        self._identities: dict[str, set[str]] = {}
+        self._endpoints: dict[str, frozenset[str]] = {}
+        self._ids: dict[str, str] = {}
         self._lost: dict[str, None] = {}  # left while they were lost, oldest first
 
     def __getitem__(self, address: str) -> Link:
@@ -35,9 +37,22 @@ class Links(Mapping[str, Link]):
     def __len__(self) -> int:
         return len(self._links)
 
-    def identify(self, address: str, identity: str) -> None:
-        """Take note of what tells that two addresses are of one worker: its endpoint, or the id that it says."""
-        self._identities.setdefault(address, set()).add(identity)
+    def locate(self, found: Mapping[str, Iterable[str]], kept: Collection[str] = ()) -> None:
+        """Take note of the endpoints of addresses, as they were looked up just now; none leaves what was known.
+
+        What was known of addresses that nobody uses is forgotten, unless they are *kept* or lead to a worker in use.
+        """
+        located = {address: frozenset(endpoints) for address, endpoints in found.items()}
+        self._endpoints |= {address: endpoints for address, endpoints in located.items() if endpoints}
+        used = {*self._links, *kept}
+        used |= {other for other in (*self._endpoints, *self._ids) if any(self._is_same(other, it) for it in used)}
+        self._ids = {address: one for address, one in self._ids.items() if address in used}
+        used |= found.keys()
+        self._endpoints = {address: those for address, those in self._endpoints.items() if address in used}
+
+    def identify(self, address: str, worker_id: str) -> None:
+        """Take note of what the worker at *address* calls itself, whatever address it is reached at."""
+        self._ids[address] = worker_id
 
     def others_of(self, address: str) -> list[Link]:
         """Return the connected links to the worker at *address* that have other names."""
@@ -54,8 +69,12 @@ class Links(Mapping[str, Link]):
         return tuple(found)
 
     def _is_same(self, address: str, other: str) -> bool:
-        mine, its = self._identities.get(address, set()), self._identities.get(other, set())
-        return address == other or not mine.isdisjoint(its)
+        """Whether both lead to one endpoint, or to workers that say one id."""
+        if address == other or not self._endpoints.get(address, NOWHERE).isdisjoint(
+            self._endpoints.get(other, NOWHERE)
+        ):
+            return True
+        return address in self._ids and self._ids[address] == self._ids.get(other)
 
     def join(self, addresses: Iterable[str], now: float, foreign: Collection[str] = ()) -> list[Effect]:
         """Connect to *addresses* and the local device, where no connection stands or is being made."""

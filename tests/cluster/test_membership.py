@@ -27,6 +27,7 @@ from tests.cluster.fake_workers import BUDGET, FakeWorkers, welcome
 from tests.cluster.steps import A, B, load, model_of, order
 
 C = "c:50052"
+HERE, THERE = "tcp://10.0.0.10:50052", "tcp://10.0.0.11:50052"
 BAR_S = 3.0  # after the others are ready
 
 
@@ -177,8 +178,7 @@ def test_a_load_while_this_machine_s_own_device_is_not_ready_says_that_and_not_t
 
 
 def test_two_addresses_of_one_endpoint_are_one_worker(workers, network):
-    for address in (A, B):
-        workers.coordinator.links.identify(address, "tcp://10.0.0.10:50052")
+    workers.coordinator.locate({A: (HERE,), B: ("tcp://[::10]:50052", HERE)})
     (loaded,) = load(workers, order(network, B))
     assert stages_of(loaded) == [B, LOCAL]
     (_, loaded) = load(workers, order(network, A, C, model=2, replaces=1))
@@ -187,8 +187,7 @@ def test_two_addresses_of_one_endpoint_are_one_worker(workers, network):
 
 
 def test_a_list_that_names_a_worker_twice_uses_it_once(workers, network):
-    for address in (A, B):
-        workers.coordinator.links.identify(address, "tcp://10.0.0.10:50052")
+    workers.coordinator.locate({A: (HERE,), B: (HERE,)})
     (loaded,) = load(workers, order(network, A, B))
     assert stages_of(loaded) == [A, LOCAL]
 
@@ -201,6 +200,38 @@ def test_a_worker_is_known_again_by_its_id_under_another_address(workers, networ
     assert stages_of(loaded) == [B, LOCAL]
     (_, loaded) = load(workers, order(network, A, model=3, replaces=2))
     assert stages_of(loaded) == [B, LOCAL]
+
+
+def test_a_name_that_leads_where_another_did_before_is_a_worker_of_its_own(workers, network):
+    workers.coordinator.locate({A: (HERE,)})
+    load(workers, order(network, A))
+    workers.coordinator.locate({A: (THERE,), B: (HERE,)})  # A's machine has another address now, and B has that of A
+    (_, loaded) = load(workers, order(network, A, B, model=2, replaces=1))
+    assert stages_of(loaded) == [A, B, LOCAL]
+
+
+def test_a_machine_that_took_the_address_of_another_is_a_worker_of_its_own(workers, network):
+    workers.answers[(A, Hello)] = workers.answers[(B, Hello)] = lambda _: [welcome(id="0123abcd")]
+    workers.coordinator.locate({A: (HERE,)})
+    load(workers, order(network, A))
+    workers.carry_out(workers.coordinator.unload(1))
+    later(workers, LEASE_IDLE_S + 0.5)  # A is given back; its machine is B from now on
+    workers.coordinator.locate({B: (THERE,)})
+    load(workers, order(network, B, model=2))
+    workers.answers[(A, Hello)] = lambda _: [welcome(id="4567cdef")]
+    workers.coordinator.locate({A: (HERE,), B: (THERE,)})
+    (_, loaded) = load(workers, order(network, A, B, model=3, replaces=2))
+    assert stages_of(loaded) == [A, B, LOCAL]
+
+
+def test_where_an_address_leads_is_known_while_it_cannot_be_looked_up_and_forgotten_when_nobody_uses_it(workers):
+    links = workers.coordinator.links
+    workers.carry_out(workers.coordinator.join((A,), workers.now))
+    workers.coordinator.locate({A: (HERE,), C: (THERE,)})
+    workers.coordinator.locate({A: (), B: (HERE,)})
+    assert links.one_name_each((A, B)) == (A,)
+    workers.coordinator.locate({B: (THERE,)})
+    assert links.one_name_each((C, B)) == (C, B)
 
 
 def test_workers_without_an_id_are_not_each_other(workers, network):
