@@ -177,7 +177,7 @@ class Coordinator:
                 pipeline = self._pipeline_of(message.program, link)
                 return [] if pipeline is None else self._on_program(pipeline, address, message, event, now)
             gone = self._known_elsewhere(address, message, now) if isinstance(message, Welcome) else []
-            return gone + self._advance(address, lambda link: link.receive(message, now), now)
+            return gone + self._advance(address, lambda link: link.receive(message, event.envelope.tensors, now), now)
         except RemoteProtocolError as error:
             why = f"worker {address} broke the protocol: {error}"
             for pipeline in self.pipelines.values():

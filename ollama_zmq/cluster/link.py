@@ -9,6 +9,7 @@
     HANDSHAKE   Got(Refused)                   Disconnect                 REFUSED
     MEASURING   Got(Pong), more to measure     Send(Ping)                 MEASURING
     MEASURING   Got(Pong), enough              none                       READY
+    MEASURING   Got(Pong) of another ping      Disconnect                 LOST
     READY       Tick, PING_S since the last    Send(Ping)                 READY
     CONNECTING  ConnectionLost                 none (an attempt ended)    CONNECTING
     any other   ConnectionLost                 Disconnect                 LOST
@@ -26,6 +27,7 @@ that took its place.
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -36,6 +38,7 @@ from ollama_zmq.cluster.answers import MAX_TEXT
 from ollama_zmq.cluster.cost_model import WorkerProfile
 from ollama_zmq.cluster.events import Connect, Disconnect, Effect, Send
 from ollama_zmq.cluster.state import WorkerState
+from ollama_zmq.devices.base import Array
 from ollama_zmq.errors import RemoteProtocolError
 from ollama_zmq.ops.registry import ops_hash
 from ollama_zmq.printable import printable_line
@@ -79,6 +82,7 @@ class Link:
         was_lost: whether the connection before this one, or this one, was lost or refused.
         detail: why it is lost or refused, for the operator; ``why`` is for everybody.
         progressed_at: when it last came nearer to being ready.
+        pings: that were sent on this connection.
         steps: microbatches there, or on the way there or back, of all models.
         answered_at: when it last answered a step.
         defined: ids of the programs that were sent to it on this connection.
@@ -100,6 +104,7 @@ class Link:
     joined_at: float = 0.0
     progressed_at: float = 0.0
     pinged_at: float = 0.0
+    pings: int = 0
     sequence_out: int = 0
     sequence_in: int = 0
     probes: list[float] = field(default_factory=list)
@@ -112,7 +117,7 @@ class Link:
         """Begin a new connection under a new *epoch*."""
         self.status, self.epoch, self.joined_at = Status.CONNECTING, epoch, now
         self.detail, self.welcome = "", None
-        self.sequence_out = self.sequence_in = 0
+        self.sequence_out = self.sequence_in = self.pings = 0
         self.probes, self.steps, self.defined = [], set(), set()
         return [Connect(self.address, epoch)]
 
@@ -219,14 +224,19 @@ class Link:
             raise RemoteProtocolError(f"message {sequence} arrived, {self.sequence_in} was next")
         self.sequence_in += 1
 
-    def receive(self, message: AnyMessage, now: float) -> list[Effect]:
-        """Advance by a message about the link itself; others are none of its business."""
+    def receive(self, message: AnyMessage, tensors: Mapping[str, Array], now: float) -> list[Effect]:
+        """Advance by a message about the link itself; others are none of its business.
+
+        Raises:
+            RemoteProtocolError: a ``Pong`` is not the answer to the ``Ping`` that measures.
+        """
         match message:
             case Welcome() if self.status is Status.HANDSHAKE:
                 return self._welcomed(message, now)
             case Refused():
                 return self.drop(Status.REFUSED, f"{self.address}: {message.reason}")
-            case Pong() if self.status is Status.MEASURING:
+            case Pong(nonce) if self.status is Status.MEASURING:
+                self._check_pong(nonce, tensors["payload"].nbytes)
                 return self._measured(now)
         return []
 
@@ -261,14 +271,23 @@ class Link:
         if not self.remote:
             return self._ready(now)
         self.status, self.progressed_at = Status.MEASURING, now
-        return [self._ping(RTT_BYTES, now)]
+        return [self._ping(self._probe_nbytes, now)]
+
+    @property
+    def _probe_nbytes(self) -> int:
+        """Of the ping that measures, after those that are answered: some small ones, then a large one."""
+        return RTT_BYTES if len(self.probes) < RTT_PROBES else BANDWIDTH_BYTES
+
+    def _check_pong(self, nonce: int, nbytes: int) -> None:
+        if (nonce, nbytes) != (self.pings - 1, self._probe_nbytes):
+            raise RemoteProtocolError(
+                f"pong {nonce} with {nbytes} bytes answers ping {self.pings - 1} with {self._probe_nbytes} bytes"
+            )
 
     def _measured(self, now: float) -> list[Effect]:
         self.probes.append(now - self.pinged_at)
-        if len(self.probes) < RTT_PROBES:
-            return [self._ping(RTT_BYTES, now)]
-        if len(self.probes) == RTT_PROBES:
-            return [self._ping(BANDWIDTH_BYTES, now)]
+        if len(self.probes) <= RTT_PROBES:
+            return [self._ping(self._probe_nbytes, now)]
         self.rtt_s = statistics.median(self.probes[:RTT_PROBES])
         self.bandwidth_bytes_per_s = 2 * BANDWIDTH_BYTES / max(self.probes[-1] - self.rtt_s, 1e-6)
         return self._ready(now)
@@ -279,8 +298,8 @@ class Link:
         return []
 
     def _ping(self, nbytes: int, now: float) -> Send:
-        self.pinged_at = now
-        return self.send(Ping(len(self.probes)), {"payload": np.zeros(nbytes, np.uint8)})
+        self.pinged_at, self.pings = now, self.pings + 1
+        return self.send(Ping(self.pings - 1), {"payload": np.zeros(nbytes, np.uint8)})
 
     def _why_no_answer(self) -> str:
         if self.status is not Status.CONNECTING:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from ollama_zmq.cluster.events import Connect, Disconnect, Send
+from ollama_zmq.cluster.events import Connect, Disconnect, Effect, Send
 from ollama_zmq.cluster.link import BANDWIDTH_BYTES, JOIN_LIMIT_S, PING_S, REFUSED_GRACE_S, RTT_BYTES, Link, Status
 from ollama_zmq.errors import RemoteProtocolError
 from ollama_zmq.version import PROTOCOL, VERSION
@@ -33,9 +34,9 @@ def greeting(connecting: Link) -> Link:
 
 @pytest.fixture
 def ready(greeting: Link) -> Link:
-    greeting.receive(welcome(), 10.0)
+    [ping] = greeting.receive(welcome(), {}, 10.0)
     while greeting.status is Status.MEASURING:
-        greeting.receive(Pong(0), 10.0)
+        [ping] = answer(greeting, ping, 10.0) or [None]
     assert greeting.status is Status.READY
     return greeting
 
@@ -45,17 +46,39 @@ def payload_nbytes(effect: Send) -> int:
     return effect.envelope.tensors["payload"].nbytes
 
 
+def answer(link: Link, ping: Send, now: float) -> list[Effect]:
+    """What the link does when the worker answers *ping* as it should."""
+    assert isinstance(ping.envelope.message, Ping)
+    return link.receive(Pong(ping.envelope.message.nonce), ping.envelope.tensors, now)
+
+
 def test_the_round_trip_is_the_median_of_small_pings_and_the_bandwidth_that_of_a_large_one(greeting):
     now, sizes = 10.5, []
-    effects = greeting.receive(welcome(), now)
+    effects = greeting.receive(welcome(), {}, now)
     for took_s in (0.004, 0.001, 0.002, 0.009, 0.003, 0.103):
         sizes += [payload_nbytes(effect) for effect in effects]
         now += took_s
-        effects = greeting.receive(Pong(0), now)
+        effects = answer(greeting, *effects, now)
     assert sizes == [RTT_BYTES] * 5 + [BANDWIDTH_BYTES]
     assert (effects, greeting.status) == ([], Status.READY)
     assert greeting.rtt_s == pytest.approx(0.003)
     assert greeting.bandwidth_bytes_per_s == pytest.approx(2 * BANDWIDTH_BYTES / 0.1)
+
+
+@pytest.mark.parametrize(("nonce", "nbytes"), [(1, RTT_BYTES), (0, 0), (0, RTT_BYTES - 1), (0, BANDWIDTH_BYTES)])
+def test_an_answer_to_another_ping_or_with_less_than_was_sent_measures_nothing(greeting, nonce, nbytes):
+    """Who answers before he has all of it would have the fastest link."""
+    greeting.receive(welcome(), {}, 10.5)
+    with pytest.raises(
+        RemoteProtocolError, match=rf"pong {nonce} with {nbytes} bytes .* ping 0 with {RTT_BYTES} bytes"
+    ):
+        greeting.receive(Pong(nonce), {"payload": np.zeros(nbytes, np.uint8)}, 10.5)
+    assert greeting.probes == []
+
+
+def test_every_ping_has_a_number_of_its_own(ready):
+    nonces = [effect.envelope.message.nonce for n in (1, 2, 3) for effect in ready.tick(10.0 + n * (PING_S + 0.1))]
+    assert nonces == [6, 7, 8]
 
 
 def test_a_refused_connection_is_given_up_after_its_grace(connecting):
@@ -97,12 +120,12 @@ def test_who_waits_for_its_turn_is_not_late(connecting):
 
 
 def test_a_refusal_names_the_worker(greeting):
-    assert greeting.receive(Refused("leased", VERSION, PROTOCOL), 10.1) == [Disconnect(A, EPOCH)]
+    assert greeting.receive(Refused("leased", VERSION, PROTOCOL), {}, 10.1) == [Disconnect(A, EPOCH)]
     assert (greeting.status, greeting.detail) == (Status.REFUSED, f"{A}: leased")
 
 
 def test_other_tensor_ops_are_refused_with_the_fix(greeting):
-    assert greeting.receive(welcome(ops="other", package="9.9"), 10.1) == [Disconnect(A, EPOCH)]
+    assert greeting.receive(welcome(ops="other", package="9.9"), {}, 10.1) == [Disconnect(A, EPOCH)]
     assert "runs ollama-zmq 9.9 with other tensor ops" in greeting.detail
     assert greeting.detail.endswith("install the same version on both")
 
