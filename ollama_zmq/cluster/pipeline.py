@@ -271,7 +271,7 @@ class Pipeline:
 
     def run(self, microbatch: Microbatch, tensor: Array, now: float) -> list[Effect]:
         """Send *microbatch* through the stages."""
-        if microbatch is not WARM_UP:
+        if self.phase is not Phase.WARMING:
             self._speed.begin(microbatch, now)
         return self._dispatch(next(self._numbers), InFlight(microbatch, 0, now, 0.0), tensor, now)
 
@@ -289,14 +289,14 @@ class Pipeline:
         check_range("queue_us", message.queue_us, 0, MAX_US)
         if self._links[stage.address].remote:
             check_output(output, self._output_rows(microbatch, stage), self._output_width(stage))
-        if len(microbatch.lengths) == len(microbatch.token_ids) and microbatch is not WARM_UP:
+        if microbatch.is_decode and self.phase is not Phase.WARMING:
             self._latency[flight.stage].add((now - flight.sent_at) * 1e6, message.compute_us, message.queue_us)
         flight.times.append(self._time(flight, message, now))
         self._complete(message.microbatch)
         flight.stage += 1
         if flight.stage < len(self.stages) and (microbatch.rows or self.stages[flight.stage].part != "head"):
             return self._dispatch(message.microbatch, flight, output, now)
-        if microbatch is WARM_UP:
+        if self.phase is Phase.WARMING:
             return self._loaded()
         self._speed.end(microbatch, now)
         if flight.stage < len(self.stages):  # no logits are wanted, so there is nothing for the head to do
@@ -482,6 +482,7 @@ class Pipeline:
         for number, flight in self.in_flight.items():
             assert 0 <= flight.stage < len(self.stages)
             assert number in self._links[self.stages[flight.stage].address].steps
+            assert (flight.microbatch is WARM_UP) == (self.phase is Phase.WARMING)
 
     def _stages_on(self, address: str) -> list[Stage]:
         return [stage for stage in self.stages if stage.address == address]

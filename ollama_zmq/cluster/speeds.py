@@ -7,10 +7,10 @@ asked for. Prefill is a prompt of 512 tokens, in the chunks that the engine woul
 the stages.
 
 **Measured** in tokens per second of prompts, and of a stream that runs alone: one over the median time of microbatches
-of one token that nothing else was in flight beside, from the first stage to the last. A burst of prefill lasts from the
-first microbatch with a prompt to the moment when none is in flight; those of fewer than 256 tokens do not count,
-because they are mostly waiting for stages to fill. Per stage, the latency of decode steps is cut into kernels, wire and
-waiting in the worker.
+of one token that nothing else of the model was in flight beside, from the first stage to the last. A burst of prefill
+lasts from the first microbatch with a prompt to the moment when none is in flight, and only tokens of prompts count;
+one of fewer than 256 does not, because it mostly waits for stages to fill. Per stage, the latency of decode steps is
+cut into kernels, wire and waiting in the worker.
 """
 
 from __future__ import annotations
@@ -85,41 +85,48 @@ def percentiles(values: Collection[float]) -> Percentiles:
 
 @dataclass(slots=True)
 class SpeedMeter:
-    """Measures one model while it runs."""
+    """Measures one model while it runs.
+
+    Attributes:
+        in_flight: ids of the microbatches that have entered and not left.
+        lone: the one that decodes one token, with nothing beside it since it entered, and when that was.
+        prompts: microbatches in flight that carry a prompt.
+    """
 
     steps_s: deque[float] = field(default_factory=lambda: deque(maxlen=STREAM_STEPS))
     bursts: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=BURSTS))
-    sent_at: dict[int, float] = field(default_factory=dict)
+    in_flight: set[int] = field(default_factory=set)
+    lone: tuple[int, float] | None = None
     prompts: int = 0
     burst_at: float = 0.0
     burst_tokens: int = 0
 
     def begin(self, microbatch: Microbatch, now: float) -> None:
         """A microbatch enters the first stage."""
-        tokens, n_sequences = len(microbatch.token_ids), len(microbatch.lengths)
-        if tokens == 1:
-            if not self.sent_at and not self.prompts:
-                self.sent_at[microbatch.id] = now
-        elif tokens > n_sequences:
+        alone = not self.in_flight and microbatch.is_decode and len(microbatch.lengths) == 1
+        self.lone = (microbatch.id, now) if alone else None
+        self.in_flight.add(microbatch.id)
+        if microbatch.prompt_tokens:
             if not self.prompts:
                 self.burst_at, self.burst_tokens = now, 0
             self.prompts += 1
 
     def end(self, microbatch: Microbatch, now: float) -> None:
         """A microbatch has left the last stage."""
-        tokens, n_sequences = len(microbatch.token_ids), len(microbatch.lengths)
-        if microbatch.id in self.sent_at:
-            self.steps_s.append(now - self.sent_at.pop(microbatch.id))
-        elif tokens > n_sequences:
+        self.in_flight.discard(microbatch.id)
+        if self.lone is not None and self.lone[0] == microbatch.id:
+            self.steps_s.append(now - self.lone[1])
+        if microbatch.prompt_tokens:
             self.prompts -= 1
-            self.burst_tokens += tokens
+            self.burst_tokens += microbatch.prompt_tokens
             if not self.prompts and self.burst_tokens >= LEAST_BURST:
                 self.bursts.append((self.burst_tokens, now - self.burst_at))
 
     def drop(self, microbatch: Microbatch) -> None:
         """A microbatch has failed on its way."""
-        self.sent_at.pop(microbatch.id, None)
-        self.prompts -= len(microbatch.token_ids) > len(microbatch.lengths)
+        self.in_flight.discard(microbatch.id)
+        self.lone = None
+        self.prompts -= microbatch.prompt_tokens > 0
 
     def speeds(self) -> TokenSpeeds:
         """What was measured lately."""

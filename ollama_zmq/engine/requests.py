@@ -125,6 +125,7 @@ class Microbatch(msgspec.Struct, frozen=True):
         positions: absolute position of each sequence's first token, [B].
         pages: the KV pages of each sequence, [B][...], in order.
         rows: the rows whose logits are wanted, [R].
+        prompt_tokens: how many of the tokens are of sequences that are prefilled.
     """
 
     id: int
@@ -133,6 +134,12 @@ class Microbatch(msgspec.Struct, frozen=True):
     positions: tuple[int, ...]
     pages: tuple[tuple[int, ...], ...]
     rows: tuple[int, ...]
+    prompt_tokens: int = 0
+
+    @property
+    def is_decode(self) -> bool:
+        """Whether each sequence has one token, the one that was sampled last: no prompt, and no draft."""
+        return not self.prompt_tokens and len(self.token_ids) == len(self.lengths)
 
     @property
     def step(self) -> Step:

@@ -51,4 +51,5 @@ def microbatch_of(number: int, slices: list[Slice]) -> Microbatch:
         positions=tuple(slice_.start for slice_ in slices),
         pages=tuple(tuple(slice_.sequence.table.pages[: pages_for(slice_.start + slice_.length)]) for slice_ in slices),
         rows=tuple(rows),
+        prompt_tokens=sum(slice_.length for slice_ in slices if not slice_.sequence.decodes),
     )

@@ -238,3 +238,12 @@ def test_a_pass_brings_the_geometric_sum(right):
     for k in SIZES:
         expected = k + 1 if right == 1.0 else (1 - right ** (k + 1)) / (1 - right)
         assert expected_tokens(right, k) == pytest.approx(expected)
+
+
+def test_a_draft_is_neither_prompt_nor_a_step_of_one_token():
+    driver = Driver(drafter=Always(7, 7, 7, 7))
+    driver.submit(generation(num_predict=20))
+    driver.send()
+    driver.land()
+    drafted = driver.send()
+    assert (len(drafted.token_ids), drafted.prompt_tokens, drafted.is_decode) == (5, 0, False)

@@ -644,3 +644,14 @@ def test_scores_come_in_no_more_rows_than_were_planned_for(max_rows):
     driver = Driver(max_rows=max_rows)
     (scored,) = driver.run(ScoreRequest("s", tuple(range(150)), 64))
     assert (scored.logits == scores(range(150))).all()
+
+
+def test_a_microbatch_tells_how_much_of_it_is_prompt():
+    """Whoever measures speeds takes prompts and decoding apart."""
+    driver = says(97, 98, END, prompt_tokens=4, max_tokens=2)
+    driver.submit(generation(prompt=range(4)))
+    steps = []
+    for _ in range(3):
+        steps.append(driver.send())
+        driver.land()
+    assert [(step.prompt_tokens, step.is_decode) for step in steps] == [(2, False), (2, False), (0, True)]
