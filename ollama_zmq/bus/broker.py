@@ -27,11 +27,21 @@ import zmq
 
 from ollama_zmq.bus.addresses import Resolved, resolve_all
 from ollama_zmq.bus.coordinator_loop import CoordinatorLoop
+from ollama_zmq.bus.futures import settle
 from ollama_zmq.bus.loads import LoadedModel, LoadRequest, Numbers, order_of
 from ollama_zmq.bus.local_worker import LocalWorker
 from ollama_zmq.bus.served import Load, OnOutput, OnProgress, Served, ServedModels
 from ollama_zmq.cluster.dry_run import dry_run
-from ollama_zmq.cluster.events import Effect, Joined, LoadFailed, ModelLoaded, ModelLost, Progressed, Replaced
+from ollama_zmq.cluster.events import (
+    Effect,
+    Joined,
+    LoadFailed,
+    ModelLoaded,
+    ModelLost,
+    Progressed,
+    Replaced,
+    StartedOver,
+)
 from ollama_zmq.cluster.load_plan import ClusterSnapshot
 from ollama_zmq.cluster.stages import LOCAL, NO_MODEL, LoadOrder
 from ollama_zmq.cluster.state import ClusterState, DryRun
@@ -47,7 +57,8 @@ from ollama_zmq.models.network import Network
 T = TypeVar("T")
 P = ParamSpec("P")
 
-ASK_LIMIT_S = 10.0
+ASK_LIMIT_S = 10.0  # for an answer that waits for nobody else
+JOIN_LIMIT_S = 600.0  # for workers to join: one after another on a host, each measures itself
 
 log = structlog.get_logger()
 
@@ -57,7 +68,15 @@ def in_loop(method: Callable[Concatenate[Broker, P], T]) -> Callable[Concatenate
 
     def handed_over(self: Broker, /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         future: Future[T] = Future()
-        self._loop.call(lambda: _answer(future, lambda: method(self, *args, **kwargs)))
+
+        def answer() -> None:
+            try:
+                settle(future, _outcome(lambda: method(self, *args, **kwargs)))
+            except Exception:
+                settle(future, OpError("internal error in the broker, see its log"))
+                raise
+
+        self._loop.call(answer)
         return future
 
     update_wrapper(handed_over, method)
@@ -170,8 +189,8 @@ class Broker:
         def work() -> None:
             with open_gguf(wanted.path) as gguf:
                 order = order_of(wanted, Network(gguf), Numbers.of(NO_MODEL, replaces))
-                snapshot = self._once_joined(order, resolve_all(wanted.rpc_servers)).result().result()
-                future.set_result(dry_run(order, snapshot))
+                joined = _waited(self._once_joined(order, resolve_all(wanted.rpc_servers)), ASK_LIMIT_S)
+                settle(future, dry_run(order, _waited(joined, JOIN_LIMIT_S)))
 
         self._in_thread("planner", future, work)
         return future
@@ -183,8 +202,7 @@ class Broker:
     @in_loop
     def unload(self, model: LoadedModel) -> None:
         """Forget a model, here and on every worker."""
-        self._loop.apply(self._loop.coordinator.unload(model.number))
-        self._models.forget(model.number, RequestError("the model was unloaded"))
+        self._forget(model.number, RequestError("the model was unloaded"))
 
     @in_loop
     def submit(self, model: LoadedModel, request: Request, on_output: OnOutput) -> None:
@@ -215,7 +233,7 @@ class Broker:
             listed: workers that may take part; they are shown, with what is wrong with their names, if anything is.
         """
         resolved = resolve_all(listed)
-        return self._state(resolved).result(timeout=ASK_LIMIT_S)
+        return _waited(self._state(resolved), ASK_LIMIT_S)
 
     def pacing(self, model: LoadedModel) -> Pacing:
         """Return a copy of the cost model that decides how *model* works at this moment.
@@ -223,7 +241,7 @@ class Broker:
         Raises:
             RequestError: it is not loaded any more.
         """
-        return self._pacing(model).result(timeout=ASK_LIMIT_S)
+        return _waited(self._pacing(model), ASK_LIMIT_S)
 
     @in_loop
     def _pacing(self, model: LoadedModel) -> Pacing:
@@ -241,8 +259,7 @@ class Broker:
     @in_loop
     def _drop(self, model: int) -> None:
         """Forget a load that nobody waits for any more."""
-        self._loop.apply(self._loop.coordinator.unload(model))
-        self._models.forget(model, RequestError("nobody waits for the model any more"))
+        self._forget(model, RequestError("nobody waits for the model any more"))
 
     @in_loop
     def _begin(self, served: Served, resolved: Mapping[str, Resolved]) -> None:
@@ -267,10 +284,8 @@ class Broker:
         def run() -> None:
             try:
                 work()
-            except OSError as error:
-                _fail(future, RequestError(f"cannot open {error.filename}: {error.strerror or error}"))
             except Exception as error:
-                _fail(future, error)
+                settle(future, error)
 
         thread = threading.Thread(target=run, name=name, daemon=True)
         self._preparing = [*(other for other in self._preparing if other.is_alive()), thread]
@@ -291,12 +306,14 @@ class Broker:
                 self._finish_load(effect)
             case LoadFailed(number, error) | ModelLost(number, error):
                 self._models.forget(number, error)
+            case StartedOver(error):
+                self._end_joins(error)
 
     def _answer_joined(self, addresses: tuple[str, ...]) -> None:
         joined = [join for join in self._joins if join[0].addresses == addresses]
         self._joins = [join for join in self._joins if join[0].addresses != addresses]
         for order, future in joined:
-            _answer(future, partial(self._loop.coordinator.snapshot, order))
+            settle(future, _outcome(partial(self._loop.coordinator.snapshot, order)))
         self._loop.apply(self._loop.coordinator.leave_unused())
 
     def _finish_load(self, loaded: ModelLoaded) -> None:
@@ -305,16 +322,24 @@ class Broker:
                 log.warning("workers.missing", model=self._models[loaded.model].request.name, missing=loaded.missing)
             self._models[loaded.model].finish(loaded)
         except OllamaZmqError as error:
-            self._loop.apply(self._loop.coordinator.unload(loaded.model))
-            self._models.forget(loaded.model, error)
+            self._forget(loaded.model, error)
+
+    def _forget(self, number: int, error: OllamaZmqError) -> None:
+        """Drop a model here and on every worker; whoever still waits for it is told *error*."""
+        self._loop.apply(self._loop.coordinator.unload(number))
+        self._models.forget(number, error)
 
     def _stop(self) -> None:
         stopping = RequestError("the server is stopping")
         for number in self._models:
             self._models.forget(number, stopping)
+        self._end_joins(stopping)
+
+    def _end_joins(self, error: OllamaZmqError) -> None:
+        """Tell *error* to whoever waits for workers."""
         joins, self._joins = self._joins, []
         for _, future in joins:
-            future.set_exception(stopping)
+            settle(future, error)
 
     # In the local worker's thread
 
@@ -323,19 +348,25 @@ class Broker:
         return self._models.file(blob) or (self._find_in_store(blob) if self._find_in_store else None)
 
 
-def _answer(future: Future[T], question: Callable[[], T]) -> None:
+def _outcome(question: Callable[[], T]) -> T | Exception:
+    """The answer to *question*, or why there is none."""
     try:
-        future.set_result(question())
+        return question()
     except OllamaZmqError as error:
-        future.set_exception(error)
-    except BaseException:
-        future.set_exception(OpError("internal error in the broker, see its log"))
-        raise
+        return error
 
 
-def _fail(future: Future[Any], error: Exception) -> None:
-    if future.set_running_or_notify_cancel():
-        future.set_exception(error)
+def _waited(future: Future[T], limit_s: float) -> T:
+    """The result of *future*.
+
+    Raises:
+        OpError: there is none within *limit_s*.
+    """
+    try:
+        return future.result(limit_s)
+    except TimeoutError:
+        future.cancel()
+        raise OpError(f"the broker did not answer within {limit_s:g} s: is this machine very busy?") from None
 
 
 def _not_loaded(model: LoadedModel) -> RequestError:

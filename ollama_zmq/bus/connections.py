@@ -10,21 +10,21 @@ from ollama_zmq.cluster.events import ConnectionFailed
 _RETRIED = frozenset({Outcome.REFUSED, Outcome.ENDED})  # a worker that starts looks like this for a moment
 
 
-def failure_of_handshake(address: str, happened: SocketEvent) -> ConnectionFailed | None:
+def failure_of_handshake(address: str, epoch: int, happened: SocketEvent) -> ConnectionFailed | None:
     """Return why libzmq's handshake with *address* failed; None when *happened* is no failure."""
     match happened:
         case HandshakeFailed(kind="auth"):
-            return ConnectionFailed(address, _leased(address))
+            return ConnectionFailed(address, epoch, _leased(address))
         case HandshakeFailed(kind="closed"):
-            return ConnectionFailed(address, _ended(address), final=False)
+            return ConnectionFailed(address, epoch, _ended(address), final=False)
         case HandshakeFailed() | Disconnected():  # of ZMTP 1 and 2 libzmq reports no more than the end
-            return ConnectionFailed(address, _stranger(address))
+            return ConnectionFailed(address, epoch, _stranger(address))
         case Retried():
-            return ConnectionFailed(address, _nobody(address), final=False)
+            return ConnectionFailed(address, epoch, _nobody(address), final=False)
     return None
 
 
-def failure_of_probe(address: str, probed: Probed) -> ConnectionFailed:
+def failure_of_probe(address: str, epoch: int, probed: Probed) -> ConnectionFailed:
     """Return why a probe of *address* was not greeted; not final when a worker that just starts may look the same."""
     match probed.outcome:
         case Outcome.REFUSED:
@@ -45,7 +45,7 @@ def failure_of_probe(address: str, probed: Probed) -> ConnectionFailed:
             words = _ended(address)
         case _:
             words = _stranger(address)
-    return ConnectionFailed(address, words, final=probed.outcome not in _RETRIED)
+    return ConnectionFailed(address, epoch, words, final=probed.outcome not in _RETRIED)
 
 
 def _nobody(address: str) -> str:

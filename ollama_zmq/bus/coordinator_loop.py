@@ -11,15 +11,17 @@ import queue
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
+import numpy as np
 import structlog
 import zmq
 
 from ollama_zmq.bus import sockets
 from ollama_zmq.bus.addresses import Resolved
 from ollama_zmq.bus.chunks import Chunks
-from ollama_zmq.bus.dialer import Dialer
+from ollama_zmq.bus.dialer import Dialer, routing_of
 from ollama_zmq.bus.local_worker import LocalWorker
 from ollama_zmq.bus.served import ServedModels
 from ollama_zmq.bus.stopwatch import Stopwatch
@@ -42,21 +44,27 @@ from ollama_zmq.cluster.events import (
     Replaced,
     Send,
     SendChunk,
+    StartedOver,
     StepFailed,
     Tick,
+    Unsendable,
 )
 from ollama_zmq.cluster.link import ENDED
 from ollama_zmq.cluster.stages import LOCAL
+from ollama_zmq.cluster.worker_events import NO_MICROBATCH
+from ollama_zmq.engine.engine import Engine
 from ollama_zmq.engine.pacing import BrokerTime
-from ollama_zmq.errors import OllamaZmqError, OpError, RemoteProtocolError, Unreachable
+from ollama_zmq.errors import LocalProtocolError, OllamaZmqError, OpError, RemoteProtocolError, Unreachable
 from ollama_zmq.formats.mapped import drop_resident_pages
 from ollama_zmq.wire import frames
-from ollama_zmq.wire.messages import Run
+from ollama_zmq.wire.messages import Define, Ping, Put, Release, Run
 
 log = structlog.get_logger()
 
 TICK_S = 0.1
+IDLE_WAIT_S = 1.0  # at most, between two looks at the deadlines of the coordinator
 SHORT_STEP = 16  # tokens that take hardly longer than one: nobody else need be served meanwhile
+NOTHING = np.zeros(0, np.uint8)
 
 
 class CoordinatorLoop:
@@ -100,6 +108,9 @@ class CoordinatorLoop:
         self._watch = Stopwatch()  # of what this thread does for microbatches
         self._arrived: deque[list[zmq.Frame]] = deque()  # read, not handled yet
         self._chunks = Chunks()
+        self._pending: deque[Effect] = deque()  # to be carried out, in this order
+        self._untold: deque[Callable[[], None]] = deque()  # tell what a step gave, once the next is on its way
+        self._applying = False
 
     def call(self, function: Callable[[], None]) -> None:
         """Run *function* in the loop's thread, soon. May be called from any thread."""
@@ -139,12 +150,22 @@ class CoordinatorLoop:
         self.coordinator.locate({address: where.endpoints for address, where in resolved.items()})
 
     def apply(self, effects: list[Effect]) -> None:
-        """Carry out *effects* in order. Only in the loop's thread."""
-        for effect in effects:
-            try:
-                self._carry_out(effect)
-            except OllamaZmqError as error:
-                log.warning("effect.failed", effect=type(effect).__name__, error=str(error))
+        """Carry out *effects* in order, and what comes of them behind them. Only in the loop's thread.
+
+        While effects are being carried out this only puts others in line.
+        """
+        self._pending += effects
+        if self._applying:
+            return
+        self._applying = True
+        try:
+            while self._pending or self._untold:
+                if self._pending:
+                    self._try(self._pending.popleft())
+                else:
+                    self._untold.popleft()()
+        finally:
+            self._applying = False
 
     def pump(self, model: int) -> None:
         """Send every microbatch that the model's engine has ready. Only in the loop's thread."""
@@ -185,16 +206,19 @@ class CoordinatorLoop:
     def _wait_ms(self) -> int:
         now = time.monotonic()
         deadline = min(self.coordinator.next_deadline(now), self._dialer.next_deadline())
-        wait_s = min(deadline - now, TICK_S if self.coordinator.n_in_flight else 1.0)
+        wait_s = min(deadline - now, TICK_S if self.coordinator.n_in_flight else IDLE_WAIT_S)
         return max(int(wait_s * 1000), 0) + 1
 
     def _start_over(self) -> None:
         """After a fault of our own: whoever waits is told, nothing is loaded, and the next load may succeed."""
         error = OpError("internal error in the broker, see its log")
         self._arrived.clear()
+        self._untold.clear()
         self._local_step = None
+        self._pending = deque(effect for effect in self._pending if isinstance(effect, Connect | Disconnect))
         for model in self._models:
             self.apply([*self.coordinator.unload(model), LoadFailed(model, error), ModelLost(model, error)])
+        self.apply([StartedOver(error)])
 
     def handle(self, event: Event) -> None:
         """Give one event to the coordinator and carry out what follows."""
@@ -215,12 +239,13 @@ class CoordinatorLoop:
         self._arrived += sockets.read_all(self._router)
         while self._arrived:
             parts = self._arrived.popleft()
-            address = parts[0].bytes.decode(errors="replace").partition("#")[0]
+            address, epoch = routing_of(parts[0].bytes)
             try:
                 envelope = frames.decode([part.buffer for part in parts[1:]])
             except RemoteProtocolError as error:
                 log.warning("message.rejected", peer=address, error=str(error))
-                self.handle(ConnectionFailed(address, f"worker {address} sent what the protocol forbids: {error}"))
+                why = f"worker {address} sent what the protocol forbids: {error}"
+                self.handle(ConnectionFailed(address, epoch, why))
                 continue
             self._dialer.consumed(address, parts[1:])
             self.handle(Got(address, envelope))
@@ -232,6 +257,12 @@ class CoordinatorLoop:
         for event in events:
             self.handle(event)
 
+    def _try(self, effect: Effect) -> None:
+        try:
+            self._carry_out(effect)
+        except OllamaZmqError as error:
+            log.warning("effect.failed", effect=type(effect).__name__, error=str(error))
+
     def _carry_out(self, effect: Effect) -> None:
         match effect:
             case Send(address, envelope):
@@ -242,6 +273,7 @@ class CoordinatorLoop:
                 self._connect(address, epoch)
             case Disconnect(address):
                 self._log_loss(address)
+                self._chunks.forget(address)
                 self._disconnect(address)
             case Computed():
                 self._computed(effect)
@@ -251,7 +283,7 @@ class CoordinatorLoop:
                 log.warning("model.lost", error=str(error))
                 self._fail(model, error)
                 self._on_effect(effect)
-            case Joined() | Replaced() | Progressed() | ModelLoaded() | LoadFailed():
+            case Joined() | Replaced() | Progressed() | ModelLoaded() | LoadFailed() | StartedOver():
                 self._on_effect(effect)
 
     def _computed(self, done: Computed) -> None:
@@ -263,6 +295,10 @@ class CoordinatorLoop:
         engine.complete(done.microbatch, done.logits, now)
         sampling_s = time.monotonic() - now
         self.pump(done.model)
+        self._untold.append(partial(self._tell, engine, done, sampling_s))
+
+    def _tell(self, engine: Engine, done: Computed, sampling_s: float) -> None:
+        """Hand out what the logits said, and let the engine learn how long it took."""
         self._models.deliver(engine.drain_outputs(time.monotonic()))
         engine.pacing.observe(done.times)
         engine.pacing.observe_broker(BrokerTime(done.times[0].rows, len(done.logits), self._watch.lap(), sampling_s))
@@ -270,17 +306,34 @@ class CoordinatorLoop:
     def _fail(self, model: int, error: OllamaZmqError) -> None:
         """End every request of a model with *error*."""
         if (engine := self._models.engine(model)) is not None:
-            self._models.deliver(engine.fail(error, time.monotonic()))
+            now = time.monotonic()
+            self._models.deliver([*engine.drain_outputs(now), *engine.fail(error, now)])
 
     def _send(self, address: str, envelope: frames.Envelope) -> None:
         """Send to a worker. A full or vanished peer shows as the error that it is, never as silence."""
         if address == LOCAL:
             self._send_local(envelope)
             return
+        if isinstance(envelope.message, Release):
+            self._chunks.forget(address, envelope.message.program)
         try:
-            self._dialer.send(address, envelope.epoch, frames.encode(envelope))
+            parts = frames.encode(envelope)
+        except LocalProtocolError as error:
+            parts = frames.encode(self._in_place_of(address, envelope, error))
+        try:
+            self._dialer.send(address, envelope.epoch, parts)
         except zmq.ZMQError as error:
-            self.handle(ConnectionFailed(address, f"worker {address} takes no more messages: {error.strerror}"))
+            why = f"worker {address} takes no more messages: {error.strerror}"
+            self.handle(ConnectionFailed(address, envelope.epoch, why))
+
+    def _in_place_of(self, address: str, envelope: frames.Envelope, error: LocalProtocolError) -> frames.Envelope:
+        """What goes under the number of a message that no frame can carry; whoever waits for that one is told."""
+        match envelope.message:
+            case Run(program, microbatch):
+                self.handle(Unsendable(address, envelope.epoch, program, microbatch, error))
+            case Define(program) | Put(program):
+                self.handle(Unsendable(address, envelope.epoch, program, NO_MICROBATCH, error))
+        return frames.Envelope(Ping(0), {"payload": NOTHING}, envelope.epoch, envelope.seq)
 
     def _send_local(self, envelope: frames.Envelope) -> None:
         """Hand *envelope* to the local device, in order. A short step that flies alone is kept for this thread."""
@@ -311,23 +364,27 @@ class CoordinatorLoop:
             self.handle(Got(LOCAL, reply))
 
     def _send_chunk(self, effect: SendChunk) -> None:
+        """Send a chunk of a weight, unless the connection that it is for, or the model, is gone meanwhile."""
+        link = self.coordinator.links.get(effect.address)
+        if link is None or link.epoch != effect.epoch or link.status in ENDED or effect.model not in self._models:
+            return
         weight = self._models[effect.model].gguf.data(effect.source.name)
         put, chunk = self._chunks.put(effect, weight)
-        self._send(effect.address, self.coordinator.links[effect.address].envelope(put, {"chunk": chunk}))
+        self._send(effect.address, link.envelope(put, {"chunk": chunk}))
         drop_resident_pages(weight[: effect.offset + effect.nbytes])
 
     def _connect(self, address: str, epoch: int) -> None:
         if address == LOCAL:
-            self.handle(Attached(address))
+            self.handle(Attached(address, epoch))
             return
         where = self.resolved[address]
         if not where.endpoints:
-            self.handle(ConnectionFailed(address, where.why))
+            self.handle(ConnectionFailed(address, epoch, where.why))
             return
         try:
             self._dialer.dial(address, where.endpoints, epoch, time.monotonic())
         except Unreachable as error:
-            self.handle(ConnectionFailed(address, str(error)))
+            self.handle(ConnectionFailed(address, epoch, str(error)))
 
     def _log_loss(self, address: str) -> None:
         """Write why a worker is lost to the log; who named it himself is told less."""

@@ -30,7 +30,7 @@ from ollama_zmq.bus import sockets
 from ollama_zmq.bus.addresses import is_of_this_machine
 from ollama_zmq.bus.connections import failure_of_handshake, failure_of_probe
 from ollama_zmq.bus.inflow import InflowGuard, frame_nbytes
-from ollama_zmq.bus.monitor import Connected, Disconnected, Monitor, Opened, SocketEvent
+from ollama_zmq.bus.monitor import Accepted, Connected, Disconnected, Listening, Monitor, Opened, SocketEvent
 from ollama_zmq.bus.probe import Outcome, Probed, Probes
 from ollama_zmq.cluster.events import Attached, ConnectionFailed, ConnectionLost, Event
 from ollama_zmq.errors import Unreachable
@@ -75,6 +75,12 @@ class Dialled:
     def routing_id(self) -> bytes:
         """What the ROUTER calls this connection; another for each attempt."""
         return f"{self.address}#{self.epoch}.{self.attempt}".encode()
+
+
+def routing_of(routing_id: bytes) -> tuple[str, int]:
+    """The address and the epoch in a routing id of :class:`Dialled`."""
+    address, _, attempt = routing_id.decode().rpartition("#")
+    return address, int(attempt.partition(".")[0])
 
 
 class Dialer:
@@ -182,7 +188,7 @@ class Dialer:
     def _on_probed(self, probed: Probed, now: float) -> list[Event]:
         dialled = self._dialled[probed.key]
         if probed.outcome is not Outcome.GREETED:
-            failed = failure_of_probe(dialled.address, probed)
+            failed = failure_of_probe(dialled.address, dialled.epoch, probed)
             if dialled.has_untried:
                 self._try_again(dialled, now, pause=False)
                 return []
@@ -193,29 +199,32 @@ class Dialer:
         try:
             sockets.connect(self._router, dialled.endpoint, dialled.routing_id)
         except Unreachable as error:
-            return [ConnectionFailed(dialled.address, str(error))]
+            return [ConnectionFailed(dialled.address, dialled.epoch, str(error))]
         return []
 
     def _on_socket_event(self, happened: SocketEvent, now: float, arrived: list[list[zmq.Frame]]) -> list[Event]:
         cut = self._guard.closed(happened.fd) if isinstance(happened, Disconnected) else ""
-        dialled = self._dialled.get(self._addresses.get(getattr(happened, "endpoint", ""), ""))
+        if isinstance(happened, Listening | Accepted):  # only a bound socket does
+            return []
+        dialled = self._dialled.get(self._addresses.get(happened.endpoint, ""))
         if dialled is None or dialled.phase in (DialPhase.PROBING, DialPhase.FAILED):
             return []
-        address = dialled.address
+        address, epoch = dialled.address, dialled.epoch
         if cut:
             dialled.phase = DialPhase.FAILED
-            return [ConnectionFailed(address, f"worker {address} sent what no worker sends: {cut}")]
+            return [ConnectionFailed(address, epoch, f"worker {address} sent what no worker sends: {cut}")]
         if dialled.phase is DialPhase.CONNECTED:
-            is_lost = isinstance(happened, Disconnected)
-            return [ConnectionLost(address, f"worker {address} is gone: the connection broke")] if is_lost else []
+            if not isinstance(happened, Disconnected):
+                return []
+            return [ConnectionLost(address, epoch, f"worker {address} is gone: the connection broke")]
         if isinstance(happened, Opened):
             dialled.descriptor = happened.fd
             self._guard.opened(happened.fd)
             return []
         if isinstance(happened, Connected):
             dialled.phase = DialPhase.CONNECTED
-            return [Attached(address)]
-        failed = failure_of_handshake(dialled.address, happened)
+            return [Attached(address, epoch)]
+        failed = failure_of_handshake(address, epoch, happened)
         if failed is None:
             return []
         dialled.phase = DialPhase.FAILED

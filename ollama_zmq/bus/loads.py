@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ollama_zmq.cluster.placement import Policy
 from ollama_zmq.cluster.stages import NO_MODEL, LoadOrder, Missing
+from ollama_zmq.errors import ModelFileError
 from ollama_zmq.models.network import Network
 from ollama_zmq.text.tokenizer import Tokenizer
 
@@ -114,6 +115,13 @@ def order_of(wanted: LoadRequest, network: Network, numbers: Numbers) -> LoadOrd
 
 
 def _file_identity(path: Path) -> str:
-    """An identity for a file outside any store: no other machine has it, so its bytes are sent."""
-    stat = path.stat()
+    """An identity for a file outside any store: no other machine has it, so its bytes are sent.
+
+    Raises:
+        ModelFileError: it is not there any more.
+    """
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}") from None
     return "file-" + hashlib.sha256(f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}".encode()).hexdigest()

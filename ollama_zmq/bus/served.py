@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
+from ollama_zmq.bus.futures import settle
 from ollama_zmq.bus.loads import LoadedModel, LoadRequest, Numbers, order_of
 from ollama_zmq.cluster.events import ModelLoaded
 from ollama_zmq.cluster.stages import LOCAL, NO_MODEL, LoadOrder
@@ -43,12 +44,7 @@ class Load:
 
     def end(self, outcome: LoadedModel | OllamaZmqError) -> None:
         """Tell who waits, unless he has cancelled or was told already."""
-        if self.future.done() or not self.future.set_running_or_notify_cancel():
-            return
-        if isinstance(outcome, LoadedModel):
-            self.future.set_result(outcome)
-        else:
-            self.future.set_exception(outcome)
+        settle(self.future, outcome)
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@
     ... and it does not fit                     LoadFailed, which names who is missing
     a message about a program                   what its pipeline makes of it
     Got(Failed), StageLost                      as when the worker is lost
+    Unsendable                                  as when the worker says that it cannot do it
     a worker is lost                            every model with a stage on it is lost or, while it loads, begun again,
                                                 without that worker if it was lost under it before
     a load makes no progress on a worker        as when the worker is lost; begun again without it, as the order says
@@ -43,6 +44,7 @@ from ollama_zmq.cluster.events import (
     LoadFailed,
     Replaced,
     Tick,
+    Unsendable,
 )
 from ollama_zmq.cluster.link import ENDED, Link, Status
 from ollama_zmq.cluster.links import Links
@@ -146,20 +148,24 @@ class Coordinator:
     # What happens
 
     def handle(self, event: Event, now: float) -> list[Effect]:
-        """Advance by one event and return what the loop must do, in order."""
+        """Advance by one event and return what the loop must do, in order. What an older connection did is nothing."""
+        if isinstance(event, Tick):
+            return self._tick(now)
+        link = self.links.get(event.address)
+        if link is None or link.epoch != event.epoch:
+            return []
         match event:
-            case Got(address, envelope):
-                link = self.links.get(address)
-                return [] if link is None or envelope.epoch != link.epoch else self._on_message(event, now)
-            case Tick():
-                return self._tick(now)
+            case Got():
+                return self._on_message(event, now)
             case Attached(address):
                 return self._advance(address, lambda link: link.attached(now), now)
-            case ConnectionFailed(address, reason, final):
+            case ConnectionFailed(address, _, reason, final):
                 return self._advance(address, lambda link: link.connection_failed(reason, final=final, now=now), now)
-            case ConnectionLost(address, reason):
+            case ConnectionLost(address, _, reason):
                 return self._advance(address, lambda link: link.connection_lost(reason), now)
-        raise AssertionError(event)
+            case Unsendable(program=program, microbatch=microbatch, error=error):
+                pipeline = self._programs.get(program)
+                return [] if pipeline is None else self._ended(pipeline, pipeline.failed(program, microbatch, error))
 
     def next_deadline(self, now: float) -> float:
         """When the loop must wake up even if nothing arrives."""

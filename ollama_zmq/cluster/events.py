@@ -17,12 +17,14 @@ class Attached(msgspec.Struct, frozen=True):
     """The address speaks ZMTP and let us in; messages will arrive."""
 
     address: str
+    epoch: int
 
 
 class ConnectionFailed(msgspec.Struct, frozen=True):
     """No connection came about, or it must end; ``reason`` for a person, ``final`` when trying again is useless."""
 
     address: str
+    epoch: int
     reason: str
     final: bool = True
 
@@ -31,6 +33,7 @@ class ConnectionLost(msgspec.Struct, frozen=True):
     """A TCP connection ended. One that never got through its handshake is told of by ``ConnectionFailed`` as well."""
 
     address: str
+    epoch: int
     reason: str
 
 
@@ -40,12 +43,32 @@ class Got(msgspec.Struct, frozen=True):
     address: str
     envelope: Envelope
 
+    @property
+    def epoch(self) -> int:
+        """Of the connection that it came over."""
+        return self.envelope.epoch
+
+
+class Unsendable(msgspec.Struct, frozen=True):
+    """A message cannot be sent whatever the connection: an empty ping went in its place, so no number is missing.
+
+    Attributes:
+        program, microbatch: what it was about; -1 for no microbatch.
+    """
+
+    address: str
+    epoch: int
+    program: bytes
+    microbatch: int
+    error: OllamaZmqError
+
 
 class Tick(msgspec.Struct, frozen=True):
     """Time passed."""
 
 
-Event = Attached | ConnectionFailed | ConnectionLost | Got | Tick
+LinkEvent = Attached | ConnectionFailed | ConnectionLost | Got | Unsendable
+Event = LinkEvent | Tick
 
 
 class Connect(msgspec.Struct, frozen=True):
@@ -153,6 +176,12 @@ class ModelLost(msgspec.Struct, frozen=True):
     error: OllamaZmqError
 
 
+class StartedOver(msgspec.Struct, frozen=True):
+    """After a fault of its own the loop has let go of every model: whoever waits for workers is told as well."""
+
+    error: OllamaZmqError
+
+
 Effect = (
     Connect
     | Disconnect
@@ -166,4 +195,5 @@ Effect = (
     | Computed
     | StepFailed
     | ModelLost
+    | StartedOver
 )

@@ -46,6 +46,7 @@ from ollama_zmq.errors import (
 )
 from ollama_zmq.formats.options import Options
 from ollama_zmq.models.llama import Llama
+from ollama_zmq.models.network import Network
 from ollama_zmq.wire import frames
 from ollama_zmq.wire.frames import Envelope
 from ollama_zmq.wire.messages import Define, Hello, Ping, Pong
@@ -561,6 +562,68 @@ def test_a_broker_that_stops_ends_the_looks_that_are_under_way(tiny_gguf):
             silent.accept()[0].close()  # it is being looked at
         with pytest.raises(RequestError, match="the server is stopping"):
             planned.result(WAIT_S)
+
+
+@pytest.fixture
+def halt(broker) -> Iterator[Callable[[], threading.Event]]:
+    """Makes the broker's thread wait for an event."""
+    events: list[threading.Event] = []
+
+    def wait() -> threading.Event:
+        events.append(threading.Event())
+        broker._loop.call(lambda: events[-1].wait(WAIT_S) and None)
+        return events[-1]
+
+    yield wait
+    for event in events:
+        event.set()
+
+
+def test_an_answer_that_nobody_waits_for_any_more_harms_nobody(broker, tiny_gguf, halt):
+    """A client may go while the broker is busy; asyncio cancels the future then."""
+    kept, gone = load(broker, tiny_gguf), load(broker, tiny_gguf)
+    free = halt()
+    unloading = broker.unload(gone.model)
+    assert unloading.cancel()
+    free.set()
+    assert isinstance(generate(kept)[1], Finished)
+    assert (broker.holds(kept.model), broker.holds(gone.model)) == (True, False)
+
+
+def test_a_broker_that_does_not_answer_in_time_is_said_so(broker, tiny_gguf, halt, monkeypatch):
+    monkeypatch.setattr("ollama_zmq.bus.broker.ASK_LIMIT_S", 0.01)
+    halt()
+    with pytest.raises(OpError, match=r"the broker did not answer within 0\.01 s"):
+        broker.plan(LoadRequest("tiny", tiny_gguf, 128)).result(WAIT_S)
+
+
+def test_a_fault_of_our_own_ends_the_looks_that_are_under_way(broker, tiny_gguf):
+    def fails() -> None:
+        raise ZeroDivisionError
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(WAIT_S)
+        wanted = LoadRequest("tiny", tiny_gguf, 128, rpc_servers=(f"127.0.0.1:{silent.getsockname()[1]}",))
+        planned = broker.plan(wanted)
+        with silent.accept()[0]:
+            broker._loop.call(fails)
+            with pytest.raises(OpError, match="internal error in the broker"):
+                planned.result(WAIT_S)
+    assert isinstance(generate(load(broker, tiny_gguf))[1], Finished)
+
+
+def test_a_file_that_goes_amid_a_load_is_named(broker, tiny_gguf, tmp_path, monkeypatch):
+    there = tmp_path / "there.gguf"
+    there.write_bytes(tiny_gguf.read_bytes())
+    original = Network.__init__
+
+    def unlink_first(self: Network, *args: Any) -> None:
+        original(self, *args)
+        there.unlink()
+
+    monkeypatch.setattr(Network, "__init__", unlink_first)
+    with pytest.raises(ModelFileError, match=r"there\.gguf: cannot be read: No such file"):
+        load(broker, there)
 
 
 def test_a_second_end_of_a_load_changes_nothing(broker, tiny_gguf, monkeypatch):

@@ -71,7 +71,7 @@ def wait_for(dialer, kind, *served):
 def test_a_worker_is_attached_and_hears_what_is_sent(dialer, worker):
     dealer, endpoint = worker()
     dialer.dial("a", (endpoint,), 1, time.monotonic())
-    assert wait_for(dialer, Attached, dealer) == Attached("a")
+    assert wait_for(dialer, Attached, dealer) == Attached("a", 1)
     dialer.send("a", 1, [b"hello"])
     assert dealer.poll(int(DEADLINE_S * 1000))
     assert dealer.recv() == b"hello"

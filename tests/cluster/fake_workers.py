@@ -8,7 +8,17 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ollama_zmq.cluster.coordinator import Coordinator
-from ollama_zmq.cluster.events import Attached, Connect, Effect, Event, Got, Send, SendChunk
+from ollama_zmq.cluster.events import (
+    Attached,
+    Connect,
+    ConnectionFailed,
+    ConnectionLost,
+    Effect,
+    Event,
+    Got,
+    Send,
+    SendChunk,
+)
 from ollama_zmq.ops.program import Program
 from ollama_zmq.ops.registry import ops_hash
 from ollama_zmq.version import PROTOCOL, VERSION
@@ -97,6 +107,18 @@ class FakeWorkers:
         """Let *event* happen and carry out what follows; return what came of it for the model."""
         return self.carry_out(self.coordinator.handle(event, self.now))
 
+    def attached(self, address: str) -> Attached:
+        """The connection to *address* as it stands now is made."""
+        return Attached(address, self.coordinator.links[address].epoch)
+
+    def failed(self, address: str, reason: str, *, final: bool = True) -> ConnectionFailed:
+        """The connection to *address* as it stands now cannot be made, or must end."""
+        return ConnectionFailed(address, self.coordinator.links[address].epoch, reason, final)
+
+    def lost(self, address: str, reason: str) -> ConnectionLost:
+        """The connection to *address* as it stands now has ended."""
+        return ConnectionLost(address, self.coordinator.links[address].epoch, reason)
+
     def say(self, address: str, message: AnyMessage, **tensors: np.ndarray) -> list[Effect]:
         """Let the worker at *address* send *message* unasked; return what came of it."""
         (event,) = self._got(address, self.coordinator.links[address].epoch, [(message, tensors)])
@@ -112,8 +134,8 @@ class FakeWorkers:
 
     def _events(self, effect: Effect) -> list[Event] | None:
         match effect:
-            case Connect(address, _):
-                return [] if address in self.mute else [Attached(address)]
+            case Connect(address, epoch):
+                return [] if address in self.mute else [Attached(address, epoch)]
             case Send(address, envelope):
                 return self._got(address, envelope.epoch, self._answers(address, envelope))
             case SendChunk():

@@ -10,8 +10,6 @@ from ollama_zmq.cluster.coordinator import Coordinator
 from ollama_zmq.cluster.events import (
     Computed,
     Connect,
-    ConnectionFailed,
-    ConnectionLost,
     Disconnect,
     Got,
     Joined,
@@ -23,12 +21,14 @@ from ollama_zmq.cluster.events import (
     SendChunk,
     StepFailed,
     Tick,
+    Unsendable,
 )
+from ollama_zmq.cluster.link import Status
 from ollama_zmq.cluster.pipeline import DEADLINE_S, Phase
 from ollama_zmq.cluster.stages import LOCAL, Missing, Stage
 from ollama_zmq.cluster.uploads import BUSY_CREDIT_BYTES, IDLE_CREDIT_BYTES, Upload
 from ollama_zmq.engine.requests import Microbatch
-from ollama_zmq.errors import MemoryInUse, OutOfDeviceMemory, ShapeError, StageLost
+from ollama_zmq.errors import LocalProtocolError, MemoryInUse, OutOfDeviceMemory, ShapeError, StageLost
 from ollama_zmq.models.network import Network
 from ollama_zmq.wire.frames import Envelope
 from ollama_zmq.wire.messages import (
@@ -130,9 +130,9 @@ def test_an_attempt_that_ends_is_not_the_end(workers, network):
     """Who refuses closes the connection, and the close may overtake the reason."""
     workers.mute = {A}
     load(workers, order(network, A, missing=Missing.REFUSE))
-    workers.happen(ConnectionFailed(A, "answers, but not as a worker", final=False))
-    workers.happen(ConnectionLost(A, "the connection broke"))
-    (failed,) = workers.happen(ConnectionFailed(A, "worker a:50052 is leased"))
+    workers.happen(workers.failed(A, "answers, but not as a worker", final=False))
+    workers.happen(workers.lost(A, "the connection broke"))
+    (failed,) = workers.happen(workers.failed(A, "worker a:50052 is leased"))
     assert str(failed.error) == "worker a:50052 is leased"
 
 
@@ -153,30 +153,30 @@ def test_a_lost_stage_loses_the_model_and_the_next_load_runs_on_what_is_left(wor
     load(workers, order(network, A, B))
     workers.mute = {B}
     workers.carry_out(run(workers, decode_step()))
-    (lost,) = workers.happen(ConnectionLost(B, "worker b:50052 is gone: the connection broke"))
+    (lost,) = workers.happen(workers.lost(B, "worker b:50052 is gone: the connection broke"))
     assert isinstance(lost, ModelLost)
     assert isinstance(lost.error, StageLost)
     assert B in str(lost.error)
     assert [address for address, _ in workers.sent(Release)] == [A, LOCAL]
 
     assert load(workers, order(network, A, B)) == []  # B is tried again
-    (loaded,) = workers.happen(ConnectionFailed(B, "nobody listens")) or workers.happen(Tick())
+    (loaded,) = workers.happen(workers.failed(B, "nobody listens")) or workers.happen(Tick())
     assert [s.worker for s in loaded.stages] == [A, LOCAL]
 
 
 def test_with_every_worker_gone_the_model_runs_here(workers, network):
     load(workers, order(network, A))
-    workers.happen(ConnectionFailed(A, "gone"))
+    workers.happen(workers.failed(A, "gone"))
     workers.mute = {A}
     load(workers, order(network, A))
-    (loaded,) = workers.happen(ConnectionFailed(A, "gone"))
+    (loaded,) = workers.happen(workers.failed(A, "gone"))
     assert [s.part for s in loaded.stages] == ["whole"]
 
 
 def test_a_returned_worker_has_a_new_epoch_and_is_used(workers, network):
     load(workers, order(network, A))
     before = workers.coordinator.links[A].epoch
-    workers.happen(ConnectionFailed(A, "gone"))
+    workers.happen(workers.failed(A, "gone"))
     (loaded,) = load(workers, order(network, A))
     assert workers.coordinator.links[A].epoch > before
     assert [s.worker for s in loaded.stages] == [A, LOCAL]
@@ -244,8 +244,8 @@ def test_a_load_begins_again_when_a_worker_dies_under_it(workers, network):
     workers.answers[(B, Define)] = lambda _: []
     load(workers, order(network, A, B))
     workers.mute = {B}
-    workers.happen(ConnectionLost(B, "worker b:50052 is gone"))
-    (loaded,) = workers.happen(ConnectionFailed(B, "nobody listens"))
+    workers.happen(workers.lost(B, "worker b:50052 is gone"))
+    (loaded,) = workers.happen(workers.failed(B, "nobody listens"))
     assert [s.worker for s in loaded.stages] == [A, LOCAL]
 
 
@@ -255,8 +255,8 @@ def test_an_answer_to_a_load_that_began_anew_is_not_taken_for_one_of_now(workers
     load(workers, order(network, A, B))
     first = model_of(workers).stages[-1].program
     workers.mute = {B}
-    workers.happen(ConnectionLost(B, "worker b:50052 is gone"))
-    workers.happen(ConnectionFailed(B, "nobody listens"))
+    workers.happen(workers.lost(B, "worker b:50052 is gone"))
+    workers.happen(workers.failed(B, "nobody listens"))
     second = model_of(workers).stages[-1].program
     assert first != second
     assert workers.say(LOCAL, Defined(first, ())) == workers.say(LOCAL, Ready(first, 1, 1.0, 1)) == []
@@ -270,9 +270,9 @@ def test_an_answer_to_a_load_that_began_anew_is_not_taken_for_one_of_now(workers
 def test_a_worker_that_dies_under_a_load_twice_is_left_out_of_it_though_it_is_back_at_once(workers, network):
     workers.answers[(A, Define)] = lambda _: []
     load(workers, order(network, A))
-    assert workers.happen(ConnectionLost(A, "worker a:50052 is gone")) == []  # it may have been started again
+    assert workers.happen(workers.lost(A, "worker a:50052 is gone")) == []  # it may have been started again
     assert len(workers.sent(Define)) == 4
-    (loaded,) = workers.happen(ConnectionLost(A, "worker a:50052 is gone"))
+    (loaded,) = workers.happen(workers.lost(A, "worker a:50052 is gone"))
     assert [s.part for s in loaded.stages] == ["whole"]
     assert workers.coordinator.state().models[0].missing == ("worker a:50052 is gone",)
 
@@ -280,7 +280,7 @@ def test_a_worker_that_dies_under_a_load_twice_is_left_out_of_it_though_it_is_ba
 def test_a_load_that_waits_for_its_workers_fails_when_one_dies_under_it_each_time(workers, network):
     workers.answers[(A, Define)] = lambda _: []
     load(workers, order(network, A, missing=Missing.WAIT))
-    outcomes = [workers.happen(ConnectionLost(A, "worker a:50052 is gone")) for _ in range(3)]
+    outcomes = [workers.happen(workers.lost(A, "worker a:50052 is gone")) for _ in range(3)]
     assert outcomes[:2] == [[], []]
     assert isinstance(outcomes[2][0].error, StageLost)
 
@@ -309,7 +309,7 @@ def test_a_load_that_fails_before_it_begins_leaves_the_loaded_model(workers, net
     load(workers, order(network, A))
     workers.mute = {B}
     load(workers, order(network, A, B, model=2, replaces=1, missing=Missing.REFUSE))
-    (failed,) = workers.happen(ConnectionFailed(B, "nobody listens at b:50052"))
+    (failed,) = workers.happen(workers.failed(B, "nobody listens at b:50052"))
     assert (type(failed), failed.model) == (LoadFailed, 2)
     (computed,) = workers.carry_out(run(workers, decode_step(3)))
     assert computed.microbatch == 3
@@ -416,7 +416,7 @@ def test_latencies_of_decode_steps_are_kept_per_stage(workers, network):
 
 def test_every_connection_has_an_epoch_of_its_own(workers, network):
     load(workers, order(network, A, B))
-    workers.happen(ConnectionFailed(A, "gone"))
+    workers.happen(workers.failed(A, "gone"))
     load(workers, order(network, A, B))
     epochs = [e.epoch for e in workers.seen if isinstance(e, Connect)]
     assert len(epochs) == len(set(epochs))
@@ -476,7 +476,7 @@ def test_steps_that_failed_or_were_dropped_are_not_at_the_worker_any_more(worker
 def test_a_lost_worker_ends_only_the_models_that_used_it(workers, network):
     load(workers, order(network, A, model=1))
     load(workers, order(network, B, model=2))
-    (lost,) = workers.happen(ConnectionLost(A, "worker a:50052 is gone"))
+    (lost,) = workers.happen(workers.lost(A, "worker a:50052 is gone"))
     assert (type(lost), lost.model) == (ModelLost, 1)
     (computed,) = workers.carry_out(run(workers, decode_step(), 2))
     assert computed.model == 2
@@ -573,3 +573,30 @@ def load_plan(network: Network) -> tuple[Stage, ...]:
     alone = FakeWorkers(Coordinator("beef"))
     load(alone, order(network, A))
     return model_of(alone).stages
+
+
+def test_what_became_of_an_older_connection_does_not_concern_the_one_that_stands(workers, network):
+    load(workers, order(network, A))
+    stale = [workers.failed(A, "takes no more messages"), workers.lost(A, "the connection broke"), workers.attached(A)]
+    workers.happen(stale[0])
+    (loaded, *_) = load(workers, order(network, A, model=2))
+    assert isinstance(loaded, ModelLoaded)
+    assert [workers.happen(event) for event in stale] == [[], [], []]
+    assert workers.coordinator.links[A].status is Status.READY
+
+
+def test_a_step_that_no_frame_can_carry_fails_alone_and_a_program_fails_its_load(workers, network):
+    load(workers, order(network, A))
+    epoch, error = workers.coordinator.links[A].epoch, LocalProtocolError("too many pages")
+    (send,) = run(workers, decode_step())
+    step = send.envelope.message
+    (failed,) = workers.happen(Unsendable(A, epoch, step.program, step.microbatch, error))
+    assert (type(failed), failed.error) == (StepFailed, error)
+    (computed,) = workers.carry_out(run(workers, decode_step(2)))
+    assert isinstance(computed, Computed)
+
+    workers.answers[A, Define] = lambda define: []
+    load(workers, order(network, A, model=2))
+    program = workers.sent(Define)[-1][1].program
+    (failed,) = workers.happen(Unsendable(A, epoch, program, -1, error))
+    assert (type(failed), failed.model, failed.error) == (LoadFailed, 2, error)

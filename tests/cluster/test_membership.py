@@ -6,10 +6,8 @@ import pytest
 
 from ollama_zmq.cluster.coordinator import LEASE_IDLE_S, Coordinator
 from ollama_zmq.cluster.events import (
-    Attached,
     Connect,
     ConnectionFailed,
-    ConnectionLost,
     Got,
     Joined,
     LoadFailed,
@@ -45,8 +43,8 @@ def stages_of(loaded: object) -> list[str]:
     return [stage.worker for stage in loaded.stages]
 
 
-def refused(address: str) -> ConnectionFailed:
-    return ConnectionFailed(address, f"nobody listens at {address}", final=False)
+def refused(workers: FakeWorkers, address: str) -> ConnectionFailed:
+    return workers.failed(address, f"nobody listens at {address}", final=False)
 
 
 @pytest.mark.parametrize("fault", ["refused", "unknown name", "silent", "let in and silent"])
@@ -57,9 +55,9 @@ def test_a_first_load_goes_over_the_workers_that_are_there_whatever_is_wrong_wit
         workers.mute = {C}
     came = load(workers, order(network, A, C, B))
     if fault == "unknown name":
-        came += workers.happen(ConnectionFailed(C, "cannot resolve worker c:50052: name or service not known"))
+        came += workers.happen(workers.failed(C, "cannot resolve worker c:50052: name or service not known"))
     if fault == "refused":
-        came += workers.happen(refused(C))
+        came += workers.happen(refused(workers, C))
     limit_s = JOIN_LIMIT_S + 0.2 if fault == "let in and silent" else BAR_S
     came += later(workers, limit_s)
     (loaded,) = came
@@ -77,10 +75,10 @@ def test_workers_that_are_ready_are_not_waited_for(workers, network):
 def test_a_connection_that_comes_about_in_time_has_a_part(workers, network):
     workers.mute = {B}
     assert load(workers, order(network, A, B)) == []
-    assert workers.happen(refused(B)) == []
+    assert workers.happen(refused(workers, B)) == []
     assert later(workers, CONNECT_GRACE_S / 2) == []
     workers.mute = set()
-    (loaded,) = workers.happen(Attached(B))
+    (loaded,) = workers.happen(workers.attached(B))
     assert stages_of(loaded) == [A, B, LOCAL]
 
 
@@ -103,9 +101,9 @@ def test_a_worker_that_let_us_in_is_waited_for_while_others_on_its_host_measure_
 def test_a_worker_known_to_be_lost_is_waited_for_no_longer_than_it_takes_to_see_it(workers, network):
     load(workers, order(network, A, B))
     workers.mute = {B}
-    workers.happen(ConnectionLost(B, "worker b:50052 is gone"))
+    workers.happen(workers.lost(B, "worker b:50052 is gone"))
     assert load(workers, order(network, A, B)) == []  # it is tried again
-    (loaded,) = workers.happen(refused(B))
+    (loaded,) = workers.happen(refused(workers, B))
     assert stages_of(loaded) == [A, LOCAL]
     workers.carry_out(workers.coordinator.unload(1))
     assert load(workers, order(network, A, B, model=2)) == []
@@ -118,7 +116,7 @@ def test_a_worker_that_came_too_late_is_used_by_the_next_load(workers, network):
     load(workers, order(network, A, B))
     later(workers, BAR_S)
     workers.mute = set()
-    workers.happen(Attached(B))
+    workers.happen(workers.attached(B))
     (_, loaded) = load(workers, order(network, A, B, model=2, replaces=1))
     assert stages_of(loaded) == [A, B, LOCAL]
 
@@ -134,7 +132,7 @@ def test_what_nothing_that_is_left_can_hold_fails_and_names_the_missing(workers,
     workers.mute = {A}
     workers.answers[(LOCAL, Hello)] = lambda _: [welcome(memory_budget=2000)]
     load(workers, order(network, A))
-    workers.happen(refused(A))
+    workers.happen(refused(workers, A))
     (failed,) = later(workers, BAR_S)
     assert isinstance(failed.error, OutOfDeviceMemory)
     assert str(failed.error).endswith("; missing: nobody listens at a:50052")
@@ -143,9 +141,9 @@ def test_what_nothing_that_is_left_can_hold_fails_and_names_the_missing(workers,
 def test_the_policy_refuse_fails_the_load_and_names_who_is_missing(workers, network):
     workers.mute = {B}
     load(workers, order(network, A, B, missing=Missing.REFUSE))
-    assert workers.happen(refused(B)) == []
+    assert workers.happen(refused(workers, B)) == []
     workers.now += REFUSED_GRACE_S
-    (failed,) = workers.happen(refused(B))
+    (failed,) = workers.happen(refused(workers, B))
     assert (type(failed), type(failed.error), str(failed.error)) == (LoadFailed, Unreachable, f"nobody listens at {B}")
 
 
@@ -292,8 +290,8 @@ def test_a_look_does_not_give_up_the_workers_of_another(workers):
     workers.carry_out(workers.coordinator.join((B,), workers.now))
     assert set(workers.coordinator.links) == {LOCAL, A, B}
     workers.mute = set()
-    assert workers.happen(Attached(A)) == [Joined((A,))]
-    assert workers.happen(Attached(B)) == [Joined((B,))]
+    assert workers.happen(workers.attached(A)) == [Joined((A,))]
+    assert workers.happen(workers.attached(B)) == [Joined((B,))]
 
 
 def test_a_load_gives_back_the_workers_that_nobody_looks_at_any_more(workers, network):
@@ -302,7 +300,7 @@ def test_a_load_gives_back_the_workers_that_nobody_looks_at_any_more(workers, ne
     (loaded,) = load(workers, order(network))
     assert stages_of(loaded) == [LOCAL]
     assert set(workers.coordinator.links) == {LOCAL, A}  # it is still looked at
-    workers.happen(ConnectionFailed(A, "nobody listens"))
+    workers.happen(workers.failed(A, "nobody listens"))
     load(workers, order(network, model=2))
     assert set(workers.coordinator.links) == {LOCAL}
 
@@ -310,7 +308,7 @@ def test_a_load_gives_back_the_workers_that_nobody_looks_at_any_more(workers, ne
 def test_a_lost_worker_stays_known_as_lost_while_nobody_names_it(workers, network):
     workers.mute = {A}
     load(workers, order(network, A))
-    workers.happen(ConnectionFailed(A, "silent"))
+    workers.happen(workers.failed(A, "silent"))
     load(workers, order(network, model=2, replaces=1))  # leaves it
     load(workers, order(network, A, model=3, replaces=2))
     effects = later(workers, LOST_GRACE_S + 0.2)
