@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from graphlib import TopologicalSorter
+from pathlib import Path
 
-from tests.kernels.compiled import KERNELS
+import pytest
+
+from tests.kernels.compiled import FLAGS, KERNELS
 
 INCLUDE = KERNELS / "include"
 QUOTED = re.compile(r'^\s*#include "([^"]+)"', re.MULTILINE)
@@ -28,3 +32,11 @@ def test_each_header_has_a_guard_of_its_own() -> None:
     guards = [re.findall(r"^#ifndef (OLLAMA_\w+_H)$", text, re.MULTILINE) for text in HEADERS.values()]
     named = [guard for found in guards for guard in found if guard != "OLLAMA_LANES_H"]
     assert len(named) == len(set(named))
+
+
+@pytest.mark.parametrize("source", sorted(KERNELS.glob("isa_*.c")), ids=lambda path: path.stem)
+def test_checks_of_indices_are_code_that_compiles(source: Path) -> None:
+    """A release leaves them out, so only a debug build would see a fault. Files for another machine are empty."""
+    command = ["gcc", "-fsyntax-only", "-DOLLAMA_CHECK_INDICES", *FLAGS, str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -103,9 +103,9 @@ ALWAYS_INLINE void run_panel(
     const size_t w_nbytes = GROUP_ROWS * info.block_nbytes, row = blocks * w_nbytes;
     const struct column column = column_of(first, job->T, TILE_COLUMNS);
     const char *x = (const char *)job->x + first * blocks * x_nbytes;
-    CHECK_END((g + count) * row, job->weight_nbytes);
+    CHECK_END((e.g + e.count) * row, job->weight_nbytes);
     CHECK_END((first + column.columns) * blocks * x_nbytes, job->x_nbytes);
-    CHECK_END(count, MOST_GROUPS);
+    CHECK_END(e.count, MOST_GROUPS);
     group_totals totals[MOST_GROUPS];
     for (size_t b = e.begin, n; b < e.end; b += n) {
         n = e.end - b < e.chunk ? e.end - b : e.chunk;
