@@ -33,6 +33,7 @@
     peer.cut            peer reason more (cut since the line before, of which none is logged)
     message.rejected    peer error
     message.dropped     peer
+    message.unsendable  peer error
     blob.truncated      blob nbytes
     blob.unreadable     blob error
     work.failed         program microbatch

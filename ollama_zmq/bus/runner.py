@@ -26,6 +26,7 @@ from ollama_zmq.wire.messages import AnyMessage, Define, Defined, Put, Ran, Read
 MAX_KV_PAGES = 1 << 24
 MAX_TOKENS = 1 << 16
 MAX_THREADS = 1 << 16
+MAX_PROGRAMS = 64  # of one broker; one of 8,000 ops takes 8 MB that no budget counts
 
 log = structlog.get_logger()
 
@@ -178,6 +179,8 @@ class Runner:
     def _checked(self, define: Define) -> Loading:
         if program_id(define.code) != define.program:
             raise RemoteProtocolError(f"program {define.program.hex()[:64]} is not the digest of its code")
+        if len(self._loaded) + len(self._loading) >= MAX_PROGRAMS:
+            raise OpError(f"{MAX_PROGRAMS} programs are here already, and no more may be: release some first")
         if not 0 <= define.kv_pages <= MAX_KV_PAGES:
             raise OpError(f"kv_pages={define.kv_pages} is outside 0..{MAX_KV_PAGES}")
         if not 1 <= define.max_rows <= define.max_tokens <= MAX_TOKENS:

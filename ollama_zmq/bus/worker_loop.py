@@ -25,7 +25,7 @@ from ollama_zmq.bus.welcome import id_file, worker_id
 from ollama_zmq.cluster.worker import SILENCE_LIMIT_S
 from ollama_zmq.cluster.worker_events import Compute, PeerDisconnected, Received, Rejected, TimePassed
 from ollama_zmq.devices.base import Device
-from ollama_zmq.errors import RemoteProtocolError
+from ollama_zmq.errors import LocalProtocolError, RemoteProtocolError
 from ollama_zmq.wire import frames
 from ollama_zmq.wire.frames import Envelope
 
@@ -161,8 +161,15 @@ class WorkerLoop(Service):
         return True
 
     def send(self, envelope: Envelope) -> None:
-        """Send without waiting: when nobody is there or nobody reads, the message is dropped and ``seq`` shows it."""
-        parts = frames.encode(envelope)
+        """Send without waiting: when nobody is there or nobody reads, the message is dropped and ``seq`` shows it.
+
+        So does one that does not fit a message, a fault of ours.
+        """
+        try:
+            parts = frames.encode(envelope)
+        except LocalProtocolError as error:
+            log.error("message.unsendable", peer=self.worker.broker, error=str(error))
+            return
         try:
             send(self._dealer, parts)
         except zmq.Again:

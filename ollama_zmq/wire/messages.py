@@ -191,6 +191,8 @@ class Defined(Message, frozen=True):
         missing: names of weights that the worker has neither in memory nor in its own store.
     """
 
+    max_header_bytes = Define.max_header_bytes  # it may name every weight of that
+
     program: ProgramId
     missing: tuple[WeightName, ...]
 

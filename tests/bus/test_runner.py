@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from ollama_zmq.bus.runner import Reply, Runner
+from ollama_zmq.bus.runner import MAX_PROGRAMS, Reply, Runner
 from ollama_zmq.devices.base import Budget
 from ollama_zmq.devices.reference import ReferenceDevice
 from ollama_zmq.devices.registry import open_device
@@ -25,6 +25,16 @@ from tests.bus.peer import cached_program, chunks_of, define_of, linear_program,
 PROGRAM = linear_program()
 WEIGHT = random_weight()
 BLOB = "sha256-" + "ab" * 32
+
+
+def test_a_broker_may_have_so_many_programs_and_no_more():
+    runner = Runner(ReferenceDevice(Budget(64 << 20)), lambda blob: None)
+    for number in range(MAX_PROGRAMS):
+        runner.define(define_of(cached_program(head_dim=4 + number), kv_pages=1))
+    with pytest.raises(OpError, match=f"{MAX_PROGRAMS} programs are here already"):
+        runner.define(define_of(linear_program()))
+    runner.release(cached_program().id)
+    assert runner.define(define_of(linear_program()))
 
 
 class CountingDevice(ReferenceDevice):

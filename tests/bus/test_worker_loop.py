@@ -301,6 +301,25 @@ def test_an_output_that_would_cost_the_connection_fails_instead(serve, connect, 
     assert failed == Failed(PROGRAM.id, 1, "LocalProtocolError", "tensor of 32 bytes, at most 16")
 
 
+def test_a_program_of_many_weights_is_answered_with_all_that_are_missing(serve, connect, device):
+    program = linear_program(4, 4, weight="blk." + "w" * 110, layers=3000)
+    peer = connect(serve(device))
+    peer.greet()
+    answer = peer.ask(define_of(program))
+    assert isinstance(answer, Defined)
+    assert answer.missing == tuple(spec.name for spec in program.weights)
+
+
+def test_an_answer_that_fits_no_message_ends_nothing_but_the_sequence(serve, connect, device, monkeypatch):
+    peer = connect(serve(device))
+    peer.greet()
+    monkeypatch.setattr(Defined, "max_header_bytes", 10)
+    peer.send(define_of(PROGRAM))
+    peer.send(Ping(7), payload=np.zeros(1, np.uint8))
+    answer = peer.receive()
+    assert (answer.message, answer.seq) == (Pong(7), 2)
+
+
 def test_a_lost_message_shows_in_the_sequence(serve, connect, device):
     peer = connect(serve(device))
     peer.greet()

@@ -247,14 +247,16 @@ def test_a_weight_that_a_program_may_have_has_a_name_that_a_message_may_have():
     assert pattern == rf"\A{NAME.pattern}\Z"
 
 
-def test_a_definition_and_a_step_of_many_pages_may_have_a_large_header_and_nothing_else():
+def test_a_definition_its_answer_and_a_step_of_many_pages_may_have_a_large_header_and_nothing_else():
     sources = tuple(WeightSource(f"blk.{i}.w", "", i, i) for i in range(10_000))
     pages = tuple(tuple(range(70_000, 71_600)) for _ in range(64))
     step = Run(PROGRAM, 1, (1,) * 64, (0,) * 64, pages, (0,), 9)
-    for large in (Envelope(Define(PROGRAM, b"", sources, 0, 1, 1)), Envelope(step, {"input": np.zeros(64, np.int32)})):
+    definition = Envelope(Define(PROGRAM, b"", sources, 0, 1, 1))
+    answer = Envelope(Defined(PROGRAM, tuple("w" * 128 for _ in range(10_000))))
+    for large in (definition, answer, Envelope(step, {"input": np.zeros(64, np.int32)})):
         assert decode(encode(large)) == large
-    with pytest.raises(LocalProtocolError, match="defined: header of"):
-        encode(Envelope(Defined(PROGRAM, tuple("w" * 128 for _ in range(10_000)))))
+    with pytest.raises(LocalProtocolError, match="failed: header of"):
+        encode(Envelope(Failed(PROGRAM, 1, "OpError", "w" * 300_000)))
 
 
 LENGTHS = {"text": b"\xdb", "bytes": b"\xc6", "array": b"\xdd", "map": b"\xdf"}
