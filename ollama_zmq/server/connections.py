@@ -15,7 +15,8 @@ time, those that are refused included, is the business of :mod:`ollama_zmq.serve
 
 HTTP/1.0 is answered in HTTP/1.0: the body is what comes until the connection closes, without chunks. A request to
 HTTP/1.1 has one Host; that of an absolute URI goes before it (RFC 9112, section 3.2). Bytes above 0x7E in a URL are
-refused, as the RFC says and llhttp does; Go takes them.
+refused, as the RFC says and llhttp does; Go takes them. An offer of another protocol (``Upgrade: h2c``, which Java's
+client and ``curl --http2`` send with every request) is not taken up.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ HEAD_TOO_SLOW = Refusal(408, f"the head of the request was not complete after {H
 BODY_TOO_SLOW = Refusal(408, f"the body of the request came slower than {BODY_BYTES} bytes in {BODY_S:.0f} s")
 NO_HOST = Refusal(400, "missing required Host header")
 TWO_HOSTS = Refusal(400, "too many Host headers")
+NO_PROXY = Refusal(405, "CONNECT: this server is no proxy")
 TOO_MANY = Refusal(503, "too many connections: this process may open no more files; raise ulimit -n")
 
 
@@ -128,9 +130,7 @@ class HttpConnection(HttpToolsProtocol):
             return self._refuse(self._refusal or MALFORMED)
         self._unset_keepalive_if_required()
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # the request is answered as if it had not asked for another protocol
+            self._parse(data)
         except httptools.HttpParserInvalidURLError:
             return self._refuse(self._refusal or BAD_URL)
         except httptools.HttpParserError:
@@ -140,21 +140,48 @@ class HttpConnection(HttpToolsProtocol):
             self._refuse(HEAD_TOO_LARGE)
         return None
 
+    def _parse(self, data: bytes) -> None:
+        """Parse *data*. Of a request that offers another protocol the head is parsed again without the offer.
+
+        The parser takes whatever follows an offer for the other protocol, which may be the request's body.
+        """
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as offer:
+                data = self._head_without_offer() + data[offer.args[0] :]
+            else:
+                return
+
+    def _head_without_offer(self) -> bytes:
+        first = b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        kept = [b"%s: %s" % (name, value) for name, value in self.headers if name != b"upgrade"]
+        return b"\r\n".join([first, *kept, b"", b""])
+
     def on_message_begin(self) -> None:
         """The first byte of a request is there."""
         super().on_message_begin()
         self._enter(ConnectionPhase.HEAD, HEAD_S)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a line of the head; those behind a body in chunks come too late to count."""
+        if self.phase is ConnectionPhase.HEAD:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Check the head and begin to answer."""
         self._refusal = self._refusal_of_head()
         if self._refusal is not None:
             raise ValueError(self._refusal.error)  # stops the parser
+        if self.parser.should_upgrade():
+            return  # it is parsed again
         super().on_headers_complete()
         self._enter(ConnectionPhase.BODY, BODY_S)
 
     def on_message_complete(self) -> None:
         """The whole request is there."""
+        if self.parser.should_upgrade():
+            return
         super().on_message_complete()
         self._enter(ConnectionPhase.IDLE if self.cycle.response_complete else ConnectionPhase.ANSWERING)
 
@@ -196,6 +223,8 @@ class HttpConnection(HttpToolsProtocol):
 
     def _refusal_of_head(self) -> Refusal | None:
         """Why this head is refused. The host of an absolute URI becomes its Host."""
+        if self.parser.get_method() == b"CONNECT":
+            return NO_PROXY
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
             return HEAD_TOO_LARGE
         n_hosts = sum(name == b"host" for name, _ in self.headers)

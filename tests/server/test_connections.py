@@ -86,6 +86,22 @@ class World:
         return self.loop.call_later(3600, function)
 
 
+def bodies():
+    """An application that answers with the body it was sent, and the list of the requests it saw."""
+    seen = []
+
+    async def app(scope, receive, send):
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+        seen.append((scope["method"], scope["path"], body, [name for name, _ in scope["headers"]]))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": body})
+
+    return app, seen
+
+
 async def echo(scope, receive, send):
     """Answers with the host and path that it was asked for, in two parts and without a length."""
     message = await receive()
@@ -310,6 +326,77 @@ def test_hosts_and_paths_are_what_was_meant(request_, answer):
         assert b"\r\n" + path + b"\r\n" in sent
 
     play(scenario)
+
+
+OFFERS = [
+    b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\n",
+    b"Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: AAAA\r\n",
+]
+
+
+@pytest.mark.parametrize("offer", OFFERS)
+@pytest.mark.parametrize("piece", [1, 7, 100, 10_000])
+@pytest.mark.parametrize("in_chunks", [False, True])
+def test_a_request_that_offers_another_protocol_keeps_its_body_and_what_follows_stays_a_request(
+    offer, piece, in_chunks
+):
+    inner = b"DELETE /smuggled HTTP/1.1\r\nHost: h\r\n\r\n"
+    framed = b"%x\r\n%s\r\n0\r\n\r\n" % (len(inner), inner) if in_chunks else inner
+    length = b"Transfer-Encoding: chunked" if in_chunks else b"Content-Length: %d" % len(inner)
+    post = b"POST /a HTTP/1.1\r\nHost: h\r\n" + offer + length + b"\r\n\r\n" + framed
+    sent = 2 * (post + b"GET /b HTTP/1.1\r\nHost: h\r\n" + offer + b"\r\n")
+    app, seen = bodies()
+
+    async def scenario(world):
+        connection = world.connect()
+        for start in range(0, len(sent), piece):
+            connection.data_received(sent[start : start + piece])
+            await settle()
+        assert [request[:3] for request in seen] == 2 * [("POST", "/a", inner), ("GET", "/b", b"")]
+        assert connection.transport.sent.count(b"200 OK") == 4
+        assert not connection.transport.closed
+
+    play(scenario, app)
+
+
+def test_a_tunnel_is_refused_and_what_is_sent_into_it_is_no_request():
+    app, seen = bodies()
+
+    async def scenario(world):
+        connection = world.connect()
+        connection.data_received(b"CONNECT h:80 HTTP/1.1\r\nHost: h\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        await settle()
+        transport = connection.transport
+        assert (transport.status, transport.error, transport.closed) == (405, connections.NO_PROXY.error, True)
+        assert seen == []
+
+    play(scenario, app)
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", b"HTTP/1.0\r\n\r\n"])
+def test_the_last_request_of_a_connection_is_answered_whatever_comes_behind_it(head):
+    app, seen = bodies()
+
+    async def scenario(world):
+        connection = world.connect()
+        connection.data_received(b"GET /a " + head + b"GET /b " + head)
+        await settle()
+        assert [path for _, path, _, _ in seen] == ["/a"]
+        assert (connection.transport.status, connection.transport.closed) == (200, True)
+
+    play(scenario, app)
+
+
+def test_headers_behind_a_body_in_chunks_are_none_of_the_request():
+    app, seen = bodies()
+
+    async def scenario(world):
+        head = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+        world.connect().data_received(head + b"1\r\na\r\n0\r\nHost: evil.example\r\nOrigin: x\r\n\r\n")
+        await settle()
+        assert seen == [("POST", "/", b"a", [b"host", b"transfer-encoding"])]
+
+    play(scenario, app)
 
 
 def test_http_1_0_gets_its_own_version_and_a_plain_body_until_the_end():
