@@ -212,7 +212,7 @@ class Broker:
         if engine is None:
             self._models.deliver([RequestFailed(request.request_id, _not_loaded(model))])
         else:
-            self._models.deliver(engine.submit(request, time.monotonic()))
+            self._models.deliver(engine.submit(request))
 
     @in_loop
     def cancel(self, request_id: str) -> None:

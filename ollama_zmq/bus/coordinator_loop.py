@@ -306,8 +306,7 @@ class CoordinatorLoop:
     def _fail(self, model: int, error: OllamaZmqError) -> None:
         """End every request of a model with *error*."""
         if (engine := self._models.engine(model)) is not None:
-            now = time.monotonic()
-            self._models.deliver([*engine.drain_outputs(now), *engine.fail(error, now)])
+            self._models.deliver([*engine.drain_outputs(time.monotonic()), *engine.fail(error)])
 
     def _send(self, address: str, envelope: frames.Envelope) -> None:
         """Send to a worker. A full or vanished peer shows as the error that it is, never as silence."""

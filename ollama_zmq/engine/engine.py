@@ -4,11 +4,11 @@
     next_microbatch           until it gives None; what it gives is sent through the stages
     complete                  for each microbatch, with the logits of the rows its step names
     drain_outputs             what has come of it, as text; the next step needs none of that, so it may be sent before
-    fail, restart             the pages' contents are lost; what was in flight will not be completed
+    fail                      the pages' contents are lost; what was in flight will not be completed
 
 A request is answered with any number of ``TextChunk`` and then one ``Finished``, or one ``Scored``, or one
 ``RequestFailed``. What is generated depends on the request alone: not on what runs beside it, nor on chunks, sharing,
-preemption, a pause or a restart.
+preemption or a pause.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Engine:
         """Pages that no sequence holds."""
         return self._pool.available
 
-    def submit(self, request: Request, now: float) -> list[Output]:
+    def submit(self, request: Request) -> list[Output]:
         """Queue a request, or refuse it with ``RequestFailed``.
 
         Raises:
@@ -185,18 +185,14 @@ class Engine:
         self._undrained.clear()
         return outputs
 
-    def fail(self, error: OllamaZmqError, now: float, *, keep_waiting: bool = False) -> list[Output]:
-        """End every request with ``RequestFailed(error)``; with *keep_waiting*, only those that have been begun."""
+    def fail(self, error: OllamaZmqError) -> list[Output]:
+        """End every request with ``RequestFailed(error)``."""
         self._scheduler.forget_pages()
-        ended = [s for s in self._scheduler.waiting if not keep_waiting or s.admitted_at is not None]
+        ended = list(self._scheduler.waiting)
         for sequence in ended:
             self._scheduler.remove(sequence)
             del self._sequences[sequence.request_id]
         return [RequestFailed(sequence.request_id, error) for sequence in ended]
-
-    def restart(self, now: float) -> None:
-        """Go on after the pages' contents were lost: what has been begun is prefilled again and its text continues."""
-        self._scheduler.forget_pages()
 
     def check(self) -> None:
         """Assert what holds between any two calls: whoever is not done is known by its id, and the books are right."""

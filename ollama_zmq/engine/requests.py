@@ -8,7 +8,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from ollama_zmq.devices.base import Step
 from ollama_zmq.errors import OllamaZmqError
 from ollama_zmq.formats.options import Options
 
@@ -140,8 +139,3 @@ class Microbatch(msgspec.Struct, frozen=True):
     def is_decode(self) -> bool:
         """Whether each sequence has one token, the one that was sampled last: no prompt, and no draft."""
         return not self.prompt_tokens and len(self.token_ids) == len(self.lengths)
-
-    @property
-    def step(self) -> Step:
-        """The same for a device in this process."""
-        return Step(self.lengths, self.positions, self.pages, self.rows)

@@ -32,16 +32,6 @@ DEPRECATED = frozenset(
         "vocab_only",
     }
 )
-RUNNER_OPTIONS = (
-    "num_ctx",
-    "num_batch",
-    "num_gpu",
-    "main_gpu",
-    "use_mmap",
-    "num_thread",
-    "draft_num_predict",
-    "rpc_servers",
-)
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,10 +73,6 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     frequency_penalty: float = 0.0
     stop: tuple[str, ...] = ()
     parse_special: bool = True
-
-    def runner(self) -> tuple[object, ...]:
-        """What a loaded model depends on: when this differs, it is loaded again."""
-        return tuple(getattr(self, name) for name in RUNNER_OPTIONS)
 
 
 _KINDS = {

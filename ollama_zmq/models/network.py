@@ -74,10 +74,6 @@ class Network:
         """Return the bytes of one layer's keys and values for *n_tokens* tokens, in whole pages."""
         return self.cache.nbytes(-(-n_tokens // PAGE_SLOTS))
 
-    def parameter_count(self) -> int:
-        """Return how many numbers the file's tensors hold."""
-        return self.gguf.n_parameters
-
     def layers_program(self, layers: range) -> Program:
         """Hidden state [T, D] -> hidden state [T, D] after *layers*; [R, D], the rows asked for, after the last one.
 

@@ -28,7 +28,6 @@ def render_generate(
     system: str = "",
     suffix: str = "",
     examples: Sequence[Message] = (),
-    images: Sequence[object] = (),
     think: Think = None,
 ) -> str:
     """The prompt of an ``/api/generate`` request that is not raw.
@@ -38,9 +37,7 @@ def render_generate(
     """
     if suffix:
         return template.render_insert(prompt, suffix, think=think)
-    user: dict[str, object] = {"role": "user", "content": prompt}
-    if images:
-        user["images"] = list(images)
+    user = {"role": "user", "content": prompt}
     return template.render(conversation([user], system=system, examples=examples), think=think)
 
 

@@ -94,5 +94,4 @@ class SentencePiece:
         return [found for byte in symbol.encode() if (found := self._byte_ids[byte]) is not None]
 
     def _byte_id(self, byte: int) -> int | None:
-        ids = self._vocabulary.ids
-        return ids.get(f"<0x{byte:02X}>", ids.get(chr(byte) if byte < 128 else "", self._vocabulary.unk_id))
+        return self._vocabulary.ids.get(f"<0x{byte:02X}>", self._vocabulary.unk_id)

@@ -12,6 +12,7 @@ from collections import deque
 
 import numpy as np
 
+from ollama_zmq.devices.base import Step
 from ollama_zmq.engine.engine import Engine
 from ollama_zmq.engine.pacing import StageTime
 from ollama_zmq.engine.requests import Finished, GenerationRequest, TextChunk
@@ -75,6 +76,11 @@ def naive_logits(token_ids):
     return logits_of(stored_values(token_ids))
 
 
+def step_of(microbatch):
+    """What a device of this process is given for *microbatch*."""
+    return Step(microbatch.lengths, microbatch.positions, microbatch.pages, microbatch.rows)
+
+
 class FakeModel:
     """A device with pages. Poisoned memory: a slot that was never written gives other numbers."""
 
@@ -84,9 +90,9 @@ class FakeModel:
         self.tokens_run = 0
 
     def run(self, microbatch):
-        step, rows, at = microbatch.step, [], 0
-        wanted = set(step.rows)
-        for length, start, pages in zip(step.lengths, step.positions, step.pages, strict=True):
+        rows, at = [], 0
+        wanted = set(microbatch.rows)
+        for length, start, pages in zip(microbatch.lengths, microbatch.positions, microbatch.pages, strict=True):
             where = [int(p) * PAGE_SLOTS + s for p in pages for s in range(PAGE_SLOTS)]
             for position in range(start, start + length):
                 before = self.slots[where[position - 1]] if position else 1
@@ -124,7 +130,7 @@ class Driver:
         self.tells_late = False  # as the broker does: when the next step has been sent
 
     def submit(self, request):
-        self.outputs += self.engine.submit(request, self.now)
+        self.outputs += self.engine.submit(request)
 
     def cancel(self, request_id):
         self.outputs += self.engine.cancel(request_id)
@@ -134,7 +140,7 @@ class Driver:
         microbatch = self.engine.next_microbatch(self.now)
         if microbatch is not None:
             self.now += 1
-            microbatch.step.check(
+            step_of(microbatch).check(
                 max_tokens=self.max_tokens, max_rows=self.max_rows, kv_pages=self.kv_pages, uses_pages=True
             )
             self.flying.append((microbatch, self.model.run(microbatch)))

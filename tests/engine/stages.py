@@ -77,7 +77,7 @@ class Simulation:
     def submit(self, *requests):
         for request in requests:
             self.said[request.request_id] = []
-            self.outputs += self.engine.submit(request, self.now)
+            self.outputs += self.engine.submit(request)
         self._pump()
 
     def run(self, until=float("inf")):

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from ollama_zmq.engine.costs import Line
 from ollama_zmq.engine.pacing import StageCost
 from ollama_zmq.engine.requests import RequestFailed, TextChunk
-from tests.engine.fakes import Driver, FakeModel, Oracle, finished, generation, naive, output_ids, text_of
+from tests.engine.fakes import Driver, Oracle, finished, generation, naive, output_ids, text_of
 
 NUM_CTX = 128
 MOST_DRAFTED = 16
@@ -99,12 +99,6 @@ class Requests(RuleBasedStateMachine):
         self.read[request_id] += pieces
         self.driver.engine.read(request_id, pieces)
 
-    @rule()
-    def restart(self):
-        self.driver.engine.restart(self.driver.now)
-        self.driver.flying.clear()
-        self.driver.model.slots = FakeModel(self.kv_pages).slots
-
     @invariant()
     def the_books_are_right(self):
         self.driver.engine.check()
@@ -113,8 +107,7 @@ class Requests(RuleBasedStateMachine):
     def no_slot_is_written_twice_at_a_time(self):
         written = []
         for microbatch, _ in self.driver.flying:
-            step = microbatch.step
-            for length, start, pages in zip(step.lengths, step.positions, step.pages, strict=True):
+            for length, start, pages in zip(microbatch.lengths, microbatch.positions, microbatch.pages, strict=True):
                 written += [pages[position // 64] * 64 + position % 64 for position in range(start, start + length)]
         assert len(written) == len(set(written))
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_zmq.engine.requests import RequestFailed, TextChunk
 from ollama_zmq.errors import StageLost
-from tests.engine.fakes import Driver, FakeModel, Oracle, finished, generation, naive, output_ids, text_of
+from tests.engine.fakes import Driver, Oracle, finished, generation, naive, output_ids, text_of
 
 
 def pieces_of(driver, request_id="r"):
@@ -113,21 +112,4 @@ def test_cancel_while_it_is_paused_ends_it():
 def test_a_lost_stage_ends_one_that_is_paused():
     driver = paused()
     error = StageLost("gone")
-    assert driver.engine.fail(error, 0.0, keep_waiting=True) == [RequestFailed("r", error)]
-
-
-@pytest.mark.parametrize("sent", [0, 1])
-def test_a_restart_leaves_it_paused_at_its_place(sent):
-    slow, later = generation("r", num_predict=20, read_ahead=3), generation("later", prompt=range(70), num_predict=9)
-    driver = paused()
-    driver.submit(later)
-    for _ in range(sent):
-        driver.send()
-    driver.engine.restart(driver.now)
-    driver.flying.clear()
-    driver.model.slots = FakeModel(driver.kv_pages).slots
-    driver.engine.read("r", 3)
-    assert driver.send().lengths == (6,)  # the one that came first goes first
-    go_on(driver)
-    read_to_the_end(driver, slow)
-    assert [text_of(driver.of(request.request_id)) for request in (slow, later)] == [naive(slow)[0], naive(later)[0]]
+    assert driver.engine.fail(error) == [RequestFailed("r", error)]

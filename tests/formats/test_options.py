@@ -70,11 +70,6 @@ def test_unknown_and_removed_options_are_logged_and_ignored():
     ]
 
 
-def test_options_that_need_a_reload_are_the_runners():
-    assert Options().runner() == Options(temperature=0.1, seed=3).runner()
-    assert Options().runner() != Options(rpc_servers="10.0.0.1:50052").runner()
-
-
 def test_parameters_are_read_from_text():
     pairs = [("stop", "a"), ("seed", "7"), ("stop", "b"), ("top_p", "0.5"), ("use_mmap", "T"), ("rpc_servers", "h:1")]
     assert typed_parameters(pairs) == {

@@ -33,6 +33,14 @@ def test_an_unknown_character_becomes_its_bytes() -> None:
     assert [vocabulary.texts[token_id] for token_id in found] == ["<0xE2>", "<0x98>", "<0x83>"]
 
 
+def test_each_byte_of_an_unknown_character_is_unknown_where_the_vocabulary_has_no_bytes() -> None:
+    metadata = sentence_pieces()
+    metadata["tokenizer.ggml.tokens"] = [text.replace("<0x", "<byte ") for text in metadata["tokenizer.ggml.tokens"]]
+    vocabulary = Vocabulary.from_metadata(metadata, DEFAULTS)
+    found = SentencePiece(vocabulary).token_ids("a☃!", after_special=False)
+    assert [vocabulary.texts[token_id] for token_id in found] == ["a", "<unk>", "<unk>", "<unk>", "<unk>"]
+
+
 def test_a_space_is_put_in_front_only_at_the_start_and_after_special_tokens() -> None:
     vocabulary = Vocabulary.from_metadata(sentence_pieces(), DEFAULTS)
     pieces = SentencePiece(vocabulary)

@@ -9,7 +9,7 @@ from ollama_zmq.errors import ModelFileError, RequestError
 from ollama_zmq.text.go_templates import GoTemplate
 from ollama_zmq.text.jinja_templates import JinjaTemplate
 from ollama_zmq.text.model_template import chat_template
-from ollama_zmq.text.templates import PlainTemplate
+from ollama_zmq.text.templates import PlainTemplate, check_size
 from ollama_zmq.text.tokenizer import load_tokenizer
 from tests.text.vocabularies import byte_pairs
 
@@ -200,8 +200,16 @@ def test_a_text_that_is_no_template_fails_when_it_is_rendered(metadata: dict[str
 @pytest.mark.parametrize("template", [JinjaTemplate, GoTemplate])
 @pytest.mark.parametrize(
     ("source", "named"),
-    [("a" * 131_073, "131073 characters, more than 131072"), ("{{1}}" * 4097, "4097 actions, more than 4096")],
+    [
+        ("a" * 131_073, "131073 characters, more than 131072"),
+        ("{{1}}" * 4097, "4097 actions, more than 4096"),
+        ("{{1}}" * 2049 + "{% if 1 %}{% endif %}" * 1024, "4097 actions, more than 4096"),
+    ],
 )
 def test_a_template_that_would_take_seconds_to_compile_is_refused(template: type, source: str, named: str) -> None:
     with pytest.raises(RequestError, match=f"the template has {named}"):
         template(source)
+
+
+def test_a_template_of_as_many_characters_and_actions_as_are_allowed_is_none_too_large() -> None:
+    check_size("{{" * 2048 + "{%" * 2048 + "a" * (131_072 - 2 * 4096))
