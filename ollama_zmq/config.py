@@ -18,11 +18,11 @@ from typing import TypeVar
 
 from ollama_zmq.durations import keep_alive_s
 from ollama_zmq.errors import RequestError
-from ollama_zmq.host import DEFAULT_ADDRESS, Address, parse_host, trimmed, unsigned
+from ollama_zmq.host import DEFAULT_ADDRESS, Address, parse_host
+from ollama_zmq.variables import is_on, trimmed, unsigned
 
 _ORIGIN = re.compile(r"[\w.+*-]+://[^/?#]+")
 _MIN_LIKENESS = 0.85  # of a variable that may be meant: one letter in seven
-_FALSE = frozenset(("0", "f", "F", "false", "FALSE", "False"))
 _LOCAL_ORIGINS = ("localhost", "127.0.0.1", "0.0.0.0")
 _APP_ORIGINS = ("app://*", "file://*", "tauri://*", "vscode-webview://*", "vscode-file://*")
 
@@ -182,8 +182,7 @@ class _Values:
         return trimmed(self.environ.get(name, ""))
 
     def switch(self, name: str, *, default: bool = False) -> bool:
-        text = self.text(name)
-        return text not in _FALSE if text else default
+        return is_on(self.environ.get(name, ""), default=default)
 
     def choice(self, name: str, choices: tuple[str, ...]) -> str:
         text = self.text(name).lower()

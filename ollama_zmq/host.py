@@ -1,17 +1,18 @@
-"""``OLLAMA_HOST``: where the server listens, and where a client finds it."""
+"""``OLLAMA_HOST``: where the server listens, and where a client finds it; and which hosts are this machine."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from ollama_zmq.errors import RequestError
+from ollama_zmq.variables import trimmed, unsigned
 
 DEFAULT_PORT = 11434
+DEFAULT_RPC_PORT = 50052
 _SCHEME_PORTS = {"http": 80, "https": 443}
 _HOST_NAME = re.compile(r"\w[\w.-]*")
-_MAX_COUNT = (1 << 31) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Address:
     @property
     def reachable(self) -> str:
         """The host that a client on this machine connects to: an unspecified one becomes loopback."""
-        return {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return reachable(self.host)
 
     @property
     def url(self) -> str:
@@ -42,19 +43,40 @@ class Address:
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can connect to a server that listens here."""
-        return _is_loopback(self.host)
+        return is_loopback(self.host)
 
     @property
     def is_own_machine(self) -> bool:
         """Whether a client that connects here connects to this machine."""
-        return _is_loopback(self.reachable)
+        return is_loopback(self.reachable)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether *host*, an address (of IPv6 with or without brackets) or a name, is reached from its own machine only."""
+    ip = _ip(host)
+    return ip.is_loopback if ip is not None else host.lower().removesuffix(".") == "localhost"
+
+
+def is_unspecified(host: str) -> bool:
+    """Whether *host* means every interface of a machine."""
+    ip = _ip(host)
+    return ip.is_unspecified if ip is not None else not host
+
+
+def reachable(host: str) -> str:
+    """The host to connect to for one that listens at *host* on this machine: an unspecified one becomes loopback."""
+    if not is_unspecified(host):
+        return host
+    return "::1" if ":" in host else "127.0.0.1"
+
+
+def _ip(host: str) -> IPv4Address | IPv6Address | None:
+    """The address that *host* is, an IPv4 one that is written as IPv6 as itself; None for a name."""
     try:
-        return ip_address(host).is_loopback
+        ip = ip_address(host.removeprefix("[").removesuffix("]"))
     except ValueError:
-        return host.lower() == "localhost"
+        return None
+    return getattr(ip, "ipv4_mapped", None) or ip
 
 
 DEFAULT_ADDRESS = Address("http", "127.0.0.1", DEFAULT_PORT)
@@ -97,21 +119,6 @@ def _is_host(host: str) -> bool:
     except ValueError:  # UnicodeError is one
         return False
     return True
-
-
-def trimmed(text: str) -> str:
-    """*text* of a variable without the spaces and quotes around it."""
-    return text.strip().strip("\"'").strip()
-
-
-def unsigned(text: str) -> int:
-    """The number that *text* is. Raises ValueError when it is none, or more than 31 bits."""
-    if not (text.isascii() and text.isdigit()):
-        raise ValueError(text)
-    count = int(text)
-    if count > _MAX_COUNT:
-        raise ValueError(text)
-    return count
 
 
 def _split_host(text: str) -> tuple[str, str | None]:

@@ -52,6 +52,7 @@ import sys
 from typing import Any
 
 from ollama_zmq.printable import printable_line, printable_text
+from ollama_zmq.variables import is_on
 
 
 def configure(level: int | None = None) -> None:
@@ -59,8 +60,7 @@ def configure(level: int | None = None) -> None:
     import structlog
 
     if level is None:
-        wanted = os.environ.get("OLLAMA_DEBUG", "0").strip("\"' ").lower()
-        level = logging.INFO if wanted in ("", "0", "false") else logging.DEBUG
+        level = logging.DEBUG if is_on(os.environ.get("OLLAMA_DEBUG", "")) else logging.INFO
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -24,7 +24,7 @@ LAYERS = (  # a folder or file may import what stands below it, and itself
     {"models", "text", "store"},
     {"devices", "kernels"},
     {"formats", "ops", "wire"},
-    {"errors", "config", "log", "units", "packing", "durations", "version", "printable", "host"},
+    {"errors", "config", "log", "units", "packing", "durations", "version", "printable", "host", "variables"},
 )
 ALLOWED = {  # the exceptions
     ("cli", "client"),  # commands talk to a server through the client

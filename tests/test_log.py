@@ -2,9 +2,11 @@
 
 import ast
 import io
+import logging
 import re
 from pathlib import Path
 
+import pytest
 import structlog
 
 from ollama_zmq import log
@@ -55,3 +57,25 @@ def test_what_came_from_elsewhere_does_not_act_on_the_terminal(monkeypatch):
     assert r"ValueError: \x1b[2J" in text
     assert "a\ufffd" in text
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "debug"),
+    [
+        ("", False),
+        ("0", False),
+        ("f", False),
+        ("False", False),
+        (' "0" ', False),
+        ("1", True),
+        ("true", True),
+        ("2", True),
+    ],
+)
+def test_ollama_debug_is_read_as_every_other_switch(monkeypatch, text, debug):
+    monkeypatch.setenv("OLLAMA_DEBUG", text)
+    try:
+        log.configure()
+        assert structlog.get_logger().bind().is_enabled_for(logging.DEBUG) is debug
+    finally:
+        structlog.reset_defaults()

@@ -13,8 +13,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from ollama_zmq.errors import RequestError
+from ollama_zmq.host import DEFAULT_RPC_PORT, is_loopback, reachable
 
-DEFAULT_RPC_PORT = 50052
 MAX_SERVERS = 64
 RESOLVE_LIMIT_S = 1.5
 
@@ -80,12 +80,8 @@ def is_allowed(address: str, own: Collection[str], allowed: str) -> bool:
     if address in own:
         return True
     if not entries:
-        return not own and _is_loopback(host)
+        return not own and is_loopback(host)
     return any(_matches(entry, host, port) for entry in entries)
-
-
-def _is_loopback(host: str) -> bool:
-    return host == "localhost" or _within(host, "127.0.0.0/8") or _within(host, "::1/128")
 
 
 def _matches(entry: str, host: str, port: str) -> bool:
@@ -147,7 +143,7 @@ def _resolve(address: str) -> Resolved:
 
 
 def _endpoint(ip: str, port: str) -> str:
-    ip = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(ip, ip)
+    ip = reachable(ip)
     return f"tcp://[{ip}]:{port}" if ":" in ip else f"tcp://{ip}:{port}"
 
 

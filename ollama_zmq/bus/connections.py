@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ollama_zmq.bus.monitor import Disconnected, HandshakeFailed, Retried, SocketEvent
 from ollama_zmq.bus.probe import CONNECT_TIMEOUT_S, GREETING_TIMEOUT_S, Outcome, Probed
-from ollama_zmq.bus.security import is_loopback
 from ollama_zmq.cluster.events import ConnectionFailed
+from ollama_zmq.host import is_loopback
 
 _RETRIED = frozenset({Outcome.REFUSED, Outcome.ENDED})  # a worker that starts looks like this for a moment
 
@@ -49,7 +49,7 @@ def failure_of_probe(address: str, epoch: int, probed: Probed) -> ConnectionFail
 
 
 def _nobody(address: str) -> str:
-    if is_loopback(address.rpartition(":")[0].strip("[]")):
+    if is_loopback(address.rpartition(":")[0]):
         return f"nobody listens at {address}: start `ollama rpc-server` there, or take it off the list"
     return (
         f"nobody listens at {address}: start `ollama rpc-server -H 0.0.0.0` there (without -H it listens for its own "

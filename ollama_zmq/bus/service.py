@@ -75,7 +75,7 @@ class Service:
         return self.runner.run(effect.run, effect.input, queued_us)
 
     def load_next(self) -> None:
-        """Load one weight of a program that waits for it."""
+        """Load a part of a weight of a program that waits for it."""
         self._carry_out(self.runner.load_next, self.runner.next_program)
 
     def apply(self, event: Event) -> None:

@@ -43,7 +43,7 @@ HANDSHAKE_MS = 3000
 HEARTBEAT_MS = 1000
 HEARTBEAT_TIMEOUT_MS = 3000
 RECONNECT_MS = 3_600_000
-REBIND_TRIES = 100
+REBIND_TRIES = 100  # a second in all: libzmq closes a listener in a few milliseconds, on a busy machine later
 REBIND_WAIT_MS = 10
 WORKER_DOMAIN, BROKER_DOMAIN = b"worker", b"broker"
 
@@ -97,12 +97,16 @@ def rebind(dealer: zmq.Socket[bytes], endpoint: str) -> None:
 def _bind_error(endpoint: str, error: zmq.ZMQError) -> RequestError:
     host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
     if error.errno == errno.EADDRINUSE:
-        return RequestError(f"port {port} on {host} is in use", endpoint=endpoint, reason="in use")
+        return RequestError(
+            f"port {port} on {host} is in use: is another rpc-server running? choose another with -p", endpoint=endpoint
+        )
     if error.errno == errno.EACCES:
-        return RequestError(f"port {port} on {host} is not permitted", endpoint=endpoint, reason="not permitted")
+        return RequestError(f"port {port} on {host} is not permitted: choose one above 1023 with -p", endpoint=endpoint)
     if error.errno in (errno.ENODEV, errno.EADDRNOTAVAIL, errno.EINVAL):
-        return RequestError(f"host {host!r} is not an address of this machine", endpoint=endpoint, reason="host")
-    return RequestError(f"cannot listen on {endpoint}: {error.strerror}", endpoint=endpoint, reason="other")
+        return RequestError(
+            f"host {host.strip('[]')!r} is not an address of this machine: choose another with -H", endpoint=endpoint
+        )
+    return RequestError(f"cannot listen on {endpoint}: {error.strerror}", endpoint=endpoint)
 
 
 def broker_socket(context: zmq.Context[Any], broker: str = "") -> zmq.Socket[bytes]:

@@ -7,6 +7,7 @@ mistaken for a silent broker.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from time import monotonic
 from typing import Any
@@ -41,12 +42,12 @@ class WorkerLoop(Service):
     Args:
         context: None for one of its own.
         endpoint: "tcp://host:port", port "*" for any.
-        name: "host:port" of this worker, for messages to people.
+        name: "host:port" of this worker, for messages to people; port "*" for the one that is chosen.
         find_blob: finds a blob in this machine's own store.
         zap: let one broker in at a time. Needs a context without another ZAP handler.
 
     Attributes:
-        bound_endpoint: where it listens; known at once.
+        bound_endpoint, port: where it listens; known at once.
 
     Raises:
         RequestError: it cannot listen there.
@@ -75,7 +76,9 @@ class WorkerLoop(Service):
                 self._authenticator = ZapAuthenticator(self._context, self._on_disconnect, lambda: device.budget.used)
                 self._authenticator.watch(self._dealer)
             self.bound_endpoint = bind(self._dealer, endpoint)
-            self._welcome.id = worker_id(int(self.bound_endpoint.rpartition(":")[2]), id_file())
+            self.port = int(self.bound_endpoint.rpartition(":")[2])
+            self.worker.name = re.sub(r":\*$", f":{self.port}", name)
+            self._welcome.id = worker_id(self.port, id_file())
         except BaseException:
             self.close()
             raise
@@ -107,7 +110,7 @@ class WorkerLoop(Service):
             self._context.term()
 
     def _run_once(self) -> None:
-        """Handle one message, or else load one weight, or else let time pass."""
+        """Handle one message, or else load a part of a weight, or else let time pass."""
         self._read_all()
         if self._inbox:
             arrived, parts = self._inbox.popleft()

@@ -14,16 +14,16 @@ import click
 
 from ollama_zmq.cli.command import Command
 from ollama_zmq.cli.terminal import say
+from ollama_zmq.host import DEFAULT_RPC_PORT
 from ollama_zmq.printable import printable_line
 
 if TYPE_CHECKING:
+    from ollama_zmq.bus.weights import FindBlob
     from ollama_zmq.bus.worker_loop import WorkerLoop
     from ollama_zmq.devices.base import Device
 
-DEFAULT_PORT = 50052
 MEGABYTE = 1 << 20
 MAX_DIGITS = 12  # of a number of MB: an exabyte
-ANY_ADDRESS = ("0.0.0.0", "::")
 PORT = click.IntRange(0, 65535)
 THREADS = click.IntRange(1, 1024)
 
@@ -49,7 +49,12 @@ def megabytes_of(ctx: click.Context, param: click.Parameter, value: str | None) 
 )
 @click.option("-H", "--host", metavar="HOST", default="127.0.0.1", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option(
-    "-p", "--port", metavar="PORT", type=PORT, default=DEFAULT_PORT, help=f"Port, 0 for any.  [default: {DEFAULT_PORT}]"
+    "-p",
+    "--port",
+    metavar="PORT",
+    type=PORT,
+    default=DEFAULT_RPC_PORT,
+    help=f"Port, 0 for any.  [default: {DEFAULT_RPC_PORT}]",
 )
 @click.option(
     "-m", "--mem", "megabytes", metavar="MB", callback=megabytes_of, help="Memory to use.  [default: available - 10 %]"
@@ -61,17 +66,19 @@ def rpc_server(host: str, port: int, megabytes: int | None, threads: int | None)
     On the main host name this machine in OLLAMA_RPC_SERVERS or in options.rpc_servers.
     """
     from ollama_zmq import log
-    from ollama_zmq.bus.security import exposure_warning, is_loopback
+    from ollama_zmq.bus.security import exposure_warning
+    from ollama_zmq.host import is_loopback
 
     log.configure()
     address = resolve(host)
+    find_blob = _own_store()
     device = _open_device(megabytes, threads)
-    if not is_loopback(address):
-        click.secho(exposure_warning(bracketed(host), port), fg="yellow", bold=True, err=True)
     signals = _Signals()
     try:
-        loop = _listen(host, address, port, device)
+        loop = _listen(host, address, port, device, find_blob)
         signals.call(loop.stop)
+        if not is_loopback(address):
+            click.secho(exposure_warning(bracketed(host), loop.port), fg="yellow", bold=True, err=True)
         _describe(loop, host, address, device)
         loop.run()
     finally:
@@ -113,41 +120,28 @@ def _open_device(megabytes: int | None, threads: int | None) -> Device:
     return open_device("cpu", threads=threads, budget=Budget(limit))
 
 
-def _listen(host: str, address: str, port: int, device: Device) -> WorkerLoop:
+def _listen(host: str, address: str, port: int, device: Device, find_blob: FindBlob) -> WorkerLoop:
     from ollama_zmq.bus.worker_loop import WorkerLoop
-    from ollama_zmq.errors import RequestError
+    from ollama_zmq.host import is_unspecified
 
-    shown = socket.gethostname() if address in ANY_ADDRESS else bracketed(host)
+    shown = socket.gethostname() if is_unspecified(address) else bracketed(host)
     endpoint = f"tcp://{bracketed(address)}:{port or '*'}"
-    try:
-        return WorkerLoop(
-            None,
-            endpoint,
-            device,
-            name=f"{shown}:{port}",
-            find_blob=_own_store(),
-            zap=True,
-        )
-    except RequestError as error:
-        reason = error.facts.get("reason")
-        if reason == "in use":
-            raise RequestError(
-                f"port {port} on {host} is in use: is another rpc-server running? choose another with -p"
-            ) from None
-        if reason == "not permitted":
-            raise RequestError(f"port {port} on {host} is not permitted: choose one above 1023 with -p") from None
-        if reason == "host":
-            raise RequestError(f"host {host!r} is not an address of this machine: choose another with -H") from None
-        raise
+    return WorkerLoop(None, endpoint, device, name=f"{shown}:{port or '*'}", find_blob=find_blob, zap=True)
 
 
-def _own_store() -> Callable[[str], Path | None]:
-    """Return what finds a blob in this machine's model store."""
+def _own_store() -> FindBlob:
+    """Return what finds a blob in this machine's model store.
+
+    Raises:
+        RequestError: nobody knows where that is.
+    """
     from ollama_zmq.config import Config
     from ollama_zmq.errors import RequestError
     from ollama_zmq.store.blobs import Blobs
 
-    blobs = Blobs(Config.from_environment(os.environ).models / "blobs")
+    config = Config.from_environment(os.environ)
+    config.require("OLLAMA_MODELS")
+    blobs = Blobs(config.models / "blobs")
 
     def find(blob: str) -> Path | None:
         try:
@@ -186,7 +180,7 @@ def _describe(loop: WorkerLoop, host: str, address: str, device: Device) -> None
     from ollama_zmq.units import human_bytes
     from ollama_zmq.version import VERSION
 
-    port = loop.bound_endpoint.rpartition(":")[2]
+    port = loop.port
     memory = f"{human_bytes(device.budget.limit)} of {human_bytes(psutil.virtual_memory().total)}"
     for line in (
         f"ollama-zmq {VERSION} rpc-server",
@@ -200,14 +194,14 @@ def _describe(loop: WorkerLoop, host: str, address: str, device: Device) -> None
     sys.stderr.flush()
 
 
-def _how_to_use(host: str, address: str, port: str) -> list[str]:
+def _how_to_use(host: str, address: str, port: int) -> list[str]:
     """What to type where, for somebody who has started a worker for the first time."""
-    from ollama_zmq.bus.security import is_loopback
+    from ollama_zmq.host import is_loopback, is_unspecified
 
     if is_loopback(address):
         return [
             f'On this machine:  OLLAMA_RPC_SERVERS="{bracketed(host)}:{port}" ollama serve',
             f"Other machines cannot reach it there; for them:  ollama rpc-server -H 0.0.0.0 -p {port}",
         ]
-    shown = "<this machine's address>" if address in ANY_ADDRESS else bracketed(host)
+    shown = "<this machine's address>" if is_unspecified(address) else bracketed(host)
     return [f'On the main host:  OLLAMA_RPC_SERVERS="{shown}:{port}" ollama serve']

@@ -40,6 +40,7 @@ from ollama_zmq.cluster.events import Connect, Disconnect, Effect, Send
 from ollama_zmq.cluster.state import WorkerState
 from ollama_zmq.devices.base import Array
 from ollama_zmq.errors import RemoteProtocolError
+from ollama_zmq.host import is_loopback
 from ollama_zmq.ops.registry import ops_hash
 from ollama_zmq.printable import printable_line
 from ollama_zmq.version import PROTOCOL, VERSION
@@ -179,7 +180,7 @@ class Link:
     def host(self) -> str:
         """The machine it is on; this one is ""."""
         name = self.address.rpartition(":")[0].strip("[]") if self.remote else ""
-        return "" if name == "localhost" or name == "::1" or name.startswith("127.") else name
+        return "" if is_loopback(name) else name
 
     def attached(self, now: float) -> list[Effect]:
         """The worker let us in; it waits until no other on its host is in the handshake."""

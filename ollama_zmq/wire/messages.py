@@ -27,6 +27,7 @@ from ollama_zmq.wire.names import (
     Short,
     Text,
     WeightName,
+    WorkerId,
 )
 
 MAX_TENSOR_BYTES = (32 << 20) + (64 << 10)  # float32 [512, 16384] and some
@@ -68,7 +69,7 @@ class DeviceInfo(msgspec.Struct, frozen=True):
     """One device of a worker.
 
     Attributes:
-        kind: "cpu" or "cuda".
+        kind: such as "cpu".
         name: model and instruction set or driver, for a person.
     """
 
@@ -92,8 +93,8 @@ class Welcome(Message, frozen=True):
         memory_total, memory_free: bytes of the machine; memory_budget: bytes this worker may use (``-m``).
         decode_bytes_per_s, prefill_macs_per_s: what the worker measured of itself, with Q8_0.
         matrices: the same of each tensor type. values_per_s, call_s: of ops without a matrix; 0 for not measured.
-        id: random hexadecimal that the worker keeps on disk: one worker is one worker whatever its address; "" when it
-            cannot keep one.
+        id: hexadecimal digest of random bytes that its machine keeps on disk, its host's name and its port: one worker
+            is one worker whatever its address; "" when there is none.
     """
 
     package: Short
@@ -111,7 +112,7 @@ class Welcome(Message, frozen=True):
     matrices: tuple[MatrixSpeed, ...] = ()
     values_per_s: float = 0.0
     call_s: float = 0.0
-    id: str = ""
+    id: WorkerId = ""
 
 
 class Refused(Message, frozen=True):

@@ -25,6 +25,9 @@ BlobName = Annotated[str, msgspec.Meta(pattern=r"\A(?:(?:sha256|file)-[0-9a-f]{6
 BrokerId = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9-]{1,64}\Z")]
 """Random for each broker process."""
 
+WorkerId = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{0,64}\Z")]
+"""A digest that tells one worker from another, in hexadecimal, or empty."""
+
 DeviceKind = Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9_]{1,32}\Z")]
 """Such as "cpu"."""
 

@@ -349,3 +349,10 @@ def test_a_port_in_use_is_named_and_nothing_is_left_open(context, serve, device)
 def test_a_loop_that_never_ran_closes_everything(device):
     loop = WorkerLoop(None, "tcp://127.0.0.1:*", device, name="box:1", find_blob=lambda blob: None, zap=True)
     loop.close()
+
+
+def test_a_worker_is_called_by_the_port_that_was_chosen(context, device):
+    loop = WorkerLoop(context, "tcp://127.0.0.1:*", device, name="box:*", find_blob=lambda blob: None, zap=False)
+    loop.close()
+    assert loop.worker.name == f"box:{loop.port}"
+    assert loop.port > 0

@@ -84,6 +84,25 @@ def test_it_warns_when_other_machines_can_reach_it():
     assert process.returncode == 0
 
 
+def test_a_port_that_is_chosen_is_the_one_that_is_named():
+    process = start("-H", "0.0.0.0", "-p", "0", "-m", "100", "-t", "1")
+    err = ""
+    while "OLLAMA_RPC_SERVERS" not in err and (line := process.stderr.readline()):
+        err += line
+    process.terminate()
+    process.communicate(timeout=WAIT_S)
+    port = re.search(r"listening  0\.0\.0\.0:(\d+)\n", err)[1]
+    assert f"WARNING: listening on 0.0.0.0:{port}, which" in err
+
+
+def test_without_a_home_the_worker_says_what_to_set(monkeypatch):
+    monkeypatch.setenv("OLLAMA_MODELS", "~no-such-user-here/models")
+    done = run("-p", "0", "-m", "100")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "OLLAMA_MODELS='~no-such-user-here/models'" in done.stderr.strip().splitlines()[-1]
+    assert "set OLLAMA_MODELS to a folder" in done.stderr
+
+
 def test_a_port_in_use_is_named_with_what_to_do():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
