@@ -331,7 +331,7 @@ class Coordinator:
         if order.replaces in self.pipelines:
             effects += [Replaced(order.replaces), *self.unload(order.replaces)]
         pipeline.order = replace(plan.order, addresses=order.addresses)
-        effects += pipeline.define(plan.placement, plan.stages, now, missing=plan.missing)
+        effects += pipeline.define(plan.placement, plan.stages, now)
         self._programs.update({stage.program: pipeline for stage in plan.stages})
         return effects + self.leave_unused()
 
@@ -431,11 +431,15 @@ class Coordinator:
             listed: address of a worker that may take part -> why it cannot, or "". Shown if it is not connected.
         """
         workers = tuple(self._worker_state(link) for link in self.links.values())
+        named = {address: self.links.one_name_each((address,))[0] for address in listed}
         workers += tuple(
             WorkerState(address, "lost" if why else "idle", why)
             for address, why in listed.items()
-            if self.links.one_name_each((address,))[0] not in self.links
+            if named[address] not in self.links
         )
+        place = {name: number for number, name in enumerate(named.values())}
+        place[LOCAL] = -1
+        workers = tuple(sorted(workers, key=lambda worker: place.get(worker.address, len(place))))
         models = tuple(pipeline.state(use.get(model, NO_USE)) for model, pipeline in self.pipelines.items())
         return ClusterState(VERSION, PROTOCOL, workers, models)
 

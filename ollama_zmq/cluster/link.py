@@ -72,6 +72,11 @@ JOINING = frozenset({Status.CONNECTING, Status.WAITING, Status.HANDSHAKE, Status
 ENDED = frozenset({Status.LOST, Status.REFUSED})
 
 
+def there_now(address: str) -> str:
+    """What is said of a worker that is ready, beside a model that was loaded while it was not."""
+    return f"worker {address} is there now: it is used from the next load of the model on"
+
+
 @dataclass(slots=True)
 class Link:
     """The state of one worker's connection.
@@ -82,6 +87,7 @@ class Link:
         foreign: named by a request, not by the operator of the server.
         was_lost: whether the connection before this one, or this one, was lost or refused.
         detail: why it is lost or refused, for the operator; ``why`` is for everybody.
+        known: why an earlier connection ended, which holds until this one is made or has failed as well.
         progressed_at: when it last came nearer to being ready.
         pings: that were sent on this connection.
         steps: microbatches there, or on the way there or back, of all models.
@@ -97,6 +103,7 @@ class Link:
     status: Status = Status.ABSENT
     epoch: int = 0
     detail: str = ""
+    known: str = ""
     welcome: Welcome | None = None
     foreign: bool = False
     was_lost: bool = False
@@ -117,7 +124,7 @@ class Link:
     def join(self, epoch: int, now: float) -> list[Effect]:
         """Begin a new connection under a new *epoch*."""
         self.status, self.epoch, self.joined_at = Status.CONNECTING, epoch, now
-        self.detail, self.welcome = "", None
+        self.detail, self.known, self.welcome = "", self.detail or self.known, None
         self.sequence_out = self.sequence_in = self.pings = 0
         self.probes, self.steps, self.defined = [], set(), set()
         return [Connect(self.address, epoch)]
@@ -127,7 +134,10 @@ class Link:
         """Why it is not ready, for whoever asks: nobody learns from us what listens at an address he named himself."""
         if self.foreign:
             return f"worker {self.address} is not available; the server's log says why"
-        return self.detail or f"no answer from {self.address} yet: is its process stopped, or the machine off?"
+        if self.status is Status.READY:
+            return there_now(self.address)
+        silent = f"no answer from {self.address} yet: is its process stopped, or the machine off?"
+        return self.detail or self.known or silent
 
     @property
     def profile(self) -> WorkerProfile:
@@ -157,7 +167,8 @@ class Link:
         status = "connecting" if self.status in JOINING else self.status.value
         if self.status is Status.ABSENT:
             status = "idle"
-        why = self.why if self.status in ENDED else ""
+        fails = self.status in ENDED or (self.status is Status.CONNECTING and bool(self.detail or self.known))
+        why = self.why if fails else ""
         known = WorkerState(self.address, status, why, held_bytes=held_bytes, layers=layers)
         if (welcome := self.welcome) is None:
             return known
@@ -294,7 +305,7 @@ class Link:
         return self._ready(now)
 
     def _ready(self, now: float) -> list[Effect]:
-        self.status, self.was_lost, self.detail = Status.READY, False, ""
+        self.status, self.was_lost, self.detail, self.known = Status.READY, False, "", ""
         self.pinged_at = self.progressed_at = now
         return []
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from ollama_zmq.cluster.events import Effect
-from ollama_zmq.cluster.link import ENDED, JOINING, Link, Status
+from ollama_zmq.cluster.link import ENDED, JOINING, Link, Status, there_now
 from ollama_zmq.cluster.stages import LOCAL
 from ollama_zmq.wire.messages import Bye
 
@@ -26,7 +26,7 @@ class Links(Mapping[str, Link]):
         self._epochs = 0
         self._endpoints: dict[str, frozenset[str]] = {}
         self._ids: dict[str, str] = {}
-        self._lost: dict[str, None] = {}  # left while they were lost, oldest first
+        self._lost: dict[str, str] = {}  # left while they were lost -> why they were, oldest first
 
     def __getitem__(self, address: str) -> Link:
         return self._links[address]
@@ -83,11 +83,16 @@ class Links(Mapping[str, Link]):
             link = self._links.setdefault(address, Link(address, self._broker, cores=self._cores))
             link.foreign = address in foreign
             link.was_lost = link.was_lost or address in self._lost
-            self._lost.pop(address, None)
+            link.known = self._lost.pop(address, link.known)
             if link.status is not Status.READY and link.status not in JOINING:
                 self._epochs += 1
                 effects += link.join(self._epochs, now)
         return effects
+
+    def why_without(self, address: str) -> str:
+        """Why a model that is loaded has no part on a worker that was not there then, as it stands with it now."""
+        link = self._links.get(address)
+        return link.why if link is not None else there_now(address)  # only a worker that was ready is given back
 
     @property
     def some_join(self) -> bool:
@@ -112,7 +117,7 @@ class Links(Mapping[str, Link]):
         """End the lease of a worker and forget it."""
         link = self._links.pop(address)
         if link.was_lost or link.status is Status.CONNECTING:  # a load has gone on without it
-            self._lost[address] = None
+            self._lost[address] = link.detail or link.known
             if len(self._lost) > LOST_KEPT:
                 del self._lost[next(iter(self._lost))]
         if link.status is Status.ABSENT or link.status in ENDED:

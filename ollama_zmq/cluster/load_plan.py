@@ -76,7 +76,6 @@ class LoadPlan:
     Attributes:
         order: with the contexts that fit; demand: of the model with so many.
         evicted: the models that must be unloaded before.
-        missing: why each of the other workers that were named has no part in it.
     """
 
     order: LoadOrder
@@ -84,7 +83,6 @@ class LoadPlan:
     placement: Placement
     stages: tuple[Stage, ...]
     evicted: frozenset[int]
-    missing: tuple[str, ...] = ()
 
 
 def plan_load(
@@ -108,7 +106,7 @@ def plan_load(
     free = evicted | replaced
     order = with_contexts(order, placement, lambda roomy: snapshot.plan(demand_of(roomy), policy, free))
     demand = demand_of(order)
-    return LoadPlan(order, demand, placement, stages_of(order, demand, placement), evicted, snapshot.missing)
+    return LoadPlan(order, demand, placement, stages_of(order, demand, placement), evicted)
 
 
 def with_contexts(order: LoadOrder, placement: Placement, plan: Callable[[LoadOrder], Placement]) -> LoadOrder:

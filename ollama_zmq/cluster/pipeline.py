@@ -128,7 +128,7 @@ class Pipeline:
         self._costs: tuple[StageCost, ...] = ()
         self.losses = 0
         self._load_deadlines: dict[str, float] = {}  # worker address -> when it must have got further with loading
-        self._missing: tuple[str, ...] = ()
+        self._absent: tuple[str, ...] = ()  # the workers of the order that were not there when it was planned
         self._lost_before: set[str] = set()
         self._left_out: dict[str, str] = {}  # worker address -> why this load goes on without it
 
@@ -160,12 +160,17 @@ class Pipeline:
 
     # Loading
 
-    def define(
-        self, placement: Placement, stages: tuple[Stage, ...], now: float, missing: tuple[str, ...] = ()
-    ) -> list[Effect]:
-        """Begin to load the model as *stages*; *missing*: why workers that were named have no part in it."""
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Why workers that were named have no part in it: in the words that their own rows have at this moment."""
+        return tuple(map(self._links.why_without, self._absent))
+
+    def define(self, placement: Placement, stages: tuple[Stage, ...], now: float) -> list[Effect]:
+        """Begin to load the model as *stages*."""
         self.phase, self.placement, self.stages = Phase.DEFINING, placement, stages
-        self._missing = (*missing, *self._left_out.values())
+        named = self._links.one_name_each(self.candidates)
+        away = [address for address in named if self._links[address].status is not Status.READY]
+        self._absent = (*away, *self._left_out)
         self._held = {stage.program: stage.need for stage in stages}
         self._unready, self._defined = {stage.program for stage in stages}, set()
         self._latency, self._speed = [LatencyWindow() for _ in stages], SpeedMeter()
@@ -333,7 +338,7 @@ class Pipeline:
     def _loaded(self) -> list[Effect]:
         self.phase, self._load_ends_at = Phase.LOADED, math.inf
         order, stages = self.order, self._plain_stages()
-        return [ModelLoaded(order.model, stages, self.held(), order.kv_pages, self._costs, self._missing)]
+        return [ModelLoaded(order.model, stages, self.held(), order.kv_pages, self._costs, self.missing)]
 
     def deadlines(self) -> list[float]:
         """When a worker must have answered a step, or got further with loading."""
@@ -448,7 +453,7 @@ class Pipeline:
             measured=self._speed.speeds(),
             kv_pages=self.order.kv_pages,
             use=use,
-            missing=self._missing,
+            missing=self.missing,
         )
 
     def layers_on(self, address: str) -> str:

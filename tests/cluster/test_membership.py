@@ -111,6 +111,64 @@ def test_a_worker_known_to_be_lost_is_waited_for_no_longer_than_it_takes_to_see_
     assert stages_of(loaded) == [A, LOCAL]
 
 
+def row_of(workers: FakeWorkers, address: str) -> tuple[str, str]:
+    rows = {row.address: row for row in workers.coordinator.state(listed={A: "", B: "", C: ""}).workers}
+    return rows[address].status, rows[address].detail
+
+
+def missing(workers: FakeWorkers) -> tuple[str, ...]:
+    return workers.coordinator.state().models[0].missing
+
+
+def test_a_model_names_who_is_missing_in_the_words_of_that_workers_row_whenever_they_change(workers, network):
+    workers.mute = {B}
+    load(workers, order(network, A, B))
+    later(workers, CONNECT_GRACE_S + 0.2)
+    (silent,) = missing(workers)
+    assert silent.startswith(f"no answer from {B} yet")
+    workers.happen(workers.failed(B, f"worker {B} is leased"))  # the probe ends after the load has begun
+    assert missing(workers) == (f"worker {B} is leased",)
+    assert row_of(workers, B) == ("lost", f"worker {B} is leased")
+
+
+def test_why_a_worker_was_lost_is_said_until_something_newer_is_known(workers, network):
+    workers.mute = {B}
+    load(workers, order(network, A, B))
+    workers.happen(workers.failed(B, f"worker {B} is leased"))
+    load(workers, order(network, A, B, model=2, replaces=1))
+    later(workers, LOST_GRACE_S + 0.2)  # swallowed this time
+    assert row_of(workers, B) == ("connecting", f"worker {B} is leased")
+    assert missing(workers) == (f"worker {B} is leased",)
+
+
+def test_why_a_worker_was_lost_is_known_though_no_load_named_it_in_between(workers, network):
+    workers.mute = {B}
+    load(workers, order(network, A, B))
+    workers.happen(workers.failed(B, f"worker {B} is leased"))
+    load(workers, order(network, A, model=2, replaces=1))
+    load(workers, order(network, A, B, model=3, replaces=2))
+    later(workers, LOST_GRACE_S + 0.2)
+    assert missing(workers) == (f"worker {B} is leased",)
+
+
+def test_a_worker_that_came_too_late_is_said_to_be_there_and_given_back_or_not(workers, network):
+    workers.mute = {B}
+    load(workers, order(network, A, B))
+    later(workers, BAR_S)
+    workers.mute = set()
+    workers.happen(workers.attached(B))
+    there = (f"worker {B} is there now: it is used from the next load of the model on",)
+    assert (missing(workers), row_of(workers, B)) == (there, ("ready", ""))
+    later(workers, LEASE_IDLE_S + 1.0)
+    assert (missing(workers), row_of(workers, B)) == (there, ("idle", ""))
+
+
+def test_workers_are_shown_in_the_order_of_the_list_whoever_was_connected_first(workers, network):
+    load(workers, order(network, C, B))
+    shown = [row.address for row in workers.coordinator.state(listed={A: "", B: "", C: ""}).workers]
+    assert shown == [LOCAL, A, B, C]
+
+
 def test_a_worker_that_came_too_late_is_used_by_the_next_load(workers, network):
     workers.mute = {B}
     load(workers, order(network, A, B))
