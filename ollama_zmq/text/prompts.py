@@ -7,7 +7,7 @@ from typing import Any
 
 from ollama_zmq.text.templates import ChatTemplate, Message, Think
 
-CHARACTERS_PER_TOKEN = 8  # more than in any language; a text of longer tokens is encoded whole
+CHARACTERS_PER_TOKEN = 8  # more than in any language; where tokens are longer still, more is encoded
 CUT_TOKENS = 64
 
 
@@ -58,13 +58,15 @@ def encode_ends(encode: Callable[[str], list[int]], text: str, n: int) -> tuple[
 
     Of a far longer text the middle is left out, and there are still more than 2 *n*. A prompt of a megabyte costs a
     second and 300 MB to encode whole, and all but ``num_ctx`` tokens would be thrown away. At the two cuts some words
-    are cut too; their tokens are left out as well.
+    are cut too; their tokens are left out as well. Where tokens are long, as for blanks, of which a vocabulary has
+    runs of a hundred, the two ends grow until they hold enough: the cost depends on *n*, not on the text.
     """
     width = CHARACTERS_PER_TOKEN * (n + CUT_TOKENS)
-    if len(text) > 4 * width:
-        head, tail = encode(text[:width])[:-CUT_TOKENS], encode(text[-width:])[CUT_TOKENS:]
-        if min(len(head), len(tail)) > n:
+    while len(text) > 4 * width:
+        tail = encode(text[-width:])[CUT_TOKENS:]
+        if len(tail) > n and len(head := encode(text[:width])[:-CUT_TOKENS]) > n:
             return head + tail, False
+        width *= 2
     return encode(text), True
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from ollama_zmq.errors import RequestError
 from ollama_zmq.text.jinja_templates import JinjaTemplate
-from ollama_zmq.text.prompts import conversation, encode_ends, literal, newest_that_fit, render_generate
+from ollama_zmq.text.prompts import CUT_TOKENS, conversation, encode_ends, literal, newest_that_fit, render_generate
 from ollama_zmq.text.tokenizer import load_tokenizer
 from tests.text.vocabularies import byte_pairs
 
@@ -84,8 +84,23 @@ def test_no_cut_shows_in_what_matters(n, n_markers):
     assert (found[:n], found[-n:]) == (whole[:n], whole[-n:])
 
 
+@pytest.mark.parametrize("length", [8, 20, 128, 700])
+def test_what_is_encoded_of_a_text_depends_on_what_matters_not_on_the_text(length):
+    encoded_lengths = []
+
+    def encode(text):
+        encoded_lengths.append(len(text))
+        return [1] * (len(text) // length)
+
+    for n_characters in (10**7, 10**8):
+        encoded_lengths.clear()
+        found, is_whole = encode_ends(encode, "a" * n_characters, 50)
+        assert (len(found) > 100, is_whole) == (True, False)
+        assert sum(encoded_lengths) < 10 * length * (50 + CUT_TOKENS)
+
+
 def test_a_text_of_few_long_tokens_is_encoded_whole():
-    assert encode_ends(lambda text: [1] * (len(text) // 1000), "a" * 1_000_000, 50) == ([1] * 1000, True)
+    assert encode_ends(lambda text: [1] * (len(text) // 10_000), "a" * 1_000_000, 50) == ([1] * 100, True)
 
 
 def test_every_text_of_a_message_but_its_role_is_made_literal():

@@ -1,6 +1,8 @@
 """Token ids equal llama.cpp's, and every text survives the way there and back."""
 
 import json
+import sys
+import threading
 from functools import cache
 from pathlib import Path
 
@@ -220,3 +222,18 @@ def test_special_tokens_are_cut_out_the_longest_first(markers: list[str], words:
         whole = isinstance(part, int)
         expected += [part] if whole else tokenizer.encode(part, add_special=False, parse_special=False)
     assert tokenizer.encode("".join(words), add_special=False, parse_special=True) == expected
+
+
+def test_a_long_word_does_not_hold_other_threads_up():
+    tokenizer, asked, answered = load_tokenizer(byte_pairs()), threading.Event(), threading.Event()
+    other = threading.Thread(target=lambda: asked.wait() and answered.set())
+    interval = sys.getswitchinterval()
+    try:
+        sys.setswitchinterval(1000)  # so that a thread runs only where this one lets go
+        other.start()
+        asked.set()
+        tokenizer.encode(" " * 500_000, add_special=False, parse_special=False)
+        assert answered.is_set()
+    finally:
+        sys.setswitchinterval(interval)
+        other.join()
