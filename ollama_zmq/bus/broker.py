@@ -182,13 +182,21 @@ class Broker:
         self._in_thread("loader", load.future, prepare)
         return load.future
 
-    def plan(self, wanted: LoadRequest, *, replaces: LoadedModel | None = None) -> Future[DryRun]:
-        """Return what a load of *wanted* would do. Nothing is loaded; workers say what they have and are given back."""
+    def plan(
+        self,
+        wanted: LoadRequest,
+        *,
+        replaces: LoadedModel | None = None,
+        idle: Sequence[LoadedModel] = (),
+        busy: Sequence[LoadedModel] = (),
+    ) -> Future[DryRun]:
+        """Return what a :meth:`load` would do. Nothing is loaded; workers say what they have and are given back."""
         future: Future[DryRun] = Future()
+        numbers = Numbers.of(NO_MODEL, replaces, idle, busy)
 
         def work() -> None:
             with open_gguf(wanted.path) as gguf:
-                order = order_of(wanted, Network(gguf), Numbers.of(NO_MODEL, replaces))
+                order = order_of(wanted, Network(gguf), numbers)
                 joined = _waited(self._once_joined(order, resolve_all(wanted.rpc_servers)), ASK_LIMIT_S)
                 settle(future, dry_run(order, _waited(joined, JOIN_LIMIT_S)))
 

@@ -346,9 +346,7 @@ class Coordinator:
         snapshot = self.snapshot(order)
         if snapshot.missing and order.missing is not Missing.USE_REST:
             raise Unreachable("; ".join(snapshot.missing))
-        idle = [model for model in order.idle if model in snapshot.held]
-        busy = [model for model in order.busy if model in snapshot.held]
-        plan = plan_load(order, snapshot, order.policy, idle, busy)
+        plan = plan_load(order, snapshot)
         if plan.evicted:
             names = ", ".join(snapshot.names[model] for model in sorted(plan.evicted))
             raise MemoryInUse(f"{order.name} needs memory that other models have: {names}", models=plan.evicted)

@@ -8,9 +8,10 @@ The plan that a load would make is marked. Nothing is loaded, and no worker is s
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ollama_zmq.cluster.load_plan import ClusterSnapshot, LoadPlan, plan_load
-from ollama_zmq.cluster.placement import Placement, Policy
+from ollama_zmq.cluster.placement import Policy
 from ollama_zmq.cluster.speeds import forecast, stage_cost, token_us
 from ollama_zmq.cluster.stages import LoadOrder, Missing, Stage
 from ollama_zmq.cluster.state import DryRun, PlannedStage, PlanState
@@ -52,9 +53,8 @@ def _all(snapshot: ClusterSnapshot) -> str:
 
 
 def _plan(order: LoadOrder, snapshot: ClusterSnapshot, policy: Policy, name: str, *, chosen: bool) -> PlanState:
-    others = [model for model in snapshot.held if model != order.replaces]
     try:
-        plan = plan_load(order, snapshot, policy, others, ())
+        plan = plan_load(replace(order, policy=policy), snapshot)
     except OutOfDeviceMemory as error:
         return PlanState(name, chosen, str(error))
     costs = [stage_cost(stage, snapshot.profile(stage.address), order.network.hidden_size) for stage in plan.stages]
@@ -64,7 +64,7 @@ def _plan(order: LoadOrder, snapshot: ClusterSnapshot, policy: Policy, name: str
         stages=tuple(_stage(plan, stage, token_us(cost)) for stage, cost in zip(plan.stages, costs, strict=True)),
         predicted=forecast(costs, order.max_tokens),
         unloads=tuple(snapshot.names[model] for model in sorted(plan.evicted)),
-        notes=_notes(plan.placement),
+        notes=plan.placement.notes,  # the comparison with this machine alone is what the table of plans shows itself
     )
 
 
@@ -81,8 +81,3 @@ def _stage(plan: LoadPlan, stage: Stage, predicted_us: float) -> PlannedStage:
         need_bytes=stage.need,
         predicted_us=predicted_us,
     )
-
-
-def _notes(placement: Placement) -> tuple[str, ...]:
-    """What the planner says, without the comparison that the table of plans shows itself."""
-    return tuple(note for note in placement.notes if "this machine alone" not in note)

@@ -11,7 +11,7 @@ admission goes by pages.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 from ollama_zmq.cluster.cost_model import WorkerProfile
@@ -85,16 +85,15 @@ class LoadPlan:
     evicted: frozenset[int]
 
 
-def plan_load(
-    order: LoadOrder, snapshot: ClusterSnapshot, policy: Policy, idle: Sequence[int], busy: Sequence[int]
-) -> LoadPlan:
-    """The plan of *order* beside the other models of *snapshot*, of which *idle* and *busy* may go.
+def plan_load(order: LoadOrder, snapshot: ClusterSnapshot) -> LoadPlan:
+    """The plan of *order* beside the other models of *snapshot*, of which those may go that the order names.
 
     Raises:
         OutOfDeviceMemory: it does not fit; the message names who is missing.
     """
     order = replace(order, contexts=1)
-    demand, replaced = demand_of(order), {order.replaces}
+    demand, replaced, policy = demand_of(order), {order.replaces}, order.policy
+    idle, busy = ([model for model in models if model in snapshot.held] for models in (order.idle, order.busy))
     try:
         placement, evicted = plan_evictions(
             lambda evicted: snapshot.plan(demand, policy, evicted | replaced), idle, busy, snapshot.reload_s
@@ -104,17 +103,19 @@ def plan_load(
             raise
         raise OutOfDeviceMemory(f"{error}; missing: {'; '.join(snapshot.missing)}", **error.facts) from None
     free = evicted | replaced
-    order = with_contexts(order, placement, lambda roomy: snapshot.plan(demand_of(roomy), policy, free))
-    demand = demand_of(order)
+    order = with_contexts(order, demand, placement, lambda roomy: snapshot.plan(roomy, policy, free))
+    demand = demand.with_kv(order.kv_nbytes)
     return LoadPlan(order, demand, placement, stages_of(order, demand, placement), evicted)
 
 
-def with_contexts(order: LoadOrder, placement: Placement, plan: Callable[[LoadOrder], Placement]) -> LoadOrder:
-    """Return *order*, which is planned as *placement* with one context, with as many as fit into that *plan*."""
+def with_contexts(
+    order: LoadOrder, demand: Demand, placement: Placement, plan: Callable[[Demand], Placement]
+) -> LoadOrder:
+    """Return *order* with as many contexts as leave the plan what it is, *placement*, with the *demand* of one."""
     for contexts in range(CONTEXTS, 1, -1) if not order.num_parallel else ():
         roomy = replace(order, contexts=contexts)
         try:
-            if plan(roomy).stages == placement.stages:
+            if plan(demand.with_kv(roomy.kv_nbytes)).stages == placement.stages:
                 return roomy
         except OutOfDeviceMemory:
             continue

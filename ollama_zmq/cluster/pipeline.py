@@ -448,7 +448,7 @@ class Pipeline:
             sum(self._held.values()),
             tuple(UploadState(address, upload.done, upload.total) for address, upload in uploads),
             stages,
-            notes=self.placement.notes if self.placement else (),
+            notes=self.placement.all_notes if self.placement else (),
             predicted=forecast(self._costs, self.order.max_tokens) if self._costs else TokenSpeeds(),
             measured=self._speed.speeds(),
             kv_pages=self.order.kv_pages,

@@ -71,8 +71,15 @@ class Demand:
 
     def need(self, layers: range) -> int:
         """Bytes of memory that *layers* take as one stage."""
-        weights = sum(self.layer_nbytes[layers.start : layers.stop])
-        return int(weights * WEIGHT_HEADROOM) + self.kv_nbytes * len(layers) + self.scratch_nbytes
+        return self.stage_need(sum(self.layer_nbytes[layers.start : layers.stop]), len(layers))
+
+    def stage_need(self, weight_nbytes: int, n_layers: int) -> int:
+        """Bytes of memory that a stage of *n_layers* layers with so many bytes of weights takes."""
+        return int(weight_nbytes * WEIGHT_HEADROOM) + self.kv_nbytes * n_layers + self.scratch_nbytes
+
+    def with_kv(self, kv_nbytes: int) -> Demand:
+        """Return the same with a KV cache of so many bytes a layer."""
+        return replace(self, kv_nbytes=kv_nbytes)
 
     @property
     def costs(self) -> tuple[CostEstimate, ...]:
@@ -94,12 +101,19 @@ class Placement:
         token_s: predicted time of one decoded token through all stages.
         local_token_s: the same on the local device alone; infinite when it does not fit there.
         notes: what the person who named the workers should know.
+        comparison: that this machine alone would be faster, if it would and the policy does not see to it.
     """
 
     stages: tuple[tuple[str, range], ...]
     token_s: float
     local_token_s: float
     notes: tuple[str, ...] = ()
+    comparison: str = ""
+
+    @property
+    def all_notes(self) -> tuple[str, ...]:
+        """The comparison, if there is one, and the notes."""
+        return (self.comparison, *self.notes) if self.comparison else self.notes
 
 
 def place(
@@ -137,12 +151,11 @@ class CostTable:
     def __init__(self, demand: Demand, profiles: Sequence[WorkerProfile]) -> None:
         self.demand = demand
         self.profiles = profiles
-        self._held = _sums(demand.layer_nbytes)
+        self._held = [0, *accumulate(demand.layer_nbytes)]
         self._compute_s = [_sums([_alone_s(profile.compute(cost)) for cost in demand.costs]) for profile in profiles]
         self._transfer_s = [_alone_s(profile.transfer(demand.hidden_size)) for profile in profiles]
         self.head_s = _alone_s(profiles[-1].compute(demand.head_cost))
-        self._free = [profile.budget - demand.scratch_nbytes for profile in profiles]
-        self._free[-1] -= demand.head_need  # embedding and head come first
+        self._for_layers = _budgets_for_layers(demand, profiles)
 
     def stage_s(self, j: int, start: int, stop: int) -> float:
         """Time of layers start..stop-1 on worker j; infinite when they do not fit its budget."""
@@ -154,12 +167,10 @@ class CostTable:
         return layers_s + self.head_s if j == len(self.profiles) - 1 else layers_s
 
     def _layers_s(self, j: int, start: int, stop: int) -> float:
-        need = int((self._held[stop] - self._held[start]) * WEIGHT_HEADROOM) + self.demand.kv_nbytes * (stop - start)
-        return (
-            self._compute_s[j][stop] - self._compute_s[j][start]
-            if start == stop or need <= self._free[j]
-            else _INFINITE
-        )
+        need = self.demand.stage_need(self._held[stop] - self._held[start], stop - start)
+        if start < stop and need > self._for_layers[j]:
+            return _INFINITE
+        return self._compute_s[j][stop] - self._compute_s[j][start]
 
     def token_s(self, stages: list[tuple[int, range]] | None) -> float:
         """Time of one token through *stages* and the head."""
@@ -171,12 +182,18 @@ class CostTable:
         return stages_s + head_s + SAMPLING.seconds(1)
 
 
+def _budgets_for_layers(demand: Demand, profiles: Sequence[WorkerProfile]) -> list[int]:
+    """What each place may use for layers: embedding and head come first, on the local device, the last of them."""
+    *workers, local = profiles
+    return [*(worker.budget for worker in workers), local.budget - demand.head_need]
+
+
 def _sums(values: Sequence[float]) -> list[float]:
-    return [0, *accumulate(values)]
+    return [0.0, *accumulate(values)]
 
 
 def _alone_s(line: Line) -> float:
-    """Seconds of one row."""
+    """Seconds of one row, without the least that ``Line.seconds`` has: a sum over layers would count it for each."""
     return line.fixed_s + line.row_s
 
 
@@ -230,9 +247,9 @@ def _with_notes(
     table: CostTable, stages: list[tuple[int, range]], alone: list[tuple[int, range]] | None, policy: Policy
 ) -> Placement:
     token_s, alone_s = table.token_s(stages), table.token_s(alone)
-    profiles, notes = table.profiles, []
+    profiles, notes, comparison = table.profiles, list[str](), ""
     if alone_s < token_s and policy is Policy.THROUGHPUT:
-        notes.append(
+        comparison = (
             f"this machine alone is predicted to decode at {1 / alone_s:.1f} tokens/s, this plan at {1 / token_s:.1f}; "
             "OLLAMA_RPC_POLICY=fastest lets the planner leave workers out"
         )
@@ -244,7 +261,7 @@ def _with_notes(
     ]
     if left_out:
         notes.append(f"not used: {', '.join(left_out)}")
-    return Placement(placed, token_s, alone_s, tuple(notes))
+    return Placement(placed, token_s, alone_s, tuple(notes), comparison)
 
 
 def _too_large(demand: Demand, profiles: Sequence[WorkerProfile]) -> OutOfDeviceMemory:
@@ -286,9 +303,9 @@ def _with_pages(demand: Demand, n: int) -> Demand:
 def _fits(demand: Demand, profiles: Sequence[WorkerProfile]) -> bool:
     """Whether the layers fit when each worker in turn takes as many as it can hold."""
     placed, n = 0, len(demand.layer_nbytes)
-    if demand.head_need > profiles[-1].budget:
+    budgets = _budgets_for_layers(demand, profiles)
+    if budgets[-1] < 0:
         return False
-    for j in range(len(profiles)):
-        free = profiles[j].budget - (demand.head_need if j == len(profiles) - 1 else 0)
+    for free in budgets:
         placed += bisect_left(range(placed + 1, n + 1), True, key=lambda stop: demand.need(range(placed, stop)) > free)
     return placed == n

@@ -88,6 +88,11 @@ class LoadOrder:
         return -(-self.num_ctx // PAGE_SLOTS) * (self.num_parallel or self.contexts)
 
     @property
+    def kv_nbytes(self) -> int:
+        """Bytes of the KV cache of one layer."""
+        return self.network.kv_nbytes(self.kv_pages * PAGE_SLOTS)
+
+    @property
     def context(self) -> int:
         """Slots that a token attends to, as speeds are predicted: a conversation half way through."""
         return self.num_ctx // 2
@@ -142,7 +147,7 @@ def demand_of(order: LoadOrder) -> Demand:
     head = network.head_program()
     return Demand(
         layer_nbytes=tuple(network.layer_nbytes(i) for i in range(network.n_layers)),
-        kv_nbytes=network.kv_nbytes(order.kv_pages * PAGE_SLOTS),
+        kv_nbytes=order.kv_nbytes,
         scratch_nbytes=4 * order.max_tokens * row_floats(one_layer),
         head_nbytes=network.head_nbytes(),
         layer_costs=costs_of(layers, [matrices_of(w.values(), shares, nbytes) for w in network.layers], order.context),

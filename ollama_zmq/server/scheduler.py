@@ -117,6 +117,11 @@ class ModelScheduler:
         """The model of the file *path*, if it is loaded."""
         return next((resident.loaded for resident in self.residents if resident.loaded.request.path == path), None)
 
+    def could_go_for(self, path: Path) -> tuple[list[LoadedModel], list[LoadedModel]]:
+        """The models of other files than *path*, idle and busy ones, each least recently used first."""
+        others = self._others(path)
+        return [other.loaded for other in others if not other.users], [other.loaded for other in others if other.users]
+
     @asynccontextmanager
     async def use(
         self, model: StoredModel, load_spec: LoadRequest, keep_alive_s: float | None = None
@@ -244,13 +249,8 @@ class ModelScheduler:
         before = self._residents.pop(load_spec.path, None)
         if before is not None:
             before.stop_timer()
-        others = self._others(load_spec.path)
-        future = self._broker.load(
-            load_spec,
-            replaces=before.loaded if before else None,
-            idle=[other.loaded for other in others if other.users == 0],
-            busy=[other.loaded for other in others if other.users > 0],
-        )
+        idle, busy = self.could_go_for(load_spec.path)
+        future = self._broker.load(load_spec, replaces=before.loaded if before else None, idle=idle, busy=busy)
         try:
             loaded = await _result(future)
         except (OllamaZmqError, asyncio.CancelledError):

@@ -218,6 +218,9 @@ def test_what_fits_only_without_others_names_them(tiny_gguf, start_worker):
         with pytest.raises(MemoryInUse) as caught:
             broker.load(wanted, idle=[first.model]).result(WAIT_S)
         assert caught.value.facts == {"models": {first.model.number}}
+        for could_go, unloads in (((), ()), ((first.model,), ("tiny",))):
+            (planned, *_) = broker.plan(wanted, idle=could_go).result(WAIT_S).plans
+            assert (planned.unloads, bool(planned.error)) == (unloads, not could_go)
         broker.unload(first.model).result(WAIT_S)
         assert broker.load(wanted).result(WAIT_S).size > 1_250_000
 

@@ -105,7 +105,36 @@ def test_a_plan_that_needs_the_memory_of_others_names_them(order):
     full = snapshot(
         local=profile(LOCAL, budget=need), held={3: {LOCAL: need // 2}, 4: {A: 1}}, names={3: "big", 4: "far"}
     )
-    assert plans(order, full)[ALONE].unloads == ("big",)
+    assert plans(replace(order, idle=(3, 4)), full)[ALONE].unloads == ("big",)
+
+
+@pytest.mark.parametrize(
+    ("idle", "busy", "unloads"),
+    [((3, 4), (), ("a",)), ((4, 3), (), ("b",)), ((3,), (4,), ("a",)), ((4,), (3,), ("b",)), ((), (4, 3), ("b",))],
+)
+def test_what_would_go_is_what_a_load_would_ask_to_go(order, idle, busy, unloads):
+    """Of two models, either of which is in the way: the least recently used, and an idle one before a busy one."""
+    need = sum(stage.need_bytes for stage in plans(order, snapshot())[ALONE].stages)
+    half = need // 2
+    full = snapshot(
+        local=profile(LOCAL, budget=need + half), held={3: {LOCAL: half}, 4: {LOCAL: half}}, names={3: "a", 4: "b"}
+    )
+    assert plans(replace(order, idle=idle, busy=busy), full)[ALONE].unloads == unloads
+
+
+def test_a_model_that_nobody_may_ask_to_go_is_in_the_way(order):
+    """One that is being loaded, for instance."""
+    need = sum(stage.need_bytes for stage in plans(order, snapshot())[ALONE].stages)
+    full = snapshot(local=profile(LOCAL, budget=need), held={3: {LOCAL: need // 2}}, names={3: "a"})
+    assert plans(replace(order, idle=(7,)), full)[ALONE].error.endswith("add a worker")
+
+
+def test_the_table_of_plans_leaves_out_the_comparison_with_one_of_its_rows_and_no_other_note(order):
+    need = plans(order, snapshot(profile(A)))[A].stages[0].need_bytes
+    slow = profile(A, budget=need - 1, decode=1e8, rtt_s=0.05)
+    assert snapshot(slow).plan(demand_of(order), Policy.THROUGHPUT).comparison.startswith("this machine alone is ")
+    note = "the workers' memory does not hold every layer: the rest runs on this machine"
+    assert plans(order, snapshot(slow))[A].notes == (note,)
 
 
 def test_the_policy_of_the_server_decides_which_plan_is_marked(order):

@@ -56,6 +56,7 @@ class FakeBroker:
     Attributes:
         script: makes the outputs of a request; None leaves the request running.
         room: how many models fit; then the first that may go is named, and ``asked`` counts who asked.
+        could_go: what the last plan was told of: what it replaces, what is idle and what is busy.
         holds_loads: loads end only when :meth:`finish_load` is called.
     """
 
@@ -67,6 +68,7 @@ class FakeBroker:
         self.submitted: list[GenerationRequest] = []
         self.canceled: list[str] = []
         self.planned: list[LoadRequest] = []
+        self.could_go: tuple[object, ...] = ()
         self.script: Script | None = hello
         self.load_error: OllamaZmqError | None = None
         self.holds_loads = False
@@ -151,8 +153,16 @@ class FakeBroker:
         models = tuple(ModelState(model.request.name, "loaded", stages=stages, **speeds) for model in self.models)
         return ClusterState(version="0", protocol=1, workers=workers, models=models)
 
-    def plan(self, wanted: LoadRequest, *, replaces: LoadedModel | None = None) -> Future[DryRun]:
+    def plan(
+        self,
+        wanted: LoadRequest,
+        *,
+        replaces: LoadedModel | None = None,
+        idle: Sequence[LoadedModel] = (),
+        busy: Sequence[LoadedModel] = (),
+    ) -> Future[DryRun]:
         self.planned.append(wanted)
+        self.could_go = (replaces, tuple(idle), tuple(busy))
         stage = PlannedStage("local", "whole", 0, 3, 1000, 2000, 3000, 7000, 16667.0)
         plans = (
             PlanState("this machine alone", True, "", (stage,), TokenSpeeds(60.0, 900.0), ("other",)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 
 import pytest
@@ -91,6 +92,29 @@ def test_a_dry_run_takes_the_options_of_a_load(on_site, broker):
         assert (wanted.num_ctx, wanted.rpc_servers, wanted.num_batch) == (128, ("10.0.0.9:1",), 64)
         assert [plan["name"] for plan in found["plans"]] == ["this machine alone", "10.0.0.1:50052"]
         assert (broker.loads, found["model"]) == ([], "tiny:latest")
+
+    on_site(scenario)
+
+
+def test_a_dry_run_is_told_which_models_could_go_as_a_load_is(on_site, store, broker):
+    path = store.root / "second.gguf"
+    path.write_bytes(store.get("tiny").gguf_path.read_bytes() + bytes(32))
+    store.create("second", Recipe(files={"second.gguf": store.blobs.add_file(path).digest}))
+
+    async def scenario(site):
+        for name in ("tiny", "second"):
+            await site.post("/api/generate", model=name)
+        tiny, second = broker.models
+        await site.post("/api/cluster/plan", model="tiny")
+        assert broker.could_go == (tiny, (second,), ())
+        broker.script = None
+        running = asyncio.create_task(site.post("/api/generate", model="second", prompt="Hi"))
+        while not broker.submitted:
+            await asyncio.sleep(0)
+        await site.post("/api/cluster/plan", model="tiny")
+        assert broker.could_go == (tiny, (), (second,))
+        site.services.stop()
+        await running
 
     on_site(scenario)
 

@@ -36,5 +36,7 @@ async def plan(request: Request) -> Response:
     facts = await asyncio.to_thread(facts_of, model)
     _, wanted = load_of(services, model, facts, asked.options)
     replaces = services.scheduler.loaded_from(wanted.path)
-    planned: asyncio.Future[DryRun] = asyncio.wrap_future(services.broker.plan(wanted, replaces=replaces))
+    idle, busy = services.scheduler.could_go_for(wanted.path)
+    planning = services.broker.plan(wanted, replaces=replaces, idle=idle, busy=busy)
+    planned: asyncio.Future[DryRun] = asyncio.wrap_future(planning)
     return json_response(await asyncio.shield(planned))
