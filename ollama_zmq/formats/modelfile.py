@@ -126,13 +126,14 @@ def parse_modelfile(text: str) -> Modelfile:
         drafts=tuple(found["draft"]),
         licenses=tuple(found["license"]),
         messages=tuple(messages),
-        requires=_version(last("requires")),
+        requires=checked_version(last("requires")),
         renderer=last("renderer"),
         parser=last("parser"),
     )
 
 
-def _version(text: str | None) -> str | None:
+def checked_version(text: str | None) -> str | None:
+    """A ``REQUIRES`` without a "v" in front. Raises RequestError if it is no version."""
     if text is not None and not _SEMVER.fullmatch(text):
         raise RequestError("requires must be a valid semver (e.g. 0.14.0)", requires=text)
     return text.removeprefix("v") if text else text

@@ -257,13 +257,17 @@ class CopyRequest(msgspec.Struct):
 
 
 class CreateRequest(ModelRequest, kw_only=True):
-    """Body of ``POST /api/create``. ``files`` and ``adapters`` map file names to digests of uploaded blobs."""
+    """Body of ``POST /api/create``. ``files`` and ``adapters`` map file names to digests of uploaded blobs.
+
+    ``quantization`` is what old clients call ``quantize``.
+    """
 
     from_: str = msgspec.field(default="", name="from")
     files: dict[str, str] = {}
     adapters: dict[str, str] = {}
     draft_files: dict[str, str] = {}
     quantize: str = ""
+    quantization: str = ""
     draft_quantize: str = ""
     remote_host: str = ""
     template: str = ""
@@ -274,6 +278,8 @@ class CreateRequest(ModelRequest, kw_only=True):
     renderer: str = ""
     parser: str = ""
     requires: str = ""
+    capabilities: list[str] = []
+    info: dict[str, Any] = {}
     stream: bool = True
 
 

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ollama_zmq.errors import ModelNotFound, RequestError
-from ollama_zmq.formats.modelfile import ROLES, ChatMessage
+from ollama_zmq.formats.modelfile import ROLES, ChatMessage, checked_version
 from ollama_zmq.formats.options import DEPRECATED, Options, merge_options
 from ollama_zmq.server.model_check import check_model, check_template
 from ollama_zmq.server.names import checked_name, plain_name
@@ -17,6 +17,19 @@ from ollama_zmq.server.services import Services, body_as, services_of
 from ollama_zmq.server.streaming import Chunked, Statuses
 from ollama_zmq.store.create import Recipe
 from ollama_zmq.store.names import ModelName, parse_name
+
+UNSUPPORTED = {
+    "quantize": "not supported yet; quantize the GGUF file before creating",
+    "quantization": "not supported yet; quantize the GGUF file before creating",
+    "adapters": "not supported yet; merge the adapter into the model's GGUF file before creating",
+    "draft_files": "draft models are not supported yet; leave them out",
+    "draft_quantize": "draft models are not supported yet; leave it out",
+    "remote_host": "models of another host are not supported",
+    "renderer": "built-in renderers are not supported yet; leave it out, and the model's template writes the prompt",
+    "parser": "built-in parsers are not supported yet; leave it out, and the answer is told as the model writes it",
+    "capabilities": "they are read from the model's file and template; leave them out",
+    "info": "it is read from the model's file; leave it out",
+}
 
 
 async def create(http: Request) -> Response:
@@ -38,28 +51,19 @@ def recipe_of(request: CreateRequest) -> Recipe:
     """What the store is to do.
 
     Raises:
-        RequestError: a parameter or a role is unknown, a value has the wrong type, a template does not parse, or
-            something is asked for that is not built.
+        RequestError: a parameter or a role is unknown, a value has the wrong type, a template, name or version is
+            none, or something is asked for that is not built.
     """
-    if request.quantize:
-        raise RequestError(f"quantize={request.quantize!r}: not supported yet; quantize the GGUF file before creating")
-    if request.adapters:
-        raise RequestError("adapters: not supported yet; merge the adapter into the model's GGUF file before creating")
-    if request.draft_files:
-        raise RequestError("draft_files: draft models are not supported yet; leave them out")
-    if request.draft_quantize:
-        raise RequestError(
-            f"draft_quantize={request.draft_quantize!r}: draft models are not supported yet; leave it out"
-        )
-    if request.remote_host:
-        raise RequestError(f"remote_host={request.remote_host!r}: models of another host are not supported")
+    _check_supported(request)
     for message in request.messages:
         if message.role not in ROLES:
             raise RequestError(f"message role {message.role!r}: must be one of {', '.join(ROLES)}")
+        if message.images or message.tool_calls or message.thinking:
+            raise RequestError("messages: a model's examples are texts here; leave images, tool_calls and thinking out")
     if request.template:
         check_template(request.template)
     return Recipe(
-        from_=plain_name(request.from_) or None,
+        from_=checked_name(request.from_) if plain_name(request.from_) else None,
         files=request.files,
         adapters=request.adapters,
         template=request.template or None,
@@ -67,10 +71,16 @@ def recipe_of(request: CreateRequest) -> Recipe:
         license=[request.license] if isinstance(request.license, str) else request.license,
         parameters=_parameters(request.parameters),
         messages=[ChatMessage(message.role, message.content) for message in request.messages],
-        renderer=request.renderer or None,
-        parser=request.parser or None,
-        requires=request.requires or None,
+        requires=checked_version(request.requires or None),
     )
+
+
+def _check_supported(request: CreateRequest) -> None:
+    """Refuse what a model would be made without, in words that say what to do instead. Raises RequestError."""
+    for name, advice in UNSUPPORTED.items():
+        if value := getattr(request, name):
+            shown = f"{name}={value!r}" if isinstance(value, str) else name
+            raise RequestError(f"{shown}: {advice}", field=name)
 
 
 def _parameters(given: dict[str, object]) -> dict[str, object]:
