@@ -34,3 +34,5 @@ def test_a_line_is_cut_to_its_limit():
 
 def test_half_characters_become_the_replacement_character():
     assert whole_characters("a\udce9b\ud83d") == "a\ufffdb\ufffd"
+    assert whole_characters("\udce9\udce9\ud83d\ude00") == "\ufffd\ufffd😀"
+    assert printable_line("\ud83d\ude00") == printable_text("\ud83d\ude00") == "😀"

@@ -25,15 +25,6 @@ _ESCAPE = re.compile(
 )
 
 
-def without_surrogates(text: str) -> str:
-    """*text* with U+FFFD for every lone surrogate; a pair of them is the character it stands for."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
-
-
 def json_value(raw: bytes) -> Any:
     """The first JSON value in *raw*. Raises ValueError or RecursionError if there is none."""
     try:

@@ -13,7 +13,8 @@ from typing import TypeVar
 import msgspec
 
 from ollama_zmq.errors import ModelFileError
-from ollama_zmq.formats.foreign import json_value, without_surrogates
+from ollama_zmq.formats.foreign import json_value
+from ollama_zmq.printable import whole_characters
 
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 MANIFEST_LIST_TYPE = "application/vnd.ollama.manifest.list.v2+json"
@@ -144,7 +145,7 @@ def encode_json(value: object, *, sort_keys: bool = False) -> bytes:
     """JSON byte for byte as Go's encoder writes it: compact, ``<>&`` escaped, whole floats as integers, a newline."""
     plain = _whole_floats_as_integers(value)
     text = json.dumps(plain, ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys, allow_nan=False)
-    return without_surrogates(text).translate(_ESCAPES).encode() + b"\n"
+    return whole_characters(text).translate(_ESCAPES).encode() + b"\n"
 
 
 def _whole_floats_as_integers(value: object) -> object:

@@ -8,7 +8,6 @@ An error before the first chunk is an answer with its own status; after it, the 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, Generic, TypeVar
@@ -17,13 +16,13 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from ollama_zmq.printable import whole_characters
 from ollama_zmq.server.errors import Family, body_of, status_of
 
 Chunk = TypeVar("Chunk", bound=msgspec.Struct)
 
 NDJSON = "application/x-ndjson"
 JSON = "application/json; charset=utf-8"
-_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def encode(value: object) -> bytes:
@@ -36,7 +35,7 @@ def encode(value: object) -> bytes:
 
 def _readable(value: Any) -> Any:
     if isinstance(value, str):
-        return _SURROGATES.sub("\ufffd", value)
+        return whole_characters(value)
     if isinstance(value, dict):
         return {_readable(key): _readable(item) for key, item in value.items()}
     return [_readable(item) for item in value] if isinstance(value, list | tuple) else value

@@ -15,12 +15,12 @@ import msgspec
 
 from ollama_zmq.errors import ModelFileError, OllamaZmqError, OpError, RequestError
 from ollama_zmq.formats import manifest as records
-from ollama_zmq.formats.foreign import without_surrogates
 from ollama_zmq.formats.gguf import GgufFile, open_gguf
 from ollama_zmq.formats.manifest import Layer, Manifest, ModelConfig, RootFs, encode_json
 from ollama_zmq.formats.modelfile import ChatMessage
 from ollama_zmq.formats.options import Options, merge_options
 from ollama_zmq.formats.quants import file_type_name, parameter_size
+from ollama_zmq.printable import whole_characters
 from ollama_zmq.store.blobs import Blobs, parse_digest
 from ollama_zmq.store.stored_model import StoredModel
 
@@ -159,7 +159,7 @@ def _overlay(writer: _Writer, layers: list[Layer], recipe: Recipe, parameters: M
 
 
 def _utf8(text: str) -> bytes:
-    return without_surrogates(text).encode()
+    return whole_characters(text).encode()
 
 
 def _layer_of_files(blobs: Blobs, files: Mapping[str, str], on_status: Status) -> tuple[Layer, ModelConfig]:

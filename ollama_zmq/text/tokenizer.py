@@ -18,7 +18,7 @@ from typing import Protocol
 import structlog
 
 from ollama_zmq.errors import ModelFileError
-from ollama_zmq.formats.foreign import without_surrogates
+from ollama_zmq.printable import whole_characters
 from ollama_zmq.text.bpe import BytePairs
 from ollama_zmq.text.pretokenizers import pre_tokenizer
 from ollama_zmq.text.special import SpecialTokens
@@ -65,7 +65,7 @@ class Tokenizer:
             parse_special: take ``<|im_end|>`` and the like for the tokens they name, not for letters. Lone
                 surrogates, which no UTF-8 has, are read as U+FFFD.
         """
-        text = text if text.isascii() else GUARD.join(map(without_surrogates, text.split(GUARD)))
+        text = text if text.isascii() else GUARD.join(map(whole_characters, text.split(GUARD)))
         token_ids = [self.bos_id] if add_special and self.add_bos and self.bos_id is not None else []
         after_special = True
         for fragment in self._special.split(text, parse_special=parse_special):
@@ -80,7 +80,7 @@ class Tokenizer:
 
     def literal(self, text: str) -> str:
         """*text* for a place in a prompt where it may name control tokens, and :meth:`encode` takes it for letters."""
-        return self._special.guarded(without_surrogates(text), GUARD)
+        return self._special.guarded(whole_characters(text), GUARD)
 
     @staticmethod
     def shown(prompt: str) -> str:

@@ -100,3 +100,4 @@ def test_half_a_surrogate_pair_goes_out_as_a_replacement_character():
         name: str
 
     assert encode([Named("a\udc80b"), {"\ud83d": ["😀"]}]) == '[{"name":"a\ufffdb"},{"\ufffd":["😀"]}]'.encode()
+    assert encode(["\ud83d\ude00"]) == '["😀"]'.encode()
