@@ -55,7 +55,7 @@ from ollama_zmq.devices.base import Array
 from ollama_zmq.engine.pacing import StageCost, StageTime
 from ollama_zmq.engine.requests import Microbatch
 from ollama_zmq.errors import CapacityError, OllamaZmqError, RemoteProtocolError, StageLost
-from ollama_zmq.wire.messages import Defined, Ran, Ready, Release, Run, Stored
+from ollama_zmq.wire.messages import Defined, Ran, Ready, Release, Stored
 
 DEADLINE_S = 10.0
 DEADLINE_FACTOR = 10.0
@@ -293,13 +293,13 @@ class Pipeline:
         check_range("compute_us", message.compute_us, 0, MAX_US)
         check_range("queue_us", message.queue_us, 0, MAX_US)
         if self._links[stage.address].remote:
-            check_output(output, self._output_rows(microbatch, stage), self._output_width(stage))
+            check_output(output, stage.rows_out(microbatch), stage.width)
         if microbatch.is_decode and self.phase is not Phase.WARMING:
             self._latency[flight.stage].add((now - flight.sent_at) * 1e6, message.compute_us, message.queue_us)
         flight.times.append(self._time(flight, message, now))
         self._complete(message.microbatch)
         flight.stage += 1
-        if flight.stage < len(self.stages) and (microbatch.rows or self.stages[flight.stage].part != "head"):
+        if flight.stage < len(self.stages) and self.stages[flight.stage].rows_in(microbatch):
             return self._dispatch(message.microbatch, flight, output, now)
         if self.phase is Phase.WARMING:
             return self._loaded()
@@ -308,13 +308,6 @@ class Pipeline:
             flight.times.append(StageTime(0, 0.0, None))
             output = np.zeros((0, self.order.network.vocab_size), np.float32)
         return [Computed(self.order.model, microbatch.id, output, tuple(flight.times))]
-
-    def _output_rows(self, microbatch: Microbatch, stage: Stage) -> int:
-        return len(microbatch.rows if stage.gives_rows else microbatch.token_ids)
-
-    def _output_width(self, stage: Stage) -> int:
-        network = self.order.network
-        return network.hidden_size if stage.part == "layers" else network.vocab_size
 
     def _complete(self, number: int) -> InFlight:
         """Take a microbatch from the stage where it is."""
@@ -325,8 +318,7 @@ class Pipeline:
 
     def _time(self, flight: InFlight, ran: Ran, now: float) -> StageTime:
         work_s = min(ran.compute_us / 1e6, now - flight.sent_at)  # a worker may say anything
-        microbatch = flight.microbatch
-        rows = len(microbatch.rows if self.stages[flight.stage].part == "head" else microbatch.token_ids)
+        rows = self.stages[flight.stage].rows_in(flight.microbatch)
         transfer_s = max(now - flight.sent_at - work_s, 0.0) if flight.only_in_flight else None
         # It was waiting at the worker when that answered the one before: what passed since is its overhead.
         link, cost = self._links[self.stages[flight.stage].address], self._costs[flight.stage]
@@ -377,17 +369,7 @@ class Pipeline:
         flight.only_in_flight = not link.steps
         self.in_flight[number] = flight
         link.steps.add(number)
-        R = len(microbatch.rows)
-        head = stage.part == "head"  # it is given the rows that are wanted, and nothing else
-        message = Run(
-            program=stage.program,
-            microbatch=number,
-            lengths=(1,) * R if head else microbatch.lengths,
-            positions=(0,) * R if head else microbatch.positions,
-            pages=microbatch.pages if stage.define.kv_pages else (),
-            rows=tuple(range(R)) if head else microbatch.rows if stage.gives_rows else (),
-            deadline_ms=int(min(limit_s, 86400.0) * 1000),
-        )
+        message = stage.run_message(number, microbatch, deadline_ms=int(min(limit_s, 86400.0) * 1000))
         return [link.send(message, {"input": tensor})]
 
     # Failing and ending

@@ -38,7 +38,7 @@ def stage_cost(stage: Stage, profile: WorkerProfile, hidden_size: int) -> StageC
     """Return what *stage* is expected to cost on the worker of *profile*."""
     compute, transfer = profile.compute(stage.cost), profile.transfer(hidden_size)
     overhead = OVERHEAD if profile.is_remote else ZERO_COST
-    return StageCost(stage.address, compute, transfer, stage.part == "head", profile.share, overhead)
+    return StageCost(stage.address, compute, transfer, stage.takes_wanted, profile.share, overhead)
 
 
 def forecast(costs: Sequence[StageCost], max_tokens: int) -> TokenSpeeds:

@@ -21,9 +21,10 @@ import msgspec
 from ollama_zmq.cluster.cost_model import CostEstimate, cost_of, costs_of, matrices_of
 from ollama_zmq.cluster.placement import Demand, Placement, Policy
 from ollama_zmq.cluster.state import StageState
+from ollama_zmq.engine.requests import Microbatch
 from ollama_zmq.models.network import Network
 from ollama_zmq.ops.program import PAGE_SLOTS, Program, program_id, row_floats, streamed_shares, verify
-from ollama_zmq.wire.messages import Define, WeightSource
+from ollama_zmq.wire.messages import Define, Run, WeightSource
 
 LOCAL = "local"
 NO_MODEL = 0
@@ -103,21 +104,30 @@ class LoadOrder:
         return self.num_parallel or self.max_rows
 
 
+class Part(Enum):
+    """What of a model a stage has. The values are shown to people."""
+
+    LAYERS = "layers"
+    HEAD = "head"
+    WHOLE = "whole"
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """A program on a worker.
 
     Attributes:
-        part: "layers", "head" or "whole".
         is_last: it has the model's last layer.
+        width: numbers in a row of its output: of a hidden state, or of logits.
         need: memory it takes on its worker, by the plan.
         cost: what one token asks of it.
     """
 
     address: str
-    part: str
+    part: Part
     layers: range
     is_last: bool
+    width: int
     define: Define
     need: int
     cost: CostEstimate
@@ -128,15 +138,41 @@ class Stage:
         return self.define.program
 
     @property
-    def gives_rows(self) -> bool:
+    def takes_wanted(self) -> bool:
+        """Whether it is given the rows that are wanted, and nothing else."""
+        return self.part is Part.HEAD
+
+    @property
+    def gives_wanted(self) -> bool:
         """Whether its output is the rows that are wanted: nothing behind the last layer needs the others."""
-        return self.part != "layers" or self.is_last
+        return self.part is not Part.LAYERS or self.is_last
+
+    def rows_in(self, microbatch: Microbatch) -> int:
+        """How many rows of *microbatch* it is given."""
+        return len(microbatch.rows if self.takes_wanted else microbatch.token_ids)
+
+    def rows_out(self, microbatch: Microbatch) -> int:
+        """How many rows its output has."""
+        return len(microbatch.rows if self.gives_wanted else microbatch.token_ids)
+
+    def run_message(self, number: int, microbatch: Microbatch, deadline_ms: int) -> Run:
+        """The message that runs it on *microbatch*, which is *number* on its way. To a head each row is a sequence."""
+        R = len(microbatch.rows)
+        return Run(
+            program=self.program,
+            microbatch=number,
+            lengths=(1,) * R if self.takes_wanted else microbatch.lengths,
+            positions=(0,) * R if self.takes_wanted else microbatch.positions,
+            pages=microbatch.pages if self.define.kv_pages else (),
+            rows=tuple(range(R)) if self.takes_wanted else microbatch.rows if self.gives_wanted else (),
+            deadline_ms=deadline_ms,
+        )
 
     @property
     def state(self) -> StageState:
         """This stage for ``/api/cluster``, without latencies."""
         first, last = (self.layers.start, self.layers.stop - 1) if self.layers else (-1, -1)
-        return StageState(self.address, self.part, first, last)
+        return StageState(self.address, self.part.value, first, last)
 
 
 def demand_of(order: LoadOrder) -> Demand:
@@ -163,15 +199,15 @@ def stages_of(order: LoadOrder, demand: Demand, placement: Placement) -> tuple[S
     network, head = order.network, demand.head_need
     if all(address == LOCAL for address, _ in placement.stages):
         layers = range(network.n_layers)
-        return (_stage(order, LOCAL, "whole", layers, network.whole_program(), demand.need(layers) + head),)
+        return (_stage(order, LOCAL, Part.WHOLE, layers, network.whole_program(), demand.need(layers) + head),)
     stages = [
-        _stage(order, address, "layers", layers, network.layers_program(layers), demand.need(layers))
+        _stage(order, address, Part.LAYERS, layers, network.layers_program(layers), demand.need(layers))
         for address, layers in placement.stages
     ]
-    return (*stages, _stage(order, LOCAL, "head", range(0), network.head_program(), head))
+    return (*stages, _stage(order, LOCAL, Part.HEAD, range(0), network.head_program(), head))
 
 
-def _stage(order: LoadOrder, address: str, part: str, layers: range, program: Program, need: int) -> Stage:
+def _stage(order: LoadOrder, address: str, part: Part, layers: range, program: Program, need: int) -> Stage:
     tensors = order.network.gguf.tensors
     sources = tuple(
         WeightSource(spec.name, order.blob, tensors[spec.name].offset, tensors[spec.name].nbytes)
@@ -189,6 +225,7 @@ def _stage(order: LoadOrder, address: str, part: str, layers: range, program: Pr
         part,
         layers,
         layers.stop == order.network.n_layers,
+        order.network.hidden_size if part is Part.LAYERS else order.network.vocab_size,
         define,
         need,
         cost_of(program, matrices, order.context),
