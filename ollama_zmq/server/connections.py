@@ -38,7 +38,7 @@ from uvicorn.server import ServerState
 log = structlog.get_logger()
 
 HEAD_S = 10.0
-BODY_S = 10.0
+BODY_S = 60.0  # what is uploaded may come out of a pipe that pauses
 BODY_BYTES = 5_000
 KEEP_ALIVE_S = 120  # longer than clients keep a connection that they do not use, so that they close it and not we
 MAX_HEAD_BYTES = 64 << 10
