@@ -43,6 +43,7 @@ def lazily(module: str, function: str) -> Callable[[Request], Awaitable[Response
     return endpoint
 
 
+TAKES_HEAD = ("/", "/api/version", "/api/tags")
 ROUTES = [
     Route("/", about.root),
     Route("/api/version", about.version),
@@ -63,8 +64,14 @@ ROUTES = [
     Route("/api/blobs/{digest}", lazily("blobs", "upload"), methods=["POST"]),
     Route("/api/cluster", lazily("cluster", "cluster")),
     Route("/api/cluster/plan", lazily("cluster", "plan"), methods=["POST"]),
-    *(Route(path, about.missing, methods=["GET", "POST"]) for path in about.MISSING),
+    *(
+        Route(path, about.missing, methods=["GET" if path.startswith("/v1/models") else "POST"])
+        for path in about.MISSING
+    ),
 ]
+for route in ROUTES:
+    if route.methods and route.path not in TAKES_HEAD and "GET" in route.methods:
+        route.methods.discard("HEAD")  # which Starlette adds to every GET
 
 
 def make_app(

@@ -31,6 +31,8 @@ def test_the_server_says_what_it_is(on_site, method, path, body):
         ("GET", "/api/generate", 405, "405 method not allowed"),
         ("POST", "/api/tags", 405, "405 method not allowed"),
         ("PUT", "/api/blobs/x", 405, "405 method not allowed"),
+        ("GET", "/api/embed", 405, "405 method not allowed"),
+        ("GET", "/api/pull", 405, "405 method not allowed"),
     ],
 )
 def test_wrong_paths_and_methods_are_plain_text(on_site, method, path, status, text):
@@ -86,14 +88,31 @@ def test_under_v1_unknown_paths_and_methods_have_the_error_that_its_clients_read
 @pytest.mark.parametrize("path", sorted(MISSING))
 def test_what_is_not_there_says_so(on_site, path):
     async def scenario(site):
-        response = await site.http.post(path.replace("{model:path}", "me/tiny"), json={})
+        asked = path.replace("{model:path}", "me/tiny")
+        response = await site.http.request("GET" if path.startswith("/v1/models") else "POST", asked)
         assert response.status_code == 501
         error = response.json()["error"]
         if path.startswith("/v1/"):
             assert error["type"] == "api_error"
             assert (response.json().get("type") == "error") == (path == "/v1/messages")
             error = error["message"]
-        assert error.startswith(f"{path.replace(':path', '')} is not there yet")
+        assert error.startswith(f"{asked} is not there yet")
+
+    on_site(scenario)
+
+
+@pytest.mark.parametrize(("path", "status"), [("/api/tags", 200), ("/api/ps", 405), ("/api/status", 405)])
+def test_what_ollama_answers_to_head_is_answered(on_site, path, status):
+    async def scenario(site):
+        assert (await site.http.head(path)).status_code == status
+        assert (await site.http.get(path)).status_code == 200
+
+    on_site(scenario)
+
+
+def test_pictures_are_not_made_yet(on_site):
+    async def scenario(site):
+        assert (await site.http.post("/v1/images/generations", json={})).status_code == 501
 
     on_site(scenario)
 

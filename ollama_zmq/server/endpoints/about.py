@@ -21,6 +21,8 @@ MISSING = {
     "/v1/embeddings": "the OpenAI API",
     "/v1/responses": "the OpenAI API; use /api/chat",
     "/v1/audio/transcriptions": "the OpenAI API",
+    "/v1/images/generations": "making pictures",
+    "/v1/images/edits": "making pictures",
     "/v1/models": "the OpenAI API; use /api/tags",
     "/v1/models/{model:path}": "the OpenAI API; use /api/show",
     "/v1/messages": "the Anthropic API; use /api/chat",
@@ -59,5 +61,5 @@ async def recommendations(request: Request) -> Response:
 
 async def missing(request: Request) -> Response:
     """Say what is not there."""
-    path: str = request.scope["route"].path
-    raise NotThereYet(f"{path.replace(':path', '')} is not there yet in ollama-zmq {VERSION}: {MISSING[path]}")
+    reason = MISSING[request.scope["route"].path]
+    raise NotThereYet(f"{request.url.path} is not there yet in ollama-zmq {VERSION}: {reason}")
