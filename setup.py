@@ -38,6 +38,8 @@ SANITIZED_ARGS = [
     "-fno-wrapv",
     "--param=asan-instrumentation-with-call-threshold=0",
 ]
+# Each kind of build has a folder of its own: setuptools looks at dates, not at flags.
+BUILD = "build/sanitized" if SANITIZED else "build/checked" if CHECKED else "build/release"
 DIRECTIVES = {
     "language_level": 3,
     "boundscheck": CHECKED,
@@ -87,6 +89,7 @@ setup(
         "ollama_zmq.kernels",
         "ollama_zmq.kernels.cpu",
     ],
+    options={"build": {"build_base": BUILD}},
     cmdclass={"build_ext": ParallelBuild},
     ext_modules=cythonize(
         [
@@ -101,7 +104,7 @@ setup(
             extension("memory", headers=[f"{INCLUDE}/runtime/arena.h"]),
             extension("logits", headers=[f"{INCLUDE}/kernels.h", f"{INCLUDE}/rows/top.h"]),
         ],
-        build_dir="build/cython",
+        build_dir=f"{BUILD}/cython",
         compiler_directives=DIRECTIVES,
         include_path=[INCLUDE],
         nthreads=os.cpu_count(),
