@@ -54,6 +54,7 @@ class LoadedModel:
     Attributes:
         number: which load it was; never used twice by one broker.
         tokenizer: None when the file has none; token ids still work.
+        contexts: how many whole contexts its KV pages hold, at least 1.
         size: bytes in use on all devices for it; size_remote: those of them on workers.
     """
 
@@ -62,6 +63,7 @@ class LoadedModel:
     network: Network
     tokenizer: Tokenizer | None
     num_ctx: int
+    contexts: int
     size: int
     size_remote: int
     load_s: float

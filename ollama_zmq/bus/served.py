@@ -18,6 +18,7 @@ from ollama_zmq.cluster.stages import LOCAL, NO_MODEL, LoadOrder
 from ollama_zmq.cluster.state import NO_USE, UseState
 from ollama_zmq.engine.embedding import Embedding
 from ollama_zmq.engine.engine import Engine
+from ollama_zmq.engine.pages import pages_for
 from ollama_zmq.engine.requests import Finished, Output, RequestFailed, Scored
 from ollama_zmq.errors import OllamaZmqError
 from ollama_zmq.formats.gguf import GgufFile, open_gguf
@@ -85,13 +86,11 @@ class Served:
         return cls(wanted, gguf, network, tokenizer, embedding, order_of(wanted, network, numbers), load)
 
     def finish(self, loaded: ModelLoaded) -> None:
-        """Begin to answer; who waits for the load is told. A second time changes nothing.
+        """Begin to answer; who waits for the load is told.
 
         Raises:
             OpError: no engine can serve a model with such limits.
         """
-        if self.loaded is not None:
-            return
         self.engine = self._engine(loaded)
         if loaded.is_whole:
             self.embedding = None
@@ -101,6 +100,7 @@ class Served:
             network=self.network,
             tokenizer=self.tokenizer,
             num_ctx=self.order.num_ctx,
+            contexts=loaded.kv_pages // pages_for(self.order.num_ctx),
             size=sum(loaded.held.values()),
             size_remote=sum(nbytes for address, nbytes in loaded.held.items() if address != LOCAL),
             load_s=time.monotonic() - self.load.started,

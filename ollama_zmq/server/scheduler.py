@@ -33,7 +33,6 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import structlog
 
-from ollama_zmq.cluster.load_plan import CONTEXTS
 from ollama_zmq.errors import MemoryInUse, OllamaZmqError, ServerBusy
 from ollama_zmq.server.resident import Resident, Timer
 from ollama_zmq.store.stored_model import StoredModel
@@ -108,11 +107,6 @@ class ModelScheduler:
         held = [resident for resident in self._residents.values() if self._broker.holds(resident.loaded)]
         return sorted(held, key=lambda resident: -resident.expires_at)
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing is loaded and nothing is being loaded."""
-        return not self.residents and not self._load_lock.locked()
-
     def loaded_from(self, path: Path) -> LoadedModel | None:
         """The model of the file *path*, if it is loaded."""
         return next((resident.loaded for resident in self.residents if resident.loaded.request.path == path), None)
@@ -160,7 +154,7 @@ class ModelScheduler:
 
     async def _acquire(self, model: StoredModel, load_spec: LoadRequest) -> Resident:
         if (resident := self._fitting(load_spec)) and not resident.draining:
-            if resident.users - (load_spec.num_parallel or CONTEXTS) >= self._max_queue:
+            if resident.users - resident.loaded.contexts >= self._max_queue:
                 raise _busy()
             return resident
         if self._waiting.total() >= max(1, self._max_queue):

@@ -163,6 +163,12 @@ def test_what_follows_the_lookup_is_done_over_workers_too(broker, tiny_gguf, sta
     assert np.array_equal(score(load(broker, tiny_gguf, start_worker(), start_worker(), before=loaded)), unsplit)
 
 
+@pytest.mark.parametrize(("num_parallel", "contexts"), [(0, 4), (1, 1), (3, 3)])
+def test_a_model_says_how_many_contexts_it_has_room_for(broker, tiny_gguf, num_parallel, contexts):
+    loading = broker.load(LoadRequest("tiny", tiny_gguf, 128, num_parallel=num_parallel))
+    assert loading.result(WAIT_S).contexts == contexts
+
+
 def test_generation_over_workers_is_what_it_is_here(broker, tiny_gguf, start_worker):
     alone = generate(load(broker, tiny_gguf))
     text, last = generate(load(broker, tiny_gguf, start_worker(), start_worker()))

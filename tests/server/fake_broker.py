@@ -57,6 +57,7 @@ class FakeBroker:
         script: makes the outputs of a request; None leaves the request running.
         room: how many models fit; then the first that may go is named, and ``asked`` counts who asked.
         could_go: what the last plan was told of: what it replaces, what is idle and what is busy.
+        contexts: how many the KV pages of a model hold that does not say.
         holds_loads: loads end only when :meth:`finish_load` is called.
     """
 
@@ -64,6 +65,7 @@ class FakeBroker:
         self.models: list[LoadedModel] = []
         self.loads: list[LoadRequest] = []
         self.room, self.asked = 99, 0
+        self.contexts = 4
         self.n_unloads = 0
         self.submitted: list[GenerationRequest] = []
         self.canceled: list[str] = []
@@ -112,7 +114,7 @@ class FakeBroker:
         if self.load_error is not None:
             future.set_exception(self.load_error)
             return
-        loaded = loaded_model(wanted, len(self.loads))
+        loaded = loaded_model(wanted, len(self.loads), self.contexts)
         self.models = [*(model for model in self.models if model is not replaces), loaded]
         future.set_result(loaded)
 
@@ -180,13 +182,16 @@ def failed(error: OllamaZmqError) -> Future[LoadedModel]:
     return future
 
 
-def loaded_model(wanted: LoadRequest, number: int) -> LoadedModel:
-    """What a load of *wanted* gives; of the network only the header is real."""
+def loaded_model(wanted: LoadRequest, number: int, contexts: int = 4) -> LoadedModel:
+    """What a load of *wanted* gives, with room for *contexts* if it says nothing; of the network the header is real."""
     with open_gguf(wanted.path) as gguf:
         tokenizer = load_tokenizer(gguf.metadata)
         metadata = {key: value for key, value in gguf.metadata.items() if isinstance(value, str)}
     network: Any = SimpleNamespace(gguf=SimpleNamespace(metadata=metadata))
-    return LoadedModel(number, wanted, network, tokenizer, wanted.num_ctx, size=1000, size_remote=0, load_s=0.125)
+    contexts = wanted.num_parallel or contexts
+    return LoadedModel(
+        number, wanted, network, tokenizer, wanted.num_ctx, contexts, size=1000, size_remote=0, load_s=0.125
+    )
 
 
 def in_thread(work: Callable[[], object]) -> None:

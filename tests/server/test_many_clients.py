@@ -6,7 +6,6 @@ from itertools import count
 
 import pytest
 
-from ollama_zmq.cluster.load_plan import CONTEXTS
 from tests.server.caller import Caller
 from tests.server.conftest import site
 from tests.server.fake_broker import hello
@@ -17,7 +16,7 @@ QUEUE = 512
 
 @pytest.mark.parametrize("n", [2_000, pytest.param(10_000, marks=pytest.mark.full)])
 def test_of_many_clients_those_beyond_the_queue_are_refused_and_the_others_are_answered(broker, store, n):
-    n_admitted = QUEUE + CONTEXTS
+    n_admitted = QUEUE + broker.contexts
 
     async def main():
         all_submitted, all_refused, n_refused = asyncio.Event(), asyncio.Event(), count(1)

@@ -63,6 +63,11 @@ class World:
         return [model.request.name for model in self.broker.models]
 
     @property
+    def is_idle(self):
+        """Nothing is loaded, and nobody is loading."""
+        return not (self.scheduler.residents or self.broker.models or self.scheduler._load_lock.locked())
+
+    @property
     def resident(self):
         [resident] = self.scheduler.residents
         return resident
@@ -178,6 +183,19 @@ def test_too_many_waiting_requests_are_refused(run):
     run(scenario, max_queue=2)
 
 
+@pytest.mark.parametrize("contexts", [1, 2, 4])
+def test_as_many_as_the_model_has_contexts_run_and_the_queue_waits(run, contexts):
+    async def scenario(world):
+        world.broker.contexts = contexts
+        async with AsyncExitStack() as stack:
+            for _ in range(contexts + 2):
+                await stack.enter_async_context(world.use(world.wanted(num_parallel=0)))
+            with pytest.raises(ServerBusy):
+                await stack.enter_async_context(world.use(world.wanted(num_parallel=0)))
+
+    run(scenario, max_queue=2)
+
+
 def test_the_broker_is_not_flooded_either(run):
     async def scenario(world):
         async with AsyncExitStack() as stack:
@@ -197,7 +215,7 @@ def test_the_timer_runs_when_nobody_uses_the_model_and_unloads_it(run):
         [timer] = world.timers.running
         assert (timer.delay, world.resident.expires_at) == (300.0, 2300.0)
         world.timers.fire()
-        await until(lambda: world.scheduler.is_idle)
+        await until(lambda: world.is_idle)
         assert (world.broker.n_unloads, world.scheduler.residents) == (1, [])
 
     run(scenario)
@@ -245,7 +263,7 @@ def test_expire_unloads_at_once_or_after_the_last_user(run):
             assert world.resident.expires_at == world.now
         assert [timer.delay for timer in world.timers.running] == [0.0]
         world.timers.fire()
-        await until(lambda: world.scheduler.is_idle)
+        await until(lambda: world.is_idle)
         async with world.use():
             pass
         await world.scheduler.expire(world.model.gguf_path)
@@ -278,7 +296,7 @@ def test_a_load_is_dropped_when_the_last_client_that_waits_for_it_has_left(run):
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
-        assert world.scheduler.is_idle
+        assert world.is_idle
         world.broker.finish_load()
         assert world.broker.models == []
         world.broker.holds_loads = False
@@ -324,7 +342,7 @@ def test_a_load_is_dropped_when_those_that_wait_leave_one_after_the_other(run):
             each.cancel()
             await settle()
         await asyncio.wait(asking)
-        assert world.scheduler.is_idle
+        assert world.is_idle
 
     run(scenario)
 
@@ -335,7 +353,7 @@ def test_a_failed_load_leaves_nothing_and_the_next_may_try(run):
         with pytest.raises(OutOfDeviceMemory):
             async with world.use():
                 pass
-        assert world.scheduler.is_idle
+        assert world.is_idle
         world.broker.load_error = None
         async with world.use() as resident:
             assert world.broker.models == [resident.loaded]
@@ -442,7 +460,7 @@ def test_memory_that_nobody_can_give_is_an_error(run):
         with pytest.raises(MemoryInUse):
             async with world.use():
                 pass
-        assert (world.broker.asked, world.scheduler.is_idle) == (1, True)
+        assert (world.broker.asked, world.is_idle) == (1, True)
 
     run(scenario)
 
