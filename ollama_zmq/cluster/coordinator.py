@@ -52,7 +52,8 @@ from ollama_zmq.cluster.load_plan import ClusterSnapshot, LoadPlan, plan_load
 from ollama_zmq.cluster.membership import Gathering
 from ollama_zmq.cluster.pipeline import Phase, Pipeline
 from ollama_zmq.cluster.stages import LOCAL, LoadOrder, Missing
-from ollama_zmq.cluster.state import NO_USE, ClusterState, UseState, WorkerState
+from ollama_zmq.cluster.state import ClusterState, UseState
+from ollama_zmq.cluster.view import cluster_state
 from ollama_zmq.devices.base import Array
 from ollama_zmq.engine.requests import Microbatch
 from ollama_zmq.errors import (
@@ -64,7 +65,6 @@ from ollama_zmq.errors import (
     Unreachable,
     error_class,
 )
-from ollama_zmq.version import PROTOCOL, VERSION
 from ollama_zmq.wire.messages import Defined, Failed, Ran, Ready, Stored, Welcome
 
 LEASE_IDLE_S = 5.0
@@ -417,34 +417,8 @@ class Coordinator:
         epochs = [link.epoch for link in self.links.values() if link.status is not Status.ABSENT]
         assert len(epochs) == len(set(epochs))
 
-    # What can be seen
-
     def state(
         self, use: Mapping[int, UseState] = MappingProxyType({}), listed: Mapping[str, str] = MappingProxyType({})
     ) -> ClusterState:
-        """Return what ``/api/cluster`` shows.
-
-        Args:
-            use: model number -> what its engine says of it.
-            listed: address of a worker that may take part -> why it cannot, or "". Shown if it is not connected.
-        """
-        workers = tuple(self._worker_state(link) for link in self.links.values())
-        named = {address: self.links.one_name_each((address,))[0] for address in listed}
-        workers += tuple(
-            WorkerState(address, "lost" if why else "idle", why)
-            for address, why in listed.items()
-            if named[address] not in self.links
-        )
-        place = {name: number for number, name in enumerate(named.values())}
-        place[LOCAL] = -1
-        workers = tuple(sorted(workers, key=lambda worker: place.get(worker.address, len(place))))
-        models = tuple(pipeline.state(use.get(model, NO_USE)) for model, pipeline in self.pipelines.items())
-        return ClusterState(VERSION, PROTOCOL, workers, models)
-
-    def _worker_state(self, link: Link) -> WorkerState:
-        runs = [(pipeline, pipeline.layers_on(link.address)) for pipeline in self.pipelines.values()]
-        layers = [(pipeline.order.name, text) for pipeline, text in runs if text]
-        return link.state(
-            held_bytes=sum(pipeline.held_on(link.address) for pipeline, _ in runs),
-            layers=layers[0][1] if len(layers) == 1 else "; ".join(f"{name} {text}" for name, text in layers),
-        )
+        """Return what ``/api/cluster`` shows: see :func:`ollama_zmq.cluster.view.cluster_state`."""
+        return cluster_state(self.links, self.pipelines, use, listed)

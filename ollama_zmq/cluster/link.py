@@ -31,13 +31,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-import msgspec
 import numpy as np
 
 from ollama_zmq.cluster.answers import MAX_TEXT
 from ollama_zmq.cluster.cost_model import WorkerProfile
 from ollama_zmq.cluster.events import Connect, Disconnect, Effect, Send
-from ollama_zmq.cluster.state import WorkerState
 from ollama_zmq.devices.base import Array
 from ollama_zmq.errors import RemoteProtocolError
 from ollama_zmq.host import is_loopback
@@ -161,31 +159,6 @@ class Link:
     def memory_nbytes(self) -> int:
         """The most bytes that a program on it can take; 0 before it is ready."""
         return max(self.welcome.memory_total, self.welcome.memory_budget) if self.welcome is not None else 0
-
-    def state(self, held_bytes: int, layers: str) -> WorkerState:
-        """What ``/api/cluster`` shows of it, and of the models that it holds."""
-        status = "connecting" if self.status in JOINING else self.status.value
-        if self.status is Status.ABSENT:
-            status = "idle"
-        fails = self.status in ENDED or (self.status is Status.CONNECTING and bool(self.detail or self.known))
-        why = self.why if fails else ""
-        known = WorkerState(self.address, status, why, held_bytes=held_bytes, layers=layers)
-        if (welcome := self.welcome) is None:
-            return known
-        return msgspec.structs.replace(
-            known,
-            version=welcome.package,
-            protocol=welcome.protocol,
-            host=welcome.host,
-            devices=tuple(device.name for device in welcome.devices),
-            threads=welcome.threads,
-            memory_total=welcome.memory_total,
-            memory_budget=welcome.memory_budget,
-            decode_bytes_per_s=welcome.decode_bytes_per_s,
-            prefill_macs_per_s=welcome.prefill_macs_per_s,
-            rtt_us=self.rtt_s * 1e6,
-            bandwidth_bytes_per_s=self.bandwidth_bytes_per_s,
-        )
 
     @property
     def host(self) -> str:

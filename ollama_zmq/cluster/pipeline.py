@@ -47,9 +47,9 @@ from ollama_zmq.cluster.events import (
 from ollama_zmq.cluster.link import Status
 from ollama_zmq.cluster.links import Links
 from ollama_zmq.cluster.placement import Placement
-from ollama_zmq.cluster.speeds import LatencyWindow, SpeedMeter, forecast, stage_cost, token_us
+from ollama_zmq.cluster.speeds import LatencyWindow, SpeedMeter, stage_cost
 from ollama_zmq.cluster.stages import LoadOrder, Missing, Stage
-from ollama_zmq.cluster.state import NO_USE, ModelState, StageState, TokenSpeeds, UploadState, UseState
+from ollama_zmq.cluster.state import StageState
 from ollama_zmq.cluster.uploads import Upload
 from ollama_zmq.devices.base import Array
 from ollama_zmq.engine.pacing import StageCost, StageTime
@@ -122,10 +122,10 @@ class Pipeline:
         self._held: dict[bytes, int] = {}  # program -> bytes, by the plan until its worker has counted them
         self._unready: set[bytes] = set()
         self._defined: set[bytes] = set()
-        self._uploads: dict[str, Upload] = {}
-        self._latency: list[LatencyWindow] = []
-        self._speed = SpeedMeter()
-        self._costs: tuple[StageCost, ...] = ()
+        self.uploads: dict[str, Upload] = {}
+        self.latency: list[LatencyWindow] = []
+        self.speed = SpeedMeter()
+        self.costs: tuple[StageCost, ...] = ()
         self.losses = 0
         self._load_deadlines: dict[str, float] = {}  # worker address -> when it must have got further with loading
         self._absent: tuple[str, ...] = ()  # the workers of the order that were not there when it was planned
@@ -173,13 +173,13 @@ class Pipeline:
         self._absent = (*away, *self._left_out)
         self._held = {stage.program: stage.need for stage in stages}
         self._unready, self._defined = {stage.program for stage in stages}, set()
-        self._latency, self._speed = [LatencyWindow() for _ in stages], SpeedMeter()
+        self.latency, self.speed = [LatencyWindow() for _ in stages], SpeedMeter()
         profiles = (self._links[stage.address].profile for stage in stages)
         hidden_size = self.order.network.hidden_size
-        self._costs = tuple(
+        self.costs = tuple(
             stage_cost(stage, profile, hidden_size) for stage, profile in zip(stages, profiles, strict=True)
         )
-        self._uploads = {stage.address: Upload() for stage in stages}
+        self.uploads = {stage.address: Upload() for stage in stages}
         self._load_deadlines = {}
         for address in self.addresses:
             self._got_further(address, now)
@@ -194,7 +194,7 @@ class Pipeline:
     def _from_disk_s(self, address: str) -> float:
         """Seconds that a worker on a slow disk reads what it is not sent."""
         sources = (source for stage in self._stages_on(address) for source in stage.define.sources)
-        nbytes = sum(source.nbytes for source in sources) - self._uploads[address].total
+        nbytes = sum(source.nbytes for source in sources) - self.uploads[address].total
         return max(nbytes, 0) / SLOW_DISK_BYTES_PER_S
 
     def defined(self, address: str, message: Defined, now: float) -> list[Effect]:
@@ -212,7 +212,7 @@ class Pipeline:
             for name in message.missing:
                 if (source := sources.pop(name, None)) is None:
                     raise RemoteProtocolError(f"it misses weight {name[:128]!r} twice, or its program has none such")
-                self._uploads[address].add(message.program, source)
+                self.uploads[address].add(message.program, source)
             self._got_further(address, now)
         return []
 
@@ -222,21 +222,21 @@ class Pipeline:
         Raises:
             RemoteProtocolError: more than was sent.
         """
-        if self.phase is not Phase.DEFINING or address not in self._uploads:
+        if self.phase is not Phase.DEFINING or address not in self.uploads:
             return []
-        self._uploads[address].acknowledged(message.received)
+        self.uploads[address].acknowledged(message.received)
         self._got_further(address, now)
-        done = sum(upload.done for upload in self._uploads.values())
-        return [Progressed(self.order.model, done, sum(upload.total for upload in self._uploads.values()))]
+        done = sum(upload.done for upload in self.uploads.values())
+        return [Progressed(self.order.model, done, sum(upload.total for upload in self.uploads.values()))]
 
     def chunks(self, address: str, *, busy: bool) -> list[Effect]:
         """The next chunks for *address*; few while steps of any model are in flight."""
-        if self.phase is not Phase.DEFINING or address not in self._uploads:
+        if self.phase is not Phase.DEFINING or address not in self.uploads:
             return []
         epoch, model = self._links[address].epoch, self.order.model
         return [
             SendChunk(address, epoch, model, chunk.program, chunk.source, chunk.offset, chunk.nbytes)
-            for chunk in self._uploads[address].next_chunks(busy=busy)
+            for chunk in self.uploads[address].next_chunks(busy=busy)
         ]
 
     def ready(self, message: Ready, now: float) -> list[Effect]:
@@ -277,7 +277,7 @@ class Pipeline:
     def run(self, microbatch: Microbatch, tensor: Array, now: float) -> list[Effect]:
         """Send *microbatch* through the stages."""
         if self.phase is not Phase.WARMING:
-            self._speed.begin(microbatch, now)
+            self.speed.begin(microbatch, now)
         return self._dispatch(next(self._numbers), InFlight(microbatch, 0, now, 0.0), tensor, now)
 
     def ran(self, message: Ran, output: Array, now: float) -> list[Effect]:
@@ -295,7 +295,7 @@ class Pipeline:
         if self._links[stage.address].remote:
             check_output(output, stage.rows_out(microbatch), stage.width)
         if microbatch.is_decode and self.phase is not Phase.WARMING:
-            self._latency[flight.stage].add((now - flight.sent_at) * 1e6, message.compute_us, message.queue_us)
+            self.latency[flight.stage].add((now - flight.sent_at) * 1e6, message.compute_us, message.queue_us)
         flight.times.append(self._time(flight, message, now))
         self._complete(message.microbatch)
         flight.stage += 1
@@ -303,7 +303,7 @@ class Pipeline:
             return self._dispatch(message.microbatch, flight, output, now)
         if self.phase is Phase.WARMING:
             return self._loaded()
-        self._speed.end(microbatch, now)
+        self.speed.end(microbatch, now)
         if flight.stage < len(self.stages):  # no logits are wanted, so there is nothing for the head to do
             flight.times.append(StageTime(0, 0.0, None))
             output = np.zeros((0, self.order.network.vocab_size), np.float32)
@@ -321,7 +321,7 @@ class Pipeline:
         rows = self.stages[flight.stage].rows_in(flight.microbatch)
         transfer_s = max(now - flight.sent_at - work_s, 0.0) if flight.only_in_flight else None
         # It was waiting at the worker when that answered the one before: what passed since is its overhead.
-        link, cost = self._links[self.stages[flight.stage].address], self._costs[flight.stage]
+        link, cost = self._links[self.stages[flight.stage].address], self.costs[flight.stage]
         waited = flight.sent_at + cost.transfer.seconds(rows) < link.answered_at
         overhead_s = max(now - link.answered_at - work_s, 0.0) if waited else None
         link.answered_at = now
@@ -330,7 +330,7 @@ class Pipeline:
     def _loaded(self) -> list[Effect]:
         self.phase, self._load_ends_at = Phase.LOADED, math.inf
         order, stages = self.order, self._plain_stages()
-        return [ModelLoaded(order.model, stages, self.held(), order.kv_pages, self._costs, self.missing)]
+        return [ModelLoaded(order.model, stages, self.held(), order.kv_pages, self.costs, self.missing)]
 
     def deadlines(self) -> list[float]:
         """When a worker must have answered a step, or got further with loading."""
@@ -362,7 +362,7 @@ class Pipeline:
         """Send a microbatch to its current stage."""
         stage, microbatch = self.stages[flight.stage], flight.microbatch
         link = self._links[stage.address]
-        cost, T = self._costs[flight.stage], len(microbatch.token_ids)
+        cost, T = self.costs[flight.stage], len(microbatch.token_ids)
         expected_s = cost.work.seconds(T) + cost.transfer.seconds(T)
         limit_s = DEADLINE_S + DEADLINE_FACTOR * expected_s if link.remote else float("inf")
         flight.sent_at, flight.deadline = now, now + limit_s
@@ -385,7 +385,7 @@ class Pipeline:
         if flight is None or self.stages[flight.stage].program != program:
             return []
         flight = self._complete(microbatch)
-        self._speed.drop(flight.microbatch)
+        self.speed.drop(flight.microbatch)
         return [StepFailed(self.order.model, flight.microbatch.id, error)]
 
     def lost(self, address: str, detail: str) -> list[Effect]:
@@ -411,37 +411,9 @@ class Pipeline:
             if link is not None and link.status is Status.READY:
                 effects.append(link.send(Release(stage.program)))
         self.phase, self.stages, self.placement = Phase.GONE, (), None
-        self._unready, self._uploads, self._latency, self._held, self._costs = set(), {}, [], {}, ()
+        self._unready, self.uploads, self.latency, self._held, self.costs = set(), {}, [], {}, ()
         self._load_deadlines, self._load_ends_at = {}, math.inf
         return effects
-
-    # What can be seen
-
-    def state(self, use: UseState = NO_USE) -> ModelState:
-        """Return what ``/api/cluster`` shows of this model, which is used so much."""
-        stages = tuple(
-            StageState(s.worker, s.part, s.first_layer, s.last_layer, window.summary(), token_us(cost))
-            for s, window, cost in zip(self._plain_stages(), self._latency, self._costs, strict=True)
-        )
-        uploads = ((address, upload) for address, upload in self._uploads.items() if upload.total)
-        return ModelState(
-            self.order.name,
-            self.phase.value,
-            sum(self._held.values()),
-            tuple(UploadState(address, upload.done, upload.total) for address, upload in uploads),
-            stages,
-            notes=self.placement.all_notes if self.placement else (),
-            predicted=forecast(self._costs, self.order.max_tokens) if self._costs else TokenSpeeds(),
-            measured=self._speed.speeds(),
-            kv_pages=self.order.kv_pages,
-            use=use,
-            missing=self.missing,
-        )
-
-    def layers_on(self, address: str) -> str:
-        """The layers that a worker holds, as people read them."""
-        runs = [stage.layers for stage in self.stages if stage.address == address and stage.layers]
-        return ", ".join(f"{layers.start}-{layers.stop - 1}" for layers in runs)
 
     def _plain_stages(self) -> tuple[StageState, ...]:
         return tuple(stage.state for stage in self.stages)
@@ -457,14 +429,14 @@ class Pipeline:
         assert set(self._held) == programs
         assert self._unready <= programs
         assert bool(self._unready) == (self.phase is Phase.DEFINING)
-        assert len(self._latency) == len(self._costs) == len(self.stages)
+        assert len(self.latency) == len(self.costs) == len(self.stages)
         assert self.in_flight == {} or self.phase in (Phase.WARMING, Phase.LOADED)
         assert set(self._load_deadlines) <= self.addresses
         assert not self._load_deadlines or self.phase is Phase.DEFINING
         assert self._load_ends_at == math.inf or self.phase in LOADING
         layers = [layer for stage in self.stages for layer in stage.layers]
         assert layers == list(range(self.order.network.n_layers)) if self.stages else layers == []
-        for upload in self._uploads.values():
+        for upload in self.uploads.values():
             assert 0 <= upload.done <= upload.sent <= upload.total
         for number, flight in self.in_flight.items():
             assert 0 <= flight.stage < len(self.stages)

@@ -27,6 +27,7 @@ from ollama_zmq.cluster.link import Status
 from ollama_zmq.cluster.pipeline import DEADLINE_S, Phase
 from ollama_zmq.cluster.stages import LOCAL, Missing, Stage
 from ollama_zmq.cluster.uploads import BUSY_CREDIT_BYTES, IDLE_CREDIT_BYTES, Upload
+from ollama_zmq.cluster.view import model_state
 from ollama_zmq.engine.requests import Microbatch
 from ollama_zmq.errors import LocalProtocolError, MemoryInUse, OutOfDeviceMemory, ShapeError, StageLost
 from ollama_zmq.models.network import Network
@@ -302,7 +303,7 @@ def test_what_is_measured_goes_on_after_a_step_failed(workers, network):
     workers.carry_out(workers.coordinator.run(1, prompt, np.zeros((3, network.hidden_size), np.float32), workers.now))
     del workers.answers[(A, Run)]
     workers.carry_out(run(workers, decode_step(6)))
-    assert model_of(workers).state().measured.decode_tokens_per_s > 0
+    assert model_state(model_of(workers)).measured.decode_tokens_per_s > 0
 
 
 def test_a_load_that_fails_before_it_begins_leaves_the_loaded_model(workers, network):
@@ -409,7 +410,7 @@ def test_latencies_of_decode_steps_are_kept_per_stage(workers, network):
     load(workers, order(network, A))
     for number in range(5):
         workers.carry_out(run(workers, decode_step(number)))
-    latency = model_of(workers).state().stages[0].latency
+    latency = model_state(model_of(workers)).stages[0].latency
     assert latency is not None
     assert (latency.compute.p50_us, latency.queue.p95_us, latency.steps) == (10, 1, 5)
 
@@ -512,7 +513,7 @@ def test_weights_of_a_new_model_come_within_the_small_credit_while_another_is_st
         assert sum(effect.nbytes for effect in effects if isinstance(effect, SendChunk)) <= BUSY_CREDIT_BYTES
         effects = workers.step(effects)
     assert model_of(workers, 2).phase is Phase.LOADED
-    [upload] = model_of(workers, 2).state().uploads
+    [upload] = model_state(model_of(workers, 2)).uploads
     assert upload.sent_bytes == upload.total_bytes > BUSY_CREDIT_BYTES
 
 

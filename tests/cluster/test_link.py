@@ -7,6 +7,7 @@ import pytest
 
 from ollama_zmq.cluster.events import Connect, Disconnect, Effect, Send
 from ollama_zmq.cluster.link import BANDWIDTH_BYTES, JOIN_LIMIT_S, PING_S, REFUSED_GRACE_S, RTT_BYTES, Link, Status
+from ollama_zmq.cluster.view import worker_state
 from ollama_zmq.errors import RemoteProtocolError
 from ollama_zmq.version import PROTOCOL, VERSION
 from ollama_zmq.wire.messages import Hello, Ping, Pong, Refused
@@ -164,7 +165,11 @@ def test_the_last_reason_is_told_when_the_time_is_up(connecting):
 def test_why_a_foreign_worker_is_missing_is_for_the_log_alone(connecting):
     connecting.foreign = True
     connecting.connection_failed("10.0.0.10:50052 answers like HTTP", final=True, now=0.1)
-    assert connecting.why == connecting.state(0, "").detail == f"worker {A} is not available; the server's log says why"
+    assert (
+        connecting.why
+        == worker_state(connecting, {}).detail
+        == f"worker {A} is not available; the server's log says why"
+    )
     assert connecting.detail == "10.0.0.10:50052 answers like HTTP"
 
 
