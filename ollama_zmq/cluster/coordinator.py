@@ -48,7 +48,7 @@ from ollama_zmq.cluster.events import (
 )
 from ollama_zmq.cluster.link import ENDED, Link, Status
 from ollama_zmq.cluster.links import Links
-from ollama_zmq.cluster.load_plan import ClusterSnapshot, LoadPlan, plan_load
+from ollama_zmq.cluster.load_plan import ClusterSnapshot, plan_at_once
 from ollama_zmq.cluster.membership import Gathering
 from ollama_zmq.cluster.pipeline import Phase, Pipeline
 from ollama_zmq.cluster.stages import LOCAL, LoadOrder, Missing
@@ -62,7 +62,6 @@ from ollama_zmq.errors import (
     OutOfDeviceMemory,
     RemoteProtocolError,
     StageLost,
-    Unreachable,
     error_class,
 )
 from ollama_zmq.wire.messages import Defined, Failed, Ran, Ready, Stored, Welcome
@@ -323,7 +322,8 @@ class Coordinator:
         """Plan a model whose workers have joined, and send its programs."""
         order = pipeline.order
         try:
-            plan = self._plan(replace(order, addresses=pipeline.candidates, attempt=pipeline.losses))
+            now_wanted = replace(order, addresses=pipeline.candidates, attempt=pipeline.losses)
+            plan = plan_at_once(now_wanted, self.snapshot(now_wanted))
         except OllamaZmqError as error:
             del self.pipelines[order.model]
             return [LoadFailed(order.model, error)]
@@ -334,23 +334,6 @@ class Coordinator:
         effects += pipeline.define(plan.placement, plan.stages, now)
         self._programs.update({stage.program: pipeline for stage in plan.stages})
         return effects + self.leave_unused()
-
-    def _plan(self, order: LoadOrder) -> LoadPlan:
-        """Where *order* goes, beside the models that are loaded.
-
-        Raises:
-            Unreachable: a worker is missing, and the order says not to go on without.
-            MemoryInUse: other models must go first.
-            OutOfDeviceMemory: it does not fit.
-        """
-        snapshot = self.snapshot(order)
-        if snapshot.missing and order.missing is not Missing.USE_REST:
-            raise Unreachable("; ".join(snapshot.missing))
-        plan = plan_load(order, snapshot)
-        if plan.evicted:
-            names = ", ".join(snapshot.names[model] for model in sorted(plan.evicted))
-            raise MemoryInUse(f"{order.name} needs memory that other models have: {names}", models=plan.evicted)
-        return plan
 
     def _memory_error(self, order: LoadOrder, address: str, error: OutOfDeviceMemory) -> OutOfDeviceMemory:
         """*error* of a worker that has less memory than was planned with; others may have to go there first."""

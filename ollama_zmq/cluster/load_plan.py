@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from ollama_zmq.cluster.cost_model import WorkerProfile
 from ollama_zmq.cluster.evictions import plan_evictions
 from ollama_zmq.cluster.placement import Demand, Placement, Policy, place
-from ollama_zmq.cluster.stages import LoadOrder, Stage, demand_of, stages_of
-from ollama_zmq.errors import OutOfDeviceMemory
+from ollama_zmq.cluster.stages import LoadOrder, Missing, Stage, demand_of, stages_of
+from ollama_zmq.errors import MemoryInUse, OutOfDeviceMemory, Unreachable
 
 CONTEXTS = 4
 RELOAD_S, RELOAD_BYTES_PER_S = 1.0, 500e6  # what a load takes whatever its size, and of a file that is on a disk
@@ -106,6 +106,23 @@ def plan_load(order: LoadOrder, snapshot: ClusterSnapshot) -> LoadPlan:
     order = with_contexts(order, demand, placement, lambda roomy: snapshot.plan(roomy, policy, free))
     demand = demand.with_kv(order.kv_nbytes)
     return LoadPlan(order, demand, placement, stages_of(order, demand, placement), evicted)
+
+
+def plan_at_once(order: LoadOrder, snapshot: ClusterSnapshot) -> LoadPlan:
+    """The plan of *order* if it can be loaded as things are.
+
+    Raises:
+        Unreachable: a worker is missing, and the order says not to go on without.
+        MemoryInUse: other models must go first.
+        OutOfDeviceMemory: it does not fit.
+    """
+    if snapshot.missing and order.missing is not Missing.USE_REST:
+        raise Unreachable("; ".join(snapshot.missing))
+    plan = plan_load(order, snapshot)
+    if plan.evicted:
+        names = ", ".join(snapshot.names[model] for model in sorted(plan.evicted))
+        raise MemoryInUse(f"{order.name} needs memory that other models have: {names}", models=plan.evicted)
+    return plan
 
 
 def with_contexts(

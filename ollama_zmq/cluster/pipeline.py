@@ -105,6 +105,8 @@ class Pipeline:
         stages: in pipeline order; none while its workers join.
         in_flight: microbatch number -> where it is.
         losses: how often a worker was lost while it loaded.
+        uploads: worker address -> what it must be sent.
+        latency, costs: of each stage, measured and predicted; speed: of the model, measured.
     """
 
     def __init__(
