@@ -18,6 +18,7 @@ MAX_STR_LEN = 4096
 MAX_BIN_LEN = 8 << 20
 MAX_ARRAY_LEN = 1 << 17
 MAX_MAP_LEN = 4096
+MAX_CONTAINERS = 1 << 17  # lists and maps in all: of the largest program, 8,000 calls over 20,000 values, half of it
 
 
 def pack(record: Any) -> bytes:
@@ -41,9 +42,12 @@ def unpack_plain(data: bytes | memoryview) -> Any:
     Raises:
         ValueError: not MessagePack, over a limit, or trailing bytes.
     """
+    counted = _Counted()
     try:
         return msgpack.unpackb(
             data,
+            list_hook=counted,
+            object_hook=counted,
             strict_map_key=True,
             max_str_len=MAX_STR_LEN,
             max_bin_len=MAX_BIN_LEN,
@@ -53,6 +57,19 @@ def unpack_plain(data: bytes | memoryview) -> Any:
         )
     except (ValueError, TypeError, RecursionError, msgpack.exceptions.UnpackException) as error:
         raise ValueError(f"not valid MessagePack: {error or type(error).__name__}") from None
+
+
+class _Counted:
+    """Takes every list and map that is decoded as it is, until there are too many."""
+
+    def __init__(self) -> None:
+        self._left = MAX_CONTAINERS
+
+    def __call__(self, container: Any) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError(f"more than {MAX_CONTAINERS} lists and maps")
+        return container
 
 
 def as_record(plain: Any, record_type: type[Record] | Any) -> Record:

@@ -107,3 +107,11 @@ def test_endless_nesting_is_refused():
 def test_a_record_of_another_kind_is_refused_by_name(plain, named):
     with pytest.raises(ValueError, match=named):
         packing.unpack(msgpack.packb(plain), Outer)
+
+
+def test_so_many_lists_and_maps_are_read_and_no_more():
+    most = [[[]] * 1000 for _ in range(packing.MAX_CONTAINERS // 1001)]
+    assert packing.unpack_plain(msgpack.packb(most)) == most
+    for one_more in ([*most, [[]] * 1000], [*most, [{}] * 1000]):
+        with pytest.raises(ValueError, match=f"more than {packing.MAX_CONTAINERS} lists and maps"):
+            packing.unpack_plain(msgpack.packb(one_more))
