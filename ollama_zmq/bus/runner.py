@@ -44,6 +44,7 @@ class Loading:
 
     Attributes:
         weights: name -> what it is; ``missing``: names of those that the broker must send.
+        absent: those that are not in memory yet, whatever their names.
     """
 
     define: Define
@@ -52,6 +53,7 @@ class Loading:
     started: float
     weights: dict[str, tuple[Identity, WeightSpec]]
     missing: set[str] = field(default_factory=set)
+    absent: set[Identity] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +107,10 @@ class Runner:
         self._loading[define.program] = loading
         for name, (identity, _) in loading.weights.items():
             self._weights.use(define.program, identity)
-            if identity not in self._weights and name not in loading.missing:
-                self._to_load.append((define.program, name))
+            if identity not in self._weights:
+                loading.absent.add(identity)
+                if name not in loading.missing:
+                    self._to_load.append((define.program, name))
         missing = tuple(name for name in loading.weights if name in loading.missing)
         return [Reply(Defined(define.program, missing)), *self._finish()]
 
@@ -125,6 +129,7 @@ class Runner:
             except OllamaZmqError:
                 self.release(program)
                 raise
+            self._landed(identity)
         self._to_load.popleft()
         return self._finish()
 
@@ -144,7 +149,11 @@ class Runner:
             raise RemoteProtocolError(f"weight {put.weight[:128]!r} of program {put.program.hex()} is not asked for")
         identity, spec = loading.weights[put.weight]
         self._weights.keep(identity, spec, put, chunk)
-        return [Reply(Stored(put.program, put.weight, int(chunk.size))), *self._finish()]
+        stored = Reply(Stored(put.program, put.weight, int(chunk.size)))
+        if identity not in self._weights:
+            return [stored]
+        self._landed(identity)
+        return [stored, *self._finish()]
 
     def run(self, run: Run, array: Array, queued_us: int) -> list[Reply]:
         """Run a step, which the executable checks. The output is a view of its memory, valid until the next call.
@@ -232,13 +241,14 @@ class Runner:
         absent = (spec for identity, spec in specs.items() if not self._weights.is_counted(identity))
         return sum(loading.nbytes for loading in programs) + sum(map(self._device.weight_nbytes, absent))
 
+    def _landed(self, identity: Identity) -> None:
+        """Note for every program that waits for it that a weight is in memory."""
+        for loading in self._loading.values():
+            loading.absent.discard(identity)
+
     def _finish(self) -> list[Reply]:
         """Compile every program whose weights are all here."""
-        whole = [
-            loading
-            for loading in self._loading.values()
-            if all(identity in self._weights for identity, _ in loading.weights.values())
-        ]
+        whole = [loading for loading in self._loading.values() if not loading.absent]
         return [Reply(self._compile(loading)) for loading in whole]
 
     def _compile(self, loading: Loading) -> Ready:
@@ -256,7 +266,8 @@ class Runner:
         if not self._loading:
             self._weights.close_files()
         resident_bytes = self._device.budget.used
-        nbytes = executable.nbytes + sum(weight.nbytes for weight in weights.values())
+        distinct = {identity for identity, _ in loading.weights.values()}  # two names may be one weight
+        nbytes = executable.nbytes + sum(self._weights[identity].nbytes for identity in distinct)
         ready = Ready(define.program, resident_bytes, (perf_counter() - loading.started) * 1e3, nbytes)
         self._loaded[define.program] = Loaded(define, executable, ready)
         log.info(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ollama_zmq.bus.runner import MAX_PROGRAMS, Reply, Runner
+from ollama_zmq.bus.weights import Weights
 from ollama_zmq.devices.base import Budget
 from ollama_zmq.devices.reference import ReferenceDevice
 from ollama_zmq.devices.registry import open_device
@@ -308,6 +309,30 @@ def test_a_chunk_that_does_not_fit_is_named(runner, put, chunk, words):
         runner.put(put, chunk)
     assert words in str(caught.value)
     assert isinstance(upload(runner)[-1], Ready)
+
+
+def test_a_chunk_costs_the_same_however_many_weights_a_program_has(runner, monkeypatch):
+    program, asked = linear_program(4, 4, layers=30), []
+    contains = Weights.__contains__
+    runner.define(define_of(program))
+    monkeypatch.setattr(Weights, "__contains__", lambda self, identity: asked.append(1) or contains(self, identity))
+    puts = [each for i in range(30) for each in chunks_of(program, random_weight(4, 4), name=f"w{i}")]
+    *_, last = [reply for put, chunk in puts for reply in messages(runner.put(put, chunk))]
+    assert isinstance(last, Ready)
+    assert len(asked) <= 2 * len(puts)
+
+
+def test_a_weight_with_two_names_counts_once(device, tmp_path):
+    program = linear_program(4, 4, layers=2)
+    path = tmp_path / "blob"
+    path.write_bytes(random_weight(4, 4).tobytes())
+    runner, sources = Runner(device, {BLOB: path}.get), tuple(WeightSource(f"w{i}", BLOB, 0, 64) for i in range(2))
+    runner.define(msgspec.structs.replace(define_of(program, blob=BLOB), sources=sources))
+    loaded = messages(runner.load_next())
+    while runner.busy:
+        loaded += messages(runner.load_next())
+    (last,) = loaded
+    assert last.nbytes == last.resident_bytes == device.budget.used
 
 
 def test_chunks_of_a_weight_that_is_here_already_are_credit_and_no_more(runner, device):
