@@ -36,14 +36,14 @@ import structlog
 
 from ollama_zmq.units import human_bytes
 
-UNTRUSTED_BYTES = 1 << 20
-TRUSTED_BYTES = 160 << 20
-UNACCOUNTED_BYTES = 192 << 20
-MAX_UNTRUSTED = 128
-CREDIT_BYTES = 4096
-CREDIT_BYTES_PER_S = 64
-EAGER_S = 0.01
-PERIOD_S = 0.05
+UNTRUSTED_BYTES = 1 << 20  # a greeting and a Hello take less than 1 KB, a refused header at most 256 KB
+TRUSTED_BYTES = 160 << 20  # five hidden states of the largest frame, 32 MB
+UNACCOUNTED_BYTES = 192 << 20  # TRUSTED_BYTES, and what Python and the kernels take meanwhile
+MAX_UNTRUSTED = 128  # of UNTRUSTED_BYTES each: 128 MB at most; brokers that knock are few
+CREDIT_BYTES = 4096  # greeting and handshake, which never come out as messages
+CREDIT_BYTES_PER_S = 64  # a ping and a pong of libzmq take under 32 bytes, once a second
+EAGER_S = 0.01  # between two looks while there is a stranger: 1 MB at 1 Gbit/s
+PERIOD_S = 0.05  # and while there is none: 6 MB at 1 Gbit/s
 LOG_PERIOD_S = 1.0
 SHORT_FRAME = 255
 
