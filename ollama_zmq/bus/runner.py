@@ -17,6 +17,7 @@ from typing import NamedTuple
 import structlog
 
 from ollama_zmq.bus.weights import FindBlob, Identity, Weights, identity_of
+from ollama_zmq.cluster.answers import MAX_THREADS
 from ollama_zmq.devices.base import Array, Device, Executable, Step
 from ollama_zmq.errors import OllamaZmqError, OpError, OutOfDeviceMemory, RemoteProtocolError
 from ollama_zmq.ops.program import Program, Verified, WeightSpec, program_id, verify
@@ -25,7 +26,6 @@ from ollama_zmq.wire.messages import AnyMessage, Define, Defined, Put, Ran, Read
 
 MAX_KV_PAGES = 1 << 24
 MAX_TOKENS = 1 << 16
-MAX_THREADS = 1 << 16
 MAX_PROGRAMS = 64  # of one broker; one of 8,000 ops takes 8 MB that no budget counts
 
 log = structlog.get_logger()
