@@ -78,13 +78,18 @@ class Inference(msgspec.Struct, kw_only=True):
 
 
 class GenerateRequest(Inference, kw_only=True):
-    """Body of ``POST /api/generate``."""
+    """Body of ``POST /api/generate``.
+
+    Attributes:
+        context: tokens of an earlier answer to go on from; an empty list, unlike None, begins without the model's
+            MESSAGEs.
+    """
 
     prompt: str = ""
     suffix: str = ""
     system: str = ""
     template: str = ""
-    context: list[int] = []
+    context: list[int] | None = None
     raw: bool = False
     images: list[str] = []
 

@@ -95,9 +95,31 @@ def test_a_modelfiles_messages_come_first_unless_a_context_goes_on(on_site, stor
     async def scenario(site):
         body = {"model": "taught", "prompt": "3+3?", "_debug_render_only": True}
         first = (await site.post("/api/generate", **body)).json()["_debug_info"]["rendered_template"]
-        again = (await site.post("/api/generate", **body, context=[5])).json()["_debug_info"]["rendered_template"]
+        again = (await site.post("/api/generate", **body, context=[])).json()["_debug_info"]["rendered_template"]
         assert first.startswith("<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n4<|im_end|>\n")
         assert again == "<|im_start|>user\n3+3?<|im_end|>\n<|im_start|>assistant\n"
+
+    on_site(scenario)
+
+
+def test_what_is_rendered_shows_the_context_it_goes_on_from(on_site, broker):
+    async def scenario(site):
+        body = {"model": "tiny", "prompt": "Hi", "_debug_render_only": True}
+        alone = (await site.post("/api/generate", **body)).json()["_debug_info"]["rendered_template"]
+        after = (await site.post("/api/generate", **body, context=[5, 6])).json()["_debug_info"]["rendered_template"]
+        assert after.endswith(alone)
+        assert len(after) > len(alone)
+        wrong = await site.post("/api/generate", **body, context=[999999])
+        assert (wrong.status_code, "context[0]=999999" in wrong.text) == (400, True)
+
+    on_site(scenario)
+
+
+def test_a_template_of_the_request_that_is_none_is_not_the_models_fault(on_site):
+    async def scenario(site):
+        response = await site.post("/api/generate", model="tiny", prompt="Hi", template="{{ if }}")
+        assert response.status_code == 400
+        assert response.json()["error"].startswith("the request's template does not parse: ")
 
     on_site(scenario)
 

@@ -54,7 +54,8 @@ async def _chunks(
         tokenizer = tokenizer_of(prepared, resident.loaded.tokenizer)
         prompt = await asyncio.to_thread(_prompt, prepared, request, resident, tokenizer)
         if request.debug_render_only:
-            yield _chunk(request, debug_info=DebugInfo(tokenizer.shown(prompt)))
+            before = tokenizer.decode(_context(request, tokenizer), show_control=True)
+            yield _chunk(request, debug_info=DebugInfo(before + tokenizer.shown(prompt)))
             return
         token_ids = await asyncio.to_thread(_token_ids, prepared, request, tokenizer, prompt, resident.loaded.num_ctx)
         async with aclosing(outputs(services, prepared, resident.loaded, token_ids)) as answer:
@@ -77,7 +78,9 @@ def _prompt(prepared: PreparedRequest, request: GenerateRequest, resident: Resid
     if request.raw:
         return request.prompt
     template = resident.template(request.template or prepared.model.template)
-    examples = [] if request.context else prepared.model.messages
+    if request.template and template.defect:
+        raise RequestError(f"the request's template does not parse: {template.defect}")
+    examples = prepared.model.messages if request.context is None else []
     as_text: Callable[[str], str] = str if prepared.options.parse_special else tokenizer.literal
     return render_generate(
         template,
@@ -94,17 +97,23 @@ def _token_ids(
 ) -> tuple[int, ...]:
     """Ids of *prompt*, after those of an earlier answer's *context* if the client sent them back."""
     parse_special = prepared.options.parse_special or not request.raw
-    context = request.context
+    context = _context(request, tokenizer)
     if not context:
         may_cut = request.truncate and request.shift
         return encoded(tokenizer, prompt, num_ctx, may_cut=may_cut, parse_special=parse_special)
-    for i, token_id in enumerate(context):
-        if not 0 <= token_id < tokenizer.vocab_size:
-            raise RequestError(f"context[{i}]={token_id}: not a token of this model, which has {tokenizer.vocab_size}")
     added, _ = encode_ends(
         lambda text: tokenizer.encode(text, add_special=False, parse_special=parse_special), prompt, num_ctx
     )
     return (*context, *added)
+
+
+def _context(request: GenerateRequest, tokenizer: Tokenizer) -> list[int]:
+    """The tokens that the client sent back. Raises RequestError if one is none of the model's."""
+    context = request.context or []
+    for i, token_id in enumerate(context):
+        if not 0 <= token_id < tokenizer.vocab_size:
+            raise RequestError(f"context[{i}]={token_id}: not a token of this model, which has {tokenizer.vocab_size}")
+    return context
 
 
 def _chunk(request: GenerateRequest, text: str = "", *, done: bool = False, **fields: Any) -> GenerateResponse:
