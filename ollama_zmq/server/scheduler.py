@@ -246,9 +246,8 @@ class ModelScheduler:
         idle, busy = self.could_go_for(load_spec.path)
         future = self._broker.load(load_spec, replaces=before.loaded if before else None, idle=idle, busy=busy)
         try:
-            loaded = await _result(future)
+            loaded = await _dropped_or_ended(future)
         except (OllamaZmqError, asyncio.CancelledError):
-            future.cancel()
             if before is not None and self._broker.holds(before.loaded):  # it failed before the old one was dropped
                 self._residents[load_spec.path], before.draining = before, False
                 self._start_timer(before)
@@ -291,6 +290,16 @@ def _number(resident: Resident) -> int:
 async def _result(future: Future[T]) -> T:
     """Wait for the broker; a caller that is cancelled leaves the broker's future alone."""
     return await asyncio.shield(asyncio.wrap_future(future))
+
+
+async def _dropped_or_ended(load: Future[T]) -> T:
+    """Wait for *load*; a caller that is cancelled drops it, or has its end if it has ended meanwhile."""
+    try:
+        return await _result(load)
+    except asyncio.CancelledError:
+        if load.cancel():
+            raise
+        return await _result(load)
 
 
 def _busy() -> ServerBusy:

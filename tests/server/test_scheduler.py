@@ -80,7 +80,7 @@ class World:
 def run(store):
     def run(scenario, **settings):
         async def main():
-            await asyncio.wait_for(scenario(World(store, **settings)), timeout=60)
+            await asyncio.wait_for(scenario(World(store, **settings)), timeout=5)
 
         asyncio.run(main())
 
@@ -306,6 +306,26 @@ def test_a_load_is_dropped_when_the_last_client_that_waits_for_it_has_left(run):
     run(scenario)
 
 
+def test_a_client_that_leaves_as_its_load_ends_leaves_no_model_that_nobody_ends(run):
+    async def scenario(world):
+        world.broker.holds_loads = True
+
+        async def ask():
+            async with world.use():
+                raise AssertionError("it left")
+
+        asking = asyncio.create_task(ask())
+        await until(lambda: world.broker.loads)
+        world.broker.finish_load()
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        await settle()
+        assert len(world.broker.models) == len(world.scheduler.residents) == len(world.timers.running) == 1
+
+    run(scenario)
+
+
 def test_a_client_that_leaves_does_not_stop_a_load_that_another_waits_for(run):
     async def scenario(world):
         world.broker.holds_loads = True
@@ -461,6 +481,37 @@ def test_memory_that_nobody_can_give_is_an_error(run):
             async with world.use():
                 pass
         assert (world.broker.asked, world.is_idle) == (1, True)
+
+    run(scenario)
+
+
+def test_an_idle_model_goes_before_one_that_is_in_use(run):
+    """However long ago the latter was asked for."""
+
+    async def scenario(world):
+        async with world.use(world.other("busy")):
+            for name in ("idle", "third"):
+                async with world.use(world.other(name)):
+                    pass
+            assert world.names == ["busy", "third"]
+
+    run(scenario, max_loaded=2)
+
+
+def test_without_a_queue_one_request_may_load(run):
+    async def scenario(world):
+        async with world.use():
+            assert world.names == ["tiny"]
+
+    run(scenario, max_queue=0)
+
+
+def test_of_a_request_that_was_served_nothing_is_kept(run):
+    async def scenario(world):
+        for num_ctx in (32, 64, 128):
+            async with world.use(world.wanted(num_ctx=num_ctx)):
+                pass
+        assert not world.scheduler._waiting
 
     run(scenario)
 
