@@ -49,9 +49,9 @@ class Client:
     """
 
     def __init__(self, url: str | None = None, *, transport: httpx.BaseTransport | None = None) -> None:
-        host = server_address() if url is None else parse_host(url)
+        host = server_address() if url is None else parse_host(url, source="url")
         self.url = host.url
-        self._http = _http_client(host, transport)
+        self._http = _http_client(host, transport, "OLLAMA_HOST" if url is None else "url")
 
     def version(self) -> str:
         """The server's version."""
@@ -190,14 +190,14 @@ def server_address() -> Address:
     return parse_host(os.environ.get("OLLAMA_HOST", ""))
 
 
-def _http_client(host: Address, transport: httpx.BaseTransport | None) -> httpx.Client:
+def _http_client(host: Address, transport: httpx.BaseTransport | None, source: str) -> httpx.Client:
     import httpx
 
     uses_proxy = not host.is_own_machine
     try:
         httpx.URL(host.url)
     except (httpx.InvalidURL, ValueError) as error:
-        raise RequestError(f"OLLAMA_HOST: {host.url!r} is no URL: {error}") from None
+        raise RequestError(f"{source}: {host.url!r} is no URL: {error}") from None
     try:
         return httpx.Client(
             base_url=host.url,

@@ -82,8 +82,8 @@ def _ip(host: str) -> IPv4Address | IPv6Address | None:
 DEFAULT_ADDRESS = Address("http", "127.0.0.1", DEFAULT_PORT)
 
 
-def parse_host(text: str, warnings: list[str] | None = None) -> Address:
-    """What ``OLLAMA_HOST`` says: ``[http[s]://]host[:port][/path]``, each part optional, in spaces and quotes.
+def parse_host(text: str, warnings: list[str] | None = None, *, source: str = "OLLAMA_HOST") -> Address:
+    """What ``OLLAMA_HOST`` (or *source*) says: ``[http[s]://]host[:port][/path]``, all optional, in spaces and quotes.
 
     An invalid port adds a line to *warnings* and becomes the scheme's.
 
@@ -95,17 +95,17 @@ def parse_host(text: str, warnings: list[str] | None = None) -> Address:
     if not found:
         scheme, rest = "http", text
     if (scheme := scheme.lower()) not in _SCHEME_PORTS:
-        raise RequestError(f"OLLAMA_HOST={text!r}: the scheme {scheme!r} is neither http nor https")
+        raise RequestError(f"{source}={text!r}: the scheme {scheme!r} is neither http nor https")
     default = _SCHEME_PORTS[scheme] if found else DEFAULT_PORT
     hostport, _, path = rest.partition("/")
     host, port_text = _split_host(hostport)
     if not _is_host(host):
-        raise RequestError(f"OLLAMA_HOST={text!r} is no address: expected host:port, as in 127.0.0.1:{DEFAULT_PORT}")
+        raise RequestError(f"{source}={text!r} is no address: expected host:port, as in 127.0.0.1:{DEFAULT_PORT}")
     try:
         port = default if port_text is None else _port(port_text)
     except ValueError:
         if warnings is not None:
-            warnings.append(f"OLLAMA_HOST={text!r}: port {port_text!r} is not one of 0..65535, using {default}")
+            warnings.append(f"{source}={text!r}: port {port_text!r} is not one of 0..65535, using {default}")
         port = default
     return Address(scheme, host, port, path.strip("/"))
 

@@ -151,3 +151,9 @@ def test_the_environment_names_the_server(monkeypatch):
     monkeypatch.setenv("OLLAMA_HOST", "0.0.0.0:9999")
     with Client() as client:
         assert client.url == "http://127.0.0.1:9999"
+
+
+@pytest.mark.parametrize("url", ["ftp://here", "http://a b"])
+def test_a_url_that_is_none_is_called_url_not_after_a_variable(url):
+    with pytest.raises(RequestError, match=f"^url={url!r}"):
+        Client(url)

@@ -84,9 +84,13 @@ class Engine:
         self._pool = PagePool(kv_pages)
         self.pacing = Pacing(stages, max_tokens=max_tokens, fixed=max_in_flight)
         self._scheduler = Scheduler(
-            self._pool, self.pacing, max_tokens=max_tokens, max_rows=rows, max_sequences=max_sequences
+            self._pool,
+            self.pacing,
+            max_tokens=max_tokens,
+            max_rows=rows,
+            max_sequences=max_sequences,
+            drafter=drafter or (PromptLookupDrafter(self.pacing) if speculate else None),
         )
-        self._scheduler.drafter = drafter or (PromptLookupDrafter(self.pacing) if speculate else None)
         self._sequences: dict[str, Sequence] = {}
         self._undrained: list[Sequence] = []
         self._microbatches = 0

@@ -44,8 +44,17 @@ class Scheduler:
         drafter: drafts what sequences that decode will say, or None.
     """
 
-    def __init__(self, pool: PagePool, pacing: Pacing, *, max_tokens: int, max_rows: int, max_sequences: int) -> None:
-        self.drafter: Drafter | None = None
+    def __init__(
+        self,
+        pool: PagePool,
+        pacing: Pacing,
+        *,
+        max_tokens: int,
+        max_rows: int,
+        max_sequences: int,
+        drafter: Drafter | None = None,
+    ) -> None:
+        self.drafter = drafter
         self.pool = pool
         self.pacing = pacing
         self.max_tokens = max_tokens

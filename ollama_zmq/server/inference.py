@@ -21,7 +21,7 @@ from ollama_zmq.durations import keep_alive_s
 from ollama_zmq.engine.requests import Finished, GenerationRequest, TextChunk, TokenLogprob
 from ollama_zmq.errors import ContextOverflow, OllamaZmqError, RequestError
 from ollama_zmq.formats import manifest as records
-from ollama_zmq.formats.options import Options, merge_options
+from ollama_zmq.formats.options import MIN_NUM_CTX, Options, merge_options
 from ollama_zmq.server.facts import Facts, facts_of
 from ollama_zmq.server.names import checked_name
 from ollama_zmq.server.schema import Inference, Logprob, TopLogprob
@@ -33,7 +33,6 @@ from ollama_zmq.text.tokenizer import Tokenizer
 log = structlog.get_logger()
 
 DEFAULT_NUM_CTX = 4096
-MIN_NUM_CTX = 4
 MAX_NUM_BATCH = 1 << 16
 MAX_NUM_THREAD = 1024  # as many cores as one machine has, and far fewer than threads it could start
 THINK_LEVELS = ("low", "medium", "high", "max")
