@@ -10,6 +10,7 @@ import re
 
 _UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
+MAX_S = 2**63 / 1e9  # Go counts nanoseconds in 64 bits
 
 
 def parse_duration(text: str) -> float:
@@ -25,7 +26,7 @@ def parse_duration(text: str) -> float:
     while match := _PART.match(rest, position):
         seconds += float(match[1]) * _UNITS_S[match[2]]
         position = match.end()
-    if not rest or position < len(rest):
+    if not rest or position < len(rest) or seconds >= MAX_S:
         raise ValueError(f"invalid duration {text!r}: a number with a unit is wanted, such as 5m, 1h30m or 1.5s")
     return -seconds if text.startswith("-") else seconds
 

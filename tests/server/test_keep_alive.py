@@ -26,7 +26,7 @@ def test_a_model_stays_for_its_keep_alive(on_site, value, seconds):
     on_site(scenario)
 
 
-@pytest.mark.parametrize("value", [-1, "-1m", -0.5, "-1s", -(10**400), 10**400, "9999999h", 1e300])
+@pytest.mark.parametrize("value", [-1, "-1m", -0.5, "-1s", -(10**400), 10**400, "2562047h", 1e300])
 def test_a_keep_alive_below_zero_or_beyond_bounds_is_for_ever(on_site, value):
     async def scenario(site):
         await site.post("/api/generate", model="tiny", keep_alive=value)
