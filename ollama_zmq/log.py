@@ -27,6 +27,7 @@
     broker.lost         broker reason
     effect.failed       effect error
     broker.failed       (with traceback: a fault of our own)
+    worker.absent       worker reason (of the list, at the start of the server)
     worker.lost         worker reason
     workers.missing     model missing
     peer.refused        address

@@ -30,6 +30,7 @@ from ollama_zmq.bus.coordinator_loop import CoordinatorLoop
 from ollama_zmq.bus.futures import settle
 from ollama_zmq.bus.loads import LoadedModel, LoadRequest, Numbers, order_of
 from ollama_zmq.bus.local_worker import LocalWorker
+from ollama_zmq.bus.look import look_at
 from ollama_zmq.bus.served import Load, OnOutput, OnProgress, Served, ServedModels
 from ollama_zmq.cluster.dry_run import dry_run
 from ollama_zmq.cluster.events import (
@@ -233,6 +234,24 @@ class Broker:
         """Tell that *pieces* more of a request with ``read_ahead`` have been read."""
         if (engine := self._models.engine_of(request_id)) is not None:
             engine.read(request_id, pieces)
+
+    def look(self, listed: Sequence[str]) -> Future[None]:
+        """Look whether the workers of a list are there, and log who is not. Nobody is connected or leased."""
+        future: Future[None] = Future()
+
+        def work() -> None:
+            found = look_at(resolve_all(listed))
+            for address, why in found.items():
+                if why:
+                    log.warning("worker.absent", worker=address, reason=why)
+            settle(future, _waited(self._looked(found), ASK_LIMIT_S))
+
+        self._in_thread("look", future, work)
+        return future
+
+    @in_loop
+    def _looked(self, found: Mapping[str, str]) -> None:
+        self._loop.coordinator.links.looked(found)
 
     def cluster(self, listed: Sequence[str] = ()) -> ClusterState:
         """Return what is known of workers and stages at this moment. Nobody is connected or asked.

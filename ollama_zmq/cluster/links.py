@@ -10,9 +10,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from ollama_zmq.cluster.events import Effect
 from ollama_zmq.cluster.link import ENDED, JOINING, Link, Status, there_now
 from ollama_zmq.cluster.stages import LOCAL
+from ollama_zmq.cluster.state import WorkerState
 from ollama_zmq.wire.messages import Bye
 
-LOST_KEPT = 1024  # addresses that are known to be lost though nobody names them now
+LOST_KEPT = 1024  # addresses of which it is known whether they are there, though nobody names them now
 NOWHERE = frozenset[str]()
 
 
@@ -27,6 +28,7 @@ class Links(Mapping[str, Link]):
         self._endpoints: dict[str, frozenset[str]] = {}
         self._ids: dict[str, str] = {}
         self._lost: dict[str, str] = {}  # left while they were lost -> why they were, oldest first
+        self._seen: dict[str, str] = {}  # looked at, or left while they were ready -> why they are not there, or ""
 
     def __getitem__(self, address: str) -> Link:
         return self._links[address]
@@ -83,11 +85,22 @@ class Links(Mapping[str, Link]):
             link = self._links.setdefault(address, Link(address, self._broker, cores=self._cores))
             link.foreign = address in foreign
             link.was_lost = link.was_lost or address in self._lost
-            link.known = self._lost.pop(address, link.known)
+            link.known = self._lost.pop(address, "") or self._seen.pop(address, "") or link.known
             if link.status is not Status.READY and link.status not in JOINING:
                 self._epochs += 1
                 effects += link.join(self._epochs, now)
         return effects
+
+    def looked(self, found: Mapping[str, str]) -> None:
+        """Take note of who was *found* to be there without being connected: address -> why not, or ""."""
+        self._seen = {address: why for address, why in found.items() if address not in self._links}
+
+    def unconnected(self, address: str) -> WorkerState:
+        """What ``/api/cluster`` shows of a worker that there is no link to."""
+        if address not in self._seen and address not in self._lost:
+            return WorkerState(address, "not tried")
+        why = self._lost.get(address) or self._seen.get(address, "")
+        return WorkerState(address, "lost" if why else "idle", why)
 
     def why_without(self, address: str) -> str:
         """Why a model that is loaded has no part on a worker that was not there then, as it stands with it now."""
@@ -116,6 +129,10 @@ class Links(Mapping[str, Link]):
     def leave(self, address: str) -> list[Effect]:
         """End the lease of a worker and forget it."""
         link = self._links.pop(address)
+        if link.status is Status.READY:
+            self._seen[address] = ""
+            if len(self._seen) > LOST_KEPT:
+                del self._seen[next(iter(self._seen))]
         if link.was_lost or link.status is Status.CONNECTING:  # a load has gone on without it
             self._lost[address] = link.detail or link.known
             if len(self._lost) > LOST_KEPT:

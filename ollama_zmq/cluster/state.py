@@ -50,7 +50,8 @@ class WorkerState(msgspec.Struct, frozen=True):
 
     Attributes:
         address: "10.0.0.10:50052", or "local" for the broker's own device.
-        status: "connecting", "ready", "lost", "refused", or "idle": not connected, because no model needs it.
+        status: "connecting", "ready", "lost", "refused"; "idle": there, but not connected, because no model needs it;
+            "not tried": nobody has looked whether it is there.
         detail: why it is lost or refused, for a person.
         held_bytes: what the models that are loaded or being loaded take of its budget.
         layers: that it holds, "0-14"; of several models with their names.

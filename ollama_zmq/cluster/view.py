@@ -37,7 +37,7 @@ def cluster_state(
     workers = tuple(worker_state(link, pipelines) for link in links.values())
     named = {address: links.one_name_each((address,))[0] for address in listed}
     workers += tuple(
-        WorkerState(address, "lost" if why else "idle", why)
+        WorkerState(address, "lost", why) if why else links.unconnected(address)
         for address, why in listed.items()
         if named[address] not in links
     )

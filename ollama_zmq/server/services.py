@@ -62,6 +62,7 @@ def open_services(config: Config) -> Services:
     Raises:
         OllamaZmqError: this machine cannot run a broker, and why.
     """
+    from ollama_zmq.bus.addresses import parse_servers
     from ollama_zmq.bus.broker import Broker
 
     store = Store(config.models, keeps_blobs=config.no_prune)
@@ -71,6 +72,7 @@ def open_services(config: Config) -> Services:
         load_timeout_s=config.load_timeout_s,
     )
     broker.start()
+    broker.look(parse_servers(config.rpc_servers))
     _prune(store)
     return Services.of(config, store, broker)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import structlog
 import zmq
 
 from ollama_zmq.bus.broker import Broker
@@ -391,8 +392,26 @@ def test_a_load_that_is_canceled_is_dropped_and_leaves_nothing(broker, tiny_gguf
         assert len(broker.cluster().models) == 1
 
 
+def test_who_of_a_list_is_there_is_found_out_and_logged_without_a_lease(broker, start_worker):
+    worker = start_worker()
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        nobody = f"127.0.0.1:{unused.getsockname()[1]}"
+        listed = (nobody, worker.address)
+        assert [seen.status for seen in broker.cluster(listed).workers[1:]] == ["not tried", "not tried"]
+        with structlog.testing.capture_logs() as logs:
+            broker.look(listed).result(WAIT_S)
+    absent, idle = broker.cluster(listed).workers[1:]
+    assert (absent.status, absent.detail[:14]) == ("lost", "nobody listens")
+    assert (idle.status, idle.detail) == ("idle", "")
+    told = [(log["worker"], log["reason"]) for log in logs if log["event"] == "worker.absent"]
+    assert told == [(nobody, absent.detail)]
+    assert "broker.leased" not in {log["event"] for log in logs}
+
+
 def test_looking_at_the_cluster_connects_nobody(broker, start_worker):
     worker = start_worker()
+    broker.look((worker.address,)).result(WAIT_S)
     state = broker.cluster((worker.address, "no-such-host.invalid:50052"))
     _, idle, unknown = state.workers
     assert (idle.address, idle.status, idle.detail) == (worker.address, "idle", "")

@@ -329,7 +329,7 @@ def test_looking_connects_nobody_and_shows_who_is_listed(workers):
     state = workers.coordinator.state(listed={A: "", B: "cannot resolve worker b:50052"})
     assert [(w.address, w.status, w.detail) for w in state.workers] == [
         (LOCAL, "idle", ""),
-        (A, "idle", ""),
+        (A, "not tried", ""),
         (B, "lost", "cannot resolve worker b:50052"),
     ]
     assert workers.seen == []

@@ -23,6 +23,9 @@ def given(monkeypatch):
         def start(self):
             pass
 
+        def look(self, listed):
+            arguments["looked at"] = listed
+
     monkeypatch.setattr(broker, "Broker", Recorder)
     return arguments
 
@@ -30,6 +33,11 @@ def given(monkeypatch):
 def test_the_broker_has_the_load_timeout_and_the_port_of_the_configuration(given, tmp_path):
     open_services(replace(Config(), models=tmp_path, load_timeout_s=7.0))
     assert (given["load_timeout_s"], given["own_ports"]) == (7.0, {11434})
+
+
+def test_a_server_looks_at_its_workers_when_it_starts(given, tmp_path):
+    open_services(replace(Config(), models=tmp_path, rpc_servers="box, 10.0.0.1:50053"))
+    assert given["looked at"] == ("box:50052", "10.0.0.1:50053")
 
 
 def test_a_store_that_cannot_be_tidied_still_serves(given, store, monkeypatch):
