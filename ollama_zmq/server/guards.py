@@ -54,7 +54,7 @@ class HostGuard:
             host = _without_port(Headers(scope=scope).get("host", ""))
             if not is_allowed_host(host):
                 return await Response(status_code=403)(scope, receive, send)
-            if scope["method"] == "OPTIONS":
+            if scope["method"] == "OPTIONS" and not _is_address(host):
                 return await Response(status_code=204)(scope, receive, send)
         return await self._app(scope, receive, send)
 
@@ -116,6 +116,14 @@ def is_allowed_host(host: str) -> bool:
     except ValueError:
         return False
     return address.is_loopback or address.is_private or address.is_unspecified or str(address) in _own_addresses()
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 @lru_cache(maxsize=1)

@@ -210,3 +210,13 @@ def test_every_error_of_ours_has_the_status_of_its_nearest_ancestor():
         ZeroDivisionError: 500,
     }
     assert {cls: server_errors.status_of(cls("x")) for cls in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("host", "status"), [("localhost", 204), ("box.local", 204), ("127.0.0.1", 405), ("[::1]:1", 405)]
+)
+def test_options_is_answered_on_a_name_and_is_a_method_like_others_on_an_address(on_site, host, status):
+    async def scenario(site):
+        assert (await site.http.options("/api/tags", headers={"Host": host})).status_code == status
+
+    on_site(scenario)
