@@ -14,6 +14,7 @@ from ollama_zmq.text.templates import ChatTemplate, Message, Think, check_size
 if TYPE_CHECKING:
     from jinja2 import Template
 
+MAX_REFUSAL = 1000
 END_OF_CONTENT = "\ufdd0\ufdd1"  # two of the code points that no text has: the prompt is cut here
 
 
@@ -61,6 +62,14 @@ class JinjaTemplate(ChatTemplate):
         think: Think = None,
     ) -> str:
         """See :class:`ChatTemplate`. The assistant's last message goes on where the template put its content."""
+        from ollama_zmq.text.metering import budget
+
+        with budget(given=[*messages, *(tools or ())]):  # for all attempts together
+            return self._render_attempts(messages, tools, add_generation_prompt, think)
+
+    def _render_attempts(
+        self, messages: Sequence[Message], tools: Sequence[Message] | None, add_generation_prompt: bool, think: Think
+    ) -> str:
         shown = [_hugging_face(message, self._short_ids) for message in messages]
         if add_generation_prompt and shown and _is_unfinished(shown[-1]):
             marked = {**shown[-1], "content": shown[-1]["content"] + END_OF_CONTENT}
@@ -125,11 +134,8 @@ def _rendered(template: Template, values: Mapping[str, object]) -> str:
         TypeError: it did something with a value of the wrong kind.
         RequestError: anything else it ran into.
     """
-    from ollama_zmq.text.metering import budget
-
     try:
-        with budget():
-            return template.render(values)
+        return template.render(values)
     except (RequestError, TypeError):
         raise
     except Exception as error:  # whatever a foreign template can bring about
@@ -142,7 +148,7 @@ def _failed(error: Exception) -> str:
 
 
 def _raise_exception(message: object) -> None:
-    raise RequestError(f"the model's chat template refuses: {message}")
+    raise RequestError(f"the model's chat template refuses: {str(message)[:MAX_REFUSAL]}")
 
 
 def _thinking(think: Think) -> dict[str, object]:

@@ -123,3 +123,58 @@ def test_a_long_conversation_costs_a_small_part_of_the_budget() -> None:
 def test_a_template_nested_too_deep_is_refused() -> None:
     with pytest.raises((ModelFileError, RequestError)):
         render("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}")
+
+
+EMOJI = "{% set a = '\U0001f389' * 2000000 %}"
+LONG = "{% set a = 'x' * 20000000 %}{% set b = 'x' * 20000000 %}"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "source",
+    [
+        LONG + "{% for i in range(99999) %}{% if a == b %}{% endif %}{% endfor %}",
+        LONG + "{% for i in range(99999) %}{% if a in b %}{% endif %}{% endfor %}",
+        LONG + "{% for i in range(99999) %}{% if a is eq b %}{% endif %}{% endfor %}",
+        LONG + "{% for i in range(99999) %}{% set c = a[1:] %}{% endfor %}",
+        LONG + "{% for i in range(99999) %}{% set c = a.rfind(b) %}{% endfor %}",
+        EMOJI + "{% set n = namespace(l=[]) %}{% for i in range(999) %}{% set n.l = n.l + [a[i:]] %}{% endfor %}",
+        grown("[1]", "{% set ns.x = [ns.x, ns.x] %}{% set ns.y = [ns.y, ns.y] %}{% if ns.x == ns.y %}{% endif %}"),
+        "{% for i in range(9999) %}{% if range(9999) | sort %}{% endif %}{% endfor %}",
+        "{% for i in range(99999) %}{% for j in range(99999) %}"
+        + "{% set a = b %}" * 4000
+        + "{% endfor %}{% endfor %}",
+        "{% macro f() %}"
+        + "{% set a = b %}" * 4000
+        + "{% endmacro %}{% for i in range(99999) %}{% if f() %}{% endif %}"
+        "{% endfor %}",
+        "{{ ('a ' * 9000000) | title | length }}",
+        "{{ ('<>' * 3000000) | striptags | length }}",
+        "{{ 1.5 | round(10 ** 9, 'ceil') }}",
+        "{{ '%(a)9999d' * 100000 % {'a': 1} }}",
+        "{{ ('\x01' * 30000000) | tojson | length }}",
+        "{{ ('x' * 3000000).strip('abcdefgh' * 30000 + 'x') }}",
+        "{{ ('\U0001f389' * 9000000).split('\U0001f389') | length }}",
+    ],
+)
+def test_no_work_on_long_texts_is_free(source: str) -> None:
+    with pytest.raises(RequestError, match=r"than is allowed|digits"):
+        render(source)
+
+
+def test_a_text_of_ten_megabytes_passes_a_template_that_touches_it_often() -> None:
+    source = (
+        "{% for m in messages[::-1] %}{% if m.content is string and not (m.content.startswith('<t>') and"
+        " m.content.endswith('</t>')) and '</think>' in m.content %}{{ m.content.split('</think>')[-1].lstrip('\n') }}"
+        "{% else %}{{ '<|im_start|>' + m.role + '\n' + m.content | trim + '<|im_end|>' }}{% endif %}{% endfor %}"
+    )
+    text = "日本 text\n" * 1_250_000
+    shown = JinjaTemplate(source).render([{"role": "user", "content": text}] * 2)
+    assert shown == ("<|im_start|>user\n" + text.strip() + "<|im_end|>") * 2
+
+
+def test_comparisons_and_slices_mean_what_they_mean_in_python() -> None:
+    source = (
+        "{{ 1 < 2 <= 2 }} {{ 1 < 2 > 2 }} {{ 'a' in 'ab' }} {{ 1 not in [1] }} {{ 'abcd'[1:3] }} {{ [1, 2, 3][::-1] }}"
+    )
+    assert render(source) == "True False True False bc [3, 2, 1]"
