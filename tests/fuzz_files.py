@@ -174,7 +174,7 @@ class Modelfile(Target):
 class Go(Target):
     """Go templates made of pieces of real ones."""
 
-    limit_s = 1.0
+    limit_s = 4.0  # MAX_CPU_S, and parsing
     names = "{{ }} {{- -}} .Messages .Content .Role .Prompt .Response .System .Tools .Suffix $ $i := = | ( ) range if else end with "
     names += 'define template block break continue "a" `b` printf print len index slice json eq ne lt and or not html js call . 0 1 -1 99999999 nil true'
     words: ClassVar[list[str]] = [
@@ -187,6 +187,12 @@ class Go(Target):
         "range .Messages}}",
         "if .Tools}}",
         "{{end}}",
+        '{{$a := "xxxxxxxxxxxxxxx"}}' + '{{$a = printf "%s%s" $a $a}}' * 20,
+        '{{$a := "\U0001f389"}}' + '{{$a = printf "%s%s" $a $a}}' * 18,
+        "{{range 9999}}{{$b := printf `%s` $a}}{{end}}",
+        "{{range 9999}}{{if eq $a (slice $a 1)}}{{end}}{{end}}",
+        '{{define "x"}}{{template "y" .}}{{template "y" .}}{{end}}{{define "y"}}{{template "x" .}}{{end}}{{template "x"}}',
+        "{{$a}}",
         *ODD_TEXTS,
     ]
     whole = (
@@ -218,6 +224,7 @@ class Go(Target):
 class Jinja(Go):
     """Jinja templates made of pieces of real ones."""
 
+    limit_s = 4.0  # MAX_CPU_S, and compiling
     names = "{{ }} {% %} {%- -%} messages message content role tools for in if elif else endif endfor set endset macro endmacro call endcall "
     names += "filter endfilter loop index last raise_exception strftime_now namespace range dict is defined not and or | ~ + - * / // % ** == < "
     names += "( ) [ ] { } : , . 0 1 -1 99999999 'a' none true tojson join length trim upper replace split format items map select sort"
@@ -230,6 +237,17 @@ class Jinja(Go):
         "{% endfor %}",
         "{{ m.content }}",
         "'x' * 999999",
+        "{% set a = 'x' * 9999999 %}",
+        "{% set a = '\U0001f389' * 999999 %}",
+        "{% set l = range(9999) | list %}",
+        "{% for i in range(9999) %}",
+        "{% if a[1:] == a[:-1] %}{% endif %}",
+        "{% if a in a %}{% endif %}",
+        "{% if l | sort %}{% endif %}",
+        "{% if a | title %}{% endif %}",
+        "{% set a = a.replace('x', 'xx') %}",
+        "{% set l = [l, l] %}",
+        "{% if l == l[:] %}{% endif %}",
         *ODD_TEXTS,
     ]
     whole = (

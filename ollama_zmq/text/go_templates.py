@@ -12,25 +12,21 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
 from gotpl import ExecutionBudget, SandboxPolicy, Template
 from gotpl.parse.parser import parse_template
-from gotpl.runtime.gofmt import sprintf
 
 from ollama_zmq.errors import RequestError
-from ollama_zmq.text.go_values import Json, JsonList, go_json, go_message, go_tool, printed, typescript
+from ollama_zmq.text.go_functions import GoMeter, functions
+from ollama_zmq.text.go_values import JsonList, go_message, go_tool
+from ollama_zmq.text.metering import COPIED, budget, hold, spend, width
 from ollama_zmq.text.templates import ChatTemplate, Message, Think, check_size
 
-MAX_TEXT = 32_000_000
-WIDE_FIELD = re.compile(r"%[^a-zA-Z%]*(?:\d{5}|\*)")
 _ACTION = re.compile(r"""\{\{(?:"(?:\\.|[^"\\])*+"|`[^`]*+`|'(?:\\.|[^'\\])*+'|(?!\}\})[^"`'])*+""", re.DOTALL)
 _LONG_NUMBER = re.compile(r"[0-9.+-][\w.+-]{100,}")
-LIMITS = ExecutionBudget(
-    max_output_chars=MAX_TEXT, max_iterations=300_000, max_template_depth=100, max_function_calls=300_000
-)
 
 
 class GoTemplate(ChatTemplate):
@@ -44,7 +40,7 @@ class GoTemplate(ChatTemplate):
         check_size(source)
         _check_numbers(source)
         self.source = source
-        self._functions = _functions(clock)
+        self._functions = functions(clock)
         names = set(_fields(self._parsed(source)))
         if not names & {"Messages", "Response"}:
             source += "{{ .Response }}"
@@ -64,6 +60,10 @@ class GoTemplate(ChatTemplate):
         think: Think = None,
     ) -> str:
         """See :class:`ChatTemplate`. Go templates decide by the last message whether the assistant is to speak."""
+        with budget(given=[*messages, *(tools or ())]):  # for all turns together
+            return self._render_all(messages, tools, think)
+
+    def _render_all(self, messages: Sequence[Message], tools: Sequence[Message] | None, think: Think) -> str:
         system, merged = collate(messages)
         if not self._takes_messages:
             return self._render_turns(merged, think)
@@ -82,7 +82,8 @@ class GoTemplate(ChatTemplate):
         if not self.takes_suffix:
             return super().render_insert(prompt, suffix, think=think)
         values = {"System": "", "Messages": [], "Tools": JsonList(), "Response": "", "Prompt": prompt, "Suffix": suffix}
-        return self._run(self._whole, values | _thinking(think))
+        with budget(given=[prompt, suffix]):
+            return self._run(self._whole, values | _thinking(think))
 
     def _render_turns(self, messages: Sequence[Message], think: Think) -> str:
         turns = list(_turns(messages))
@@ -105,16 +106,20 @@ class GoTemplate(ChatTemplate):
                 functions=self._functions,
                 missing_key="zero",
                 format_mode="python",
-                sandbox=SandboxPolicy(allow_functions=self._functions, default_budget=LIMITS),
+                sandbox=SandboxPolicy(allow_functions=self._functions),
+                budget=cast(ExecutionBudget, GoMeter()),
             )
         except Exception as error:
             raise RequestError(_failed(error)) from error
 
     def _run(self, template: Template, values: Mapping[str, Any]) -> str:
         try:
-            return template.render(dict(values))
+            made = template.render(dict(values))
+            spend(len(made) // COPIED)
+            hold(len(made) * width(made))
         except Exception as error:  # whatever a foreign template can bring about
             raise RequestError(_failed(error)) from error
+        return made
 
     def _cut(self, source: str) -> str:
         """*source* up to the first ``.Response`` that is printed, with the blocks around it closed."""
@@ -207,22 +212,3 @@ def _first_response(nodes: Any, depth: int) -> tuple[int, int] | None:
 def _thinking(think: Think) -> dict[str, object]:
     level = think if isinstance(think, str) else ""
     return {"Think": bool(think), "ThinkLevel": level, "IsThinkSet": think is not None}
-
-
-def _functions(clock: Callable[[], datetime]) -> dict[str, Callable[..., object]]:
-    return {
-        "printf": _printf,
-        "json": lambda value: go_json(printed(value)),
-        "currentDate": lambda *_: clock().strftime("%Y-%m-%d"),
-        "yesterdayDate": lambda *_: (clock() - timedelta(days=1)).strftime("%Y-%m-%d"),
-        "toTypeScriptType": typescript,
-    }
-
-
-def _printf(pattern: str, *values: object) -> str:
-    """Go's ``printf``, for fields and texts of a size a prompt may have."""
-    size = len(pattern) + sum(len(value) for value in values if isinstance(value, str))
-    if WIDE_FIELD.search(pattern) or size > MAX_TEXT:
-        raise ValueError("printf makes too long a text")
-    shown = (str(value) if isinstance(value, Json | JsonList) else value for value in values)
-    return sprintf(pattern, *shown, format_mode="python")

@@ -143,3 +143,29 @@ def test_a_number_without_end_is_refused_before_it_is_read(before: str) -> None:
 def test_long_lines_outside_of_actions_are_text() -> None:
     line = "-" * 200 + "1" * 200
     assert GoTemplate(f"{line}{{{{ .Prompt }}}}").render([{"role": "user", "content": "hi"}]) == f"{line}hi"
+
+
+GROWN = '{{$a := "xxxxxxxxxxxxxxx"}}' + '{{$a = printf "%s%s" $a $a}}' * 20
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{{$a}}{{.Prompt}}{{.Response}}",
+        "{{range .Messages}}{{range $.Messages}}{{$b := printf \"%s%s\" $a $a}}{{end}}{{end}}",
+        "{{range .Messages}}{{range $.Messages}}{{if eq $a (slice $a 0)}}{{end}}{{end}}{{end}}",
+        "{{range .Messages}}{{range $.Messages}}{{if (html $a)}}{{end}}{{end}}{{end}}",
+    ],
+)  # fmt: skip
+def test_the_calls_of_all_turns_share_one_budget(body: str) -> None:
+    turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    with pytest.raises(RequestError, match=r"than is allowed|output character budget"):
+        GoTemplate(GROWN + body).render([*turn * 60, turn[0]])
+
+
+@pytest.mark.timeout(60)
+def test_a_tree_of_templates_that_call_each_other_twice_ends() -> None:
+    tree = "".join(f'{{{{define "t{i + 1}"}}}}{f"{{{{template `t{i}`}}}}" * 2}{{{{end}}}}' for i in range(60))
+    with pytest.raises(RequestError, match="than is allowed"):
+        GoTemplate('{{define "t0"}}{{end}}' + tree + "{{template `t60`}}{{.Prompt}}").render([])
