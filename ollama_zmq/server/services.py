@@ -6,7 +6,7 @@ import asyncio
 import time
 import zlib
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from ollama_zmq.errors import CapacityError, OllamaZmqError, RequestError
 from ollama_zmq.server.decoding import T, decode
 from ollama_zmq.server.errors import BodyTooLarge, RequestCanceled
 from ollama_zmq.server.generation import Generations
+from ollama_zmq.server.rendering import Renderers
 from ollama_zmq.server.scheduler import ModelScheduler
 from ollama_zmq.store.models import Store
 
@@ -39,6 +40,7 @@ class Services:
     broker: Broker
     scheduler: ModelScheduler
     generations: Generations
+    renderers: Renderers = field(default_factory=Renderers)
 
     @classmethod
     def of(cls, config: Config, store: Store, broker: Broker) -> Services:

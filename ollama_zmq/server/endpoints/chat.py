@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -48,11 +47,11 @@ async def _chunks(
             yield _chunk(request, done=True, done_reason="load")
             return
         tokenizer = tokenizer_of(prepared, resident.loaded.tokenizer)
-        prompt = await asyncio.to_thread(_prompt, prepared, request, resident, tokenizer)
+        prompt = await services.renderers.run(_prompt, prepared, request, resident, tokenizer)
         if request.debug_render_only:
             yield _chunk(request, message=ResponseMessage("", ""), debug_info=DebugInfo(tokenizer.shown(prompt)))
             return
-        token_ids = await asyncio.to_thread(
+        token_ids = await services.renderers.run(
             encoded, tokenizer, prompt, resident.loaded.num_ctx, may_cut=request.truncate and request.shift
         )
         async with aclosing(outputs(services, prepared, resident.loaded, token_ids)) as answer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -52,12 +51,14 @@ async def _chunks(
             yield _chunk(request, done=True, done_reason="load")
             return
         tokenizer = tokenizer_of(prepared, resident.loaded.tokenizer)
-        prompt = await asyncio.to_thread(_prompt, prepared, request, resident, tokenizer)
+        prompt = await services.renderers.run(_prompt, prepared, request, resident, tokenizer)
         if request.debug_render_only:
             before = tokenizer.decode(_context(request, tokenizer), show_control=True)
             yield _chunk(request, debug_info=DebugInfo(before + tokenizer.shown(prompt)))
             return
-        token_ids = await asyncio.to_thread(_token_ids, prepared, request, tokenizer, prompt, resident.loaded.num_ctx)
+        token_ids = await services.renderers.run(
+            _token_ids, prepared, request, tokenizer, prompt, resident.loaded.num_ctx
+        )
         async with aclosing(outputs(services, prepared, resident.loaded, token_ids)) as answer:
             async for output in answer:
                 if isinstance(output, Finished):
