@@ -250,11 +250,62 @@ def test_an_answer_has_all_the_time_it_wants_and_the_next_request_its_own():
         finish.set()
         await settle()
         assert connection.transport.sent.endswith(b"0\r\n\r\n")
+        world.expire()
+        assert not connection.transport.closed
         world.now += HEAD_S
         world.expire()
         assert connection.transport.closed
 
     play(scenario, slow)
+
+
+def test_into_an_answer_that_has_begun_no_other_is_written():
+    async def half(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        await asyncio.Event().wait()
+
+    async def scenario(world):
+        connection = world.connect()
+        connection.data_received(b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await settle()
+        connection.data_received(b"zz\r\n")
+        assert connection.transport.closed
+        assert connection.transport.sent.count(b"HTTP/1.1 ") == 1
+        for task in world.state.tasks:
+            task.cancel()
+
+    play(scenario, half)
+
+
+def test_who_is_refused_and_never_speaks_goes():
+    async def never(scope, receive, send):
+        await asyncio.Event().wait()
+
+    async def scenario(world):
+        world.connect().data_received(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        late = world.connect()
+        assert not late.transport.closed
+        world.now += REFUSAL_S
+        world.expire()
+        assert late.transport.closed
+        for task in world.state.tasks:
+            task.cancel()
+
+    play(scenario, never, limit=1)
+
+
+def test_of_those_that_wait_another_goes_each_time():
+    """One that is closing already makes no more room."""
+
+    async def scenario(world):
+        made = []
+        for _ in range(4):
+            world.now += REFUSAL_S
+            made.append(world.connect())
+        assert [connection.transport.closed for connection in made] == [True, True, False, False]
+
+    play(scenario, limit=2)
 
 
 def test_between_requests_a_connection_is_idle_and_keeps_its_place():
