@@ -112,10 +112,12 @@ class Loaded:
 
 
 def load(broker: Broker, path: Path, *workers: RunningWorker, before: Loaded | None = None, num_ctx=128) -> Loaded:
-    """Load the model of *path*, in the place of the one *before*."""
+    """Load the model of *path*, in the place of the one *before*, over *workers* and nobody else."""
     request = LoadRequest("tiny", path, num_ctx, rpc_servers=tuple(w.address for w in workers))
     loading = broker.load(request, replaces=before.model if before else None)
-    return Loaded(broker, loading.result(WAIT_S))
+    loaded = loading.result(WAIT_S)
+    assert workers or not loaded.size_remote
+    return Loaded(broker, loaded)
 
 
 def outputs_of(loaded: Loaded, request: Request) -> Iterator[Output]:
@@ -150,6 +152,7 @@ def test_split_equals_unsplit_whatever_the_cut_and_the_chunk(broker, tiny_gguf, 
     workers = [start_worker() for _ in range(3)]
     for n in (1, 2, 3):
         loaded = load(broker, tiny_gguf, *workers[:n], before=loaded)
+        assert workers_of(broker) == {"local", *(worker.address for worker in workers[:n])}
         for chunk in (1, 7, 64):
             assert np.array_equal(score(loaded, chunk), unsplit), (n, chunk)
 
@@ -161,7 +164,9 @@ def test_what_follows_the_lookup_is_done_over_workers_too(broker, tiny_gguf, sta
     loaded = load(broker, tiny_gguf)
     unsplit = score(loaded)
     assert not np.allclose(unsplit, plain, rtol=0.01)
-    assert np.array_equal(score(load(broker, tiny_gguf, start_worker(), start_worker(), before=loaded)), unsplit)
+    split = load(broker, tiny_gguf, start_worker(), start_worker(), before=loaded)
+    assert split.model.size_remote > 0
+    assert np.array_equal(score(split), unsplit)
 
 
 @pytest.mark.parametrize(("num_parallel", "contexts"), [(0, 4), (1, 1), (3, 3)])
@@ -172,7 +177,9 @@ def test_a_model_says_how_many_contexts_it_has_room_for(broker, tiny_gguf, num_p
 
 def test_generation_over_workers_is_what_it_is_here(broker, tiny_gguf, start_worker):
     alone = generate(load(broker, tiny_gguf))
-    text, last = generate(load(broker, tiny_gguf, start_worker(), start_worker()))
+    split = load(broker, tiny_gguf, start_worker(), start_worker())
+    assert split.model.size_remote > 0
+    text, last = generate(split)
     assert isinstance(last, Finished)
     assert (text, last.context) == (alone[0], alone[1].context)
     assert (last.prompt_tokens, last.output_tokens) == (len(PROMPT), 12)
@@ -200,6 +207,7 @@ def test_models_of_one_shape_answer_side_by_side_over_one_worker(broker, tiny_gg
     assert not np.array_equal(*alone)
     worker = start_worker()
     loaded = [load(broker, path, worker) for path in paths]
+    assert all(model.model.size_remote > 0 for model in loaded)
     for _ in range(2):
         assert all(np.array_equal(score(model), bits) for model, bits in zip(loaded, alone, strict=True))
     broker.unload(loaded[0].model).result(WAIT_S)
@@ -209,6 +217,7 @@ def test_models_of_one_shape_answer_side_by_side_over_one_worker(broker, tiny_gg
 def test_a_worker_that_dies_ends_only_the_models_that_used_it(broker, tiny_gguf, start_worker):
     doomed, other = start_worker(), start_worker()
     lost, kept = load(broker, tiny_gguf, doomed), load(broker, tiny_gguf, other)
+    assert workers_of(broker) == {"local", doomed.address, other.address}
     expected = generate(kept)
     arrived = outputs_of(lost, GenerationRequest("long", PROMPT, Options(temperature=0.0, num_predict=100_000)))
     next(arrived)
@@ -256,7 +265,7 @@ def test_a_dry_run_gives_its_workers_back(broker, tiny_gguf, start_worker):
         assert broker.plan(wanted).result(WAIT_S).missing == ()
         assert [seen.address for seen in broker.cluster().workers] == ["local"]
     with Broker(threads=1) as other:
-        generate(load(other, tiny_gguf, worker))
+        assert load(other, tiny_gguf, worker).model.size_remote > 0
 
 
 def test_a_dry_run_leaves_alone_what_a_model_uses(broker, tiny_gguf, start_worker):
@@ -422,7 +431,7 @@ def test_a_closed_broker_gives_its_workers_back(tiny_gguf, start_worker):
     worker = start_worker()
     for _ in range(2):
         with Broker(threads=1) as broker:
-            load(broker, tiny_gguf, worker)
+            assert load(broker, tiny_gguf, worker).model.size_remote > 0
 
 
 def test_nobody_at_the_address_is_said_so(broker, tiny_gguf):

@@ -132,6 +132,13 @@ def test_a_lost_connection_is_told_once_and_not_made_again(dialer, worker):
         assert not select.select([other], [], [], 0.3)[0]  # libzmq's own first try came after 0.1 s
 
 
+def test_who_was_hung_up_while_probed_says_nothing(dialer, listener):
+    dialer.dial("a", (listener[1],), 1, 0.0)
+    dialer.hang_up("a")
+    assert dialer.next_deadline() == float("inf")
+    assert dialer.advance(1e9) == ([], [])
+
+
 def test_this_server_itself_is_never_dialled(dialer):
     with pytest.raises(Unreachable, match="localhost:11434 is this server itself, not a worker"):
         dialer.dial("localhost:11434", ("tcp://127.0.0.1:11434",), 1, 0.0)
