@@ -77,6 +77,14 @@ def test_angles_are_made_once_for_all_layers(layers):
     assert [op.op for _, op in ops_of(plan(layers, 4))].count("angles") == 1
 
 
+def test_ropes_of_two_scales_have_angles_of_their_own():
+    ops = Builder("scales")
+    x = ops.input("x", ("T", 4))
+    for scale in (1.0, 0.5):
+        x = ops.rope(x, ops.positions, None, n_heads=1, head_dim=4, rotary_dim=4, theta=1e4, scale=scale)
+    assert [op.op for _, op in ops_of(plan(verify(ops.program("out", x)), 4))].count("angles") == 2
+
+
 def test_values_that_live_together_do_not_overlap(layers):
     """But for an op on rows that writes over what nobody reads after it."""
     planned = plan(layers, 5)
