@@ -135,7 +135,7 @@ class Config:
             origins=values.origins(),
             rpc_servers=values.text("OLLAMA_RPC_SERVERS"),
             rpc_policy=values.choice("OLLAMA_RPC_POLICY", ("throughput", "fastest")),
-            rpc_missing=values.choice("OLLAMA_RPC_MISSING", ("use-rest", "wait", "refuse")),
+            rpc_missing=values.needed("OLLAMA_RPC_MISSING", ("use-rest", "wait", "refuse")),
             rpc_allow=values.text("OLLAMA_RPC_ALLOW"),
             parse_special=values.switch("OLLAMA_PARSE_SPECIAL", default=True),
             speculate=values.switch("OLLAMA_SPECULATE", default=True),
@@ -188,6 +188,13 @@ class _Values:
         text = self.text(name).lower()
         if text and text not in choices:
             self.warnings.append(f"{name}={text!r}: not one of {', '.join(choices)}, using {choices[0]}")
+        return text if text in choices else choices[0]
+
+    def needed(self, name: str, choices: tuple[str, ...]) -> str:
+        """A choice that no other may take the place of: what it is for would then not be done."""
+        text = self.text(name).lower()
+        if text and text not in choices:
+            self.errors[name] = f"{name}={text!r}: not one of {', '.join(choices)}"
         return text if text in choices else choices[0]
 
     def count(self, name: str, default: int) -> int:

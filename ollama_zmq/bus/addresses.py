@@ -6,6 +6,7 @@ An IPv6 address with a port stands in brackets, ``[fe80::1]:50052``; without, it
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 import threading
 import time
@@ -17,6 +18,9 @@ from ollama_zmq.host import DEFAULT_RPC_PORT, is_loopback, reachable
 
 MAX_SERVERS = 64
 RESOLVE_LIMIT_S = 1.5
+_LIKE_IPV4 = re.compile(
+    r"[0-9]+(\.[0-9]+)+"
+)  # no name ends in a number: a slip in an address, whatever a resolver says
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +139,8 @@ def _resolve(address: str) -> Resolved:
     try:
         found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
+        if _LIKE_IPV4.fullmatch(host):
+            return Resolved((), f"cannot resolve worker {address}: {host} is no address and no known name")
         why = getattr(error, "strerror", None) or str(error)
         return Resolved((), f"cannot resolve worker {address}: {why.lower()}")
     ordered = sorted(found, key=lambda entry: entry[0] != socket.AF_INET)

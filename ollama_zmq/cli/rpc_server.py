@@ -37,7 +37,9 @@ def megabytes_of(ctx: click.Context, param: click.Parameter, value: str | None) 
     if value is None:
         return None
     if not value.isdecimal() or len(value) > MAX_DIGITS or int(value) < 1:
-        raise click.BadParameter(f"{printable_line(value, 40)!r} is not a number of MB, such as 4096", ctx, param)
+        raise click.BadParameter(
+            f"{printable_line(value, 40)!r} is not a number of MB, at least 1, such as 4096", ctx, param
+        )
     return int(value)
 
 
@@ -94,10 +96,13 @@ def resolve(host: str) -> str:
     """Return the address that *host* stands for, IPv4 if it has one.
 
     Raises:
-        RequestError: it is not known.
+        RequestError: it is not known, or has a port.
     """
     from ollama_zmq.errors import RequestError
 
+    name, colon, port = host.rpartition(":")
+    if colon and port.isdecimal() and (":" not in name or name.endswith("]")):
+        raise RequestError(f"host {host!r} has a port: say -H {name} -p {port}")
     try:
         found = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError):

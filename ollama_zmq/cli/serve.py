@@ -36,7 +36,7 @@ def check(config: Config) -> None:
     """
     from ollama_zmq.bus.addresses import parse_servers
 
-    config.require("OLLAMA_HOST", "OLLAMA_MODELS")
+    config.require("OLLAMA_HOST", "OLLAMA_MODELS", "OLLAMA_RPC_MISSING")
     try:
         parse_servers(config.rpc_servers)
     except RequestError as error:

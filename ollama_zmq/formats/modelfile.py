@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 from ollama_zmq.errors import RequestError
 from ollama_zmq.formats.options import typed_parameters
+from ollama_zmq.printable import printable_line
 
 ROLES = ("system", "user", "assistant")
 COMMANDS = (
@@ -159,7 +160,8 @@ class _Scanner:
         name = match[1].lower()
         if name not in COMMANDS:
             names = ", ".join(f'"{name}"' for name in COMMANDS[:-1])
-            raise self.error(f'command must be one of {names}, or "{COMMANDS[-1]}"')
+            what = f'command must be one of {names}, or "{COMMANDS[-1]}"'
+            raise self.error(f"{what}, not {printable_line(match[1], 40)!r}" if match[1] else what)
         if not match[2]:
             raise self.error(f"unexpected EOF: {name.upper()} needs a value")
         self.position = match.end()

@@ -1,7 +1,7 @@
 """The process of ``ollama serve``: its socket, its signals, and its end.
 
-The first SIGINT or SIGTERM ends running streams with an error line, lets their connections close and closes the broker;
-the second one does not wait. Neither leaves a traceback.
+The first SIGINT, SIGTERM or SIGHUP ends running streams with an error line, lets their connections close and closes the
+broker; the second one does not wait. Neither leaves a traceback.
 """
 
 from __future__ import annotations
@@ -226,7 +226,9 @@ def _stop_on_signals(server: Server, app: Starlette) -> None:
             opening.result().stop()
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    hang_up = getattr(signal, "SIGHUP", None)  # the terminal was closed; nohup has it ignored
+    hears = hang_up is not None and signal.getsignal(hang_up) is not signal.SIG_IGN
+    for number in (signal.SIGINT, signal.SIGTERM, *([hang_up] if hears else ())):
         try:
             loop.add_signal_handler(number, stop)
         except NotImplementedError:  # Windows

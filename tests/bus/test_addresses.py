@@ -70,6 +70,11 @@ def test_addresses_are_found_ipv4_first_and_unknown_names_say_why():
     assert unknown.why.startswith("cannot resolve worker no-such-host.invalid:1: ")
 
 
+def test_a_slip_in_an_address_is_told_as_that_and_not_as_a_name_that_may_be_known_later():
+    (found,) = resolve_all(("10.99.0.256:50052",)).values()
+    assert found.why == "cannot resolve worker 10.99.0.256:50052: 10.99.0.256 is no address and no known name"
+
+
 @pytest.mark.parametrize(
     ("address", "own", "allowed", "may"),
     [

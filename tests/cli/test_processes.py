@@ -54,7 +54,7 @@ def test_an_address_that_is_not_ours_is_told():
         listen(Config.from_environment({"OLLAMA_HOST": "203.0.113.1:0"}))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_server_cleanly(tmp_path, number):
     with Children() as children:
         children.start_server(env={"OLLAMA_MODELS": str(tmp_path)})
@@ -106,6 +106,7 @@ def test_a_second_server_on_the_port_ends_with_1_and_one_line(tmp_path):
             "OLLAMA_RPC_SERVERS: more than 64 rpc servers",
         ),
         ("OLLAMA_RPC_ALLOW", "*, 10.0.0.0/240", "OLLAMA_RPC_ALLOW: '10.0.0.0/240' is no network, such as 10.0.0.0/24"),
+        ("OLLAMA_RPC_MISSING", "foo", "OLLAMA_RPC_MISSING='foo': not one of use-rest, wait, refuse"),
         ("OLLAMA_RPC_SERVERS", "a:1,a:1", "OLLAMA_RPC_SERVERS: rpc server a:1 is listed twice"),
         ("OLLAMA_MODELS", __file__, f"OLLAMA_MODELS: {__file__}: file exists; it has to be a folder that can be read"),
         ("OLLAMA_MODELS", f"{__file__}/x", f"OLLAMA_MODELS: {__file__}/x: not a directory; it has to be a folder"),

@@ -118,8 +118,9 @@ def test_a_port_in_use_is_named_with_what_to_do():
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("-m", "many"), 1, "'many' is not a number of MB, such as 4096"),
-        (("-m", "0"), 1, "'0' is not a number of MB"),
+        (("-m", "many"), 1, "'many' is not a number of MB, at least 1, such as 4096"),
+        (("-m", "0"), 1, "'0' is not a number of MB, at least 1"),
+        (("-H", "10.99.0.2:50052", "-m", "100"), 1, "host '10.99.0.2:50052' has a port: say -H 10.99.0.2 -p 50052"),
         (("-m", "-5"), 1, "'-5' is not a number of MB"),
         (("-m", "9" * 5000), 1, "is not a number of MB"),
         (("-t", "99999999"), 1, "99999999 is not in the range"),
