@@ -13,7 +13,7 @@ difference, and one more sweep cuts them all out.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ollama_zmq.text.vocabulary import HIDDEN, LSTRIP, RSTRIP, Vocabulary
 
@@ -49,17 +49,14 @@ class SpecialTokens:
     def split(self, text: str, *, parse_special: bool) -> list[str | int]:
         """*text* as fragments of plain text and special token ids, in order. No fragment is empty."""
         attributes = self._vocabulary.attributes
-        wanted = [i for i in self._present(text) if parse_special or not attributes[i] & HIDDEN]
+        wanted = {
+            token_id: places
+            for token_id, places in self._present(text).items()
+            if parse_special or not attributes[token_id] & HIDDEN
+        }
         if all(self._stands_alone(token_id) for token_id in wanted):
             return _swept(text, {self._vocabulary.texts[token_id]: token_id for token_id in wanted})
-        fragments: list[str | int] = [text] if text else []
-        for token_id in wanted:
-            fragments = [
-                piece
-                for fragment in fragments
-                for piece in ([fragment] if isinstance(fragment, int) else self._cut(fragment, token_id))
-            ]
-        return fragments
+        return self._cut(text, wanted)
 
     def _stands_alone(self, token_id: int) -> bool:
         """Whether a token can neither overlap another one of its kind nor swallow white space."""
@@ -74,28 +71,37 @@ class SpecialTokens:
                 text = text.replace(marker, marker[0] + guard + marker[1:])
         return text
 
-    def _present(self, text: str) -> list[int]:
-        """Special tokens that occur in *text*, in the order in which they are cut out."""
+    def _present(self, text: str) -> dict[int, list[int]]:
+        """Where special tokens occur in *text*, by their ids, in the order in which they are cut out."""
         if self._start is None:
-            return []
-        found = set()
+            return {}
+        found: dict[str, list[int]] = {}
         for match in self._start.finditer(text):
             at = match.start()
-            found |= {marker for n in self._lengths[match[0]] if (marker := text[at : at + n]) in self._order}
-        return [token_id for marker, token_id in self._order.items() if marker in found] if found else []
+            for n in self._lengths[match[0]]:
+                if (marker := text[at : at + n]) in self._order:
+                    found.setdefault(marker, []).append(at)
+        return {token_id: found[marker] for marker, token_id in self._order.items() if marker in found} if found else {}
 
-    def _cut(self, fragment: str, token_id: int) -> list[str | int]:
-        text, attributes = self._vocabulary.texts[token_id], self._vocabulary.attributes[token_id]
-        pieces: list[str | int] = []
+    def _cut(self, text: str, wanted: Mapping[int, Sequence[int]]) -> list[str | int]:
+        """*text* cut at the places in *wanted*, token by token: what an earlier one took, a later one cannot have."""
+        taken = bytearray(len(text))
+        cuts: list[tuple[int, int, int]] = []
+        for token_id, places in wanted.items():
+            attributes, n = self._vocabulary.attributes[token_id], len(self._vocabulary.texts[token_id])
+            for at in places:
+                begin, end = at, at + n
+                if taken.find(1, begin, end) >= 0:
+                    continue
+                while attributes & LSTRIP and begin and not taken[begin - 1] and text[begin - 1] in WHITE_SPACE:
+                    begin -= 1
+                while attributes & RSTRIP and end < len(text) and not taken[end] and text[end] in WHITE_SPACE:
+                    end += 1
+                taken[begin:end] = bytes((1,)) * (end - begin)
+                cuts.append((begin, end, token_id))
+        fragments: list[str | int] = []
         start = 0
-        while (at := fragment.find(text, start)) >= 0:
-            left = fragment[start:at]
-            if left := left.rstrip(WHITE_SPACE) if attributes & LSTRIP else left:
-                pieces.append(left)
-            pieces.append(token_id)
-            start = at + len(text)
-            while attributes & RSTRIP and start < len(fragment) and fragment[start] in WHITE_SPACE:
-                start += 1
-        if start < len(fragment):
-            pieces.append(fragment[start:])
-        return pieces
+        for begin, end, token_id in sorted(cuts):
+            fragments += [text[start:begin], token_id] if begin > start else [token_id]
+            start = end
+        return [*fragments, text[start:]] if start < len(text) else fragments
