@@ -35,6 +35,7 @@ def prompt_of(body):
     [
         (rb'{"prompt": "a\ud83d"}', "a\ufffd"),
         (rb'{"prompt": "\ude00b"}', "\ufffdb"),
+        (rb'{"prompt": "\uDA00x\uDFFF"}', "\ufffdx\ufffd"),
         (rb'{"prompt": "\ud83d\ud83d\ude00"}', "\ufffd😀"),
         (rb'{"prompt": "\ud83dx\ude00"}', "\ufffdx\ufffd"),
         (rb'{"prompt": "\\ud83d"}', r"\ud83d"),  # an escaped backslash, not half a pair
@@ -63,6 +64,17 @@ def test_text_is_what_go_reads(body, prompt):
         assert prompt_of(body) == prompt
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_what_python_takes_for_a_number_and_json_does_not_is_refused(number):
+    with pytest.raises(RequestError, match="invalid JSON"):
+        decode(f'{{"options": {{"top_p": {number}}}}}'.encode(), GenerateRequest)
+
+
+def test_a_body_nested_without_end_is_refused_in_words():
+    with pytest.raises(RequestError, match="nested too deep"):
+        decode(b"[" * 100_000, GenerateRequest)
+
+
 def test_records_in_a_request_have_their_names_in_any_case_and_options_theirs_as_written():
     body = b'{"Messages": [{"Role": "user", "CONTENT": "x", "Name": 1}, null], "Options": {"Seed": 1, "seed": null}}'
     request = decode(body, ChatRequest)
@@ -81,7 +93,8 @@ def test_any_value_in_options_comes_in_as_it_was_sent(value):
 @given(st.binary(max_size=60))
 def test_what_is_in_a_string_never_makes_a_body_unreadable(content):
     quoted = bytes(byte for byte in content if byte >= 0x20 and byte not in b'"\\')
-    assert prompt_of(b'{"prompt": "' + quoted + b'"}').encode() is not None
+    read = prompt_of(b'{"prompt": "' + quoted + b'"}')
+    assert read.replace("\ufffd", "") == quoted.decode(errors="ignore").replace("\ufffd", "")
 
 
 @given(st.binary(max_size=80))
