@@ -42,6 +42,7 @@ from ollama_zmq.ops.program import (
     TensorSpec,
     Verified,
     WeightSpec,
+    angles_of,
     verify,
 )
 from ollama_zmq.ops.registry import OPS
@@ -169,16 +170,11 @@ class Drawer:
         attrs = {"n_heads": width // head_dim, "head_dim": head_dim, "rotary_dim": rotary_dim}
         attrs |= {
             "theta": self.pick((10000.0, 500000.0)),
-            "scale": 1.0,
+            "scale": self.pick((1.0, 1.0, 0.5)),
             "pairing": self.pick(("halves", "interleaved")),
         }
         args = {"x": x, "positions": POSITIONS}
-        if (
-            len(
-                {(c.args.get("factors"), c.attrs["rotary_dim"], c.attrs["theta"]) for c in self.calls if "rope" in c.op}
-            )
-            > 6
-        ):
+        if len({angles_of(call) for call in self.calls if "rope" in call.op}) > 6:
             return
         if self.rng.random() < 0.3:
             args["factors"] = self.weight((rotary_dim // 2,), FLOAT_KINDS).name
