@@ -70,22 +70,24 @@ def test_an_answer_about_a_program_that_the_worker_has_no_more_is_late(workers, 
 
 
 @pytest.mark.parametrize(
-    ("compute_us", "shape", "kind"),
+    ("compute_us", "queue_us", "shape", "kind"),
     [
-        (-1, (1, 64), np.float32),
-        (2**62, (1, 64), np.float32),
-        (1, (2, 64), np.float32),
-        (1, (1, 63), np.float32),
-        (1, (64,), np.float32),
-        (1, (1, 64), np.float16),
+        (-1, 1, (1, 64), np.float32),
+        (2**62, 1, (1, 64), np.float32),
+        (1, -1, (1, 64), np.float32),
+        (1, 2**62, (1, 64), np.float32),
+        (1, 1, (2, 64), np.float32),
+        (1, 1, (1, 63), np.float32),
+        (1, 1, (64,), np.float32),
+        (1, 1, (1, 64), np.float16),
     ],
 )
-def test_an_output_that_is_not_of_the_step_costs_the_link(workers, network, compute_us, shape, kind):
+def test_an_output_that_is_not_of_the_step_costs_the_link(workers, network, compute_us, queue_us, shape, kind):
     assert network.hidden_size == 64
     load(workers, order(network, A, B))
     (sent,) = run(workers, decode_step())
     step = sent.envelope.message
-    ended = workers.say(A, Ran(step.program, step.microbatch, compute_us, 1), output=np.zeros(shape, kind))
+    ended = workers.say(A, Ran(step.program, step.microbatch, compute_us, queue_us), output=np.zeros(shape, kind))
     assert [type(effect) for effect in ended] == [ModelLost]
 
 
@@ -138,6 +140,7 @@ def test_a_failure_of_a_step_that_is_elsewhere_fails_nothing(workers, network):
     [
         {"memory_budget": 2**62},
         {"memory_total": -1},
+        {"memory_free": -1},
         {"threads": 0},
         {"threads": 2**40},
         {"decode_bytes_per_s": NAN},
@@ -159,6 +162,8 @@ def test_text_of_a_worker_is_one_printable_line(workers, network):
     assert str(failed.error).isprintable()
     assert len(str(failed.error)) < 600
     assert cleaned(Refused("a\x1bb", "1", 1)) == Refused("a\\x1bb", "1", 1)
+    assert cleaned(Refused("a", "\x1b[2J", 1)).package.isprintable()
+    assert cleaned(welcome(id="\x1b[2J")).id.isprintable()
     said = cleaned(welcome(host="h\x07", devices=(DeviceInfo("cpu", "\x1b]0;owned"),), package="9\n"))
     assert (said.host, said.devices[0].name, said.package) == ("h\\x07", "\\x1b]0;owned", "9 ")
 

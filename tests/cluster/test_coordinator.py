@@ -143,6 +143,20 @@ def test_a_refusal_is_passed_on(workers, network):
     assert str(failed.error) == f"{A}: runs ollama-zmq 9 (protocol 9)"
 
 
+def test_a_worker_that_breaks_the_protocol_under_a_load_is_not_asked_again(workers, network):
+    workers.answers[(A, Define)] = lambda m: [Defined(m.program, ("no.such.weight",))]
+    (loaded,) = load(workers, order(network, A, B))
+    assert [stage.worker for stage in loaded.stages] == [B, LOCAL]
+    assert [effect.address for effect in workers.seen if isinstance(effect, Connect)] == [LOCAL, A, B]
+
+
+def test_the_loop_wakes_up_for_the_first_deadline(workers, network):
+    load(workers, order(network, A, B))
+    run(workers, decode_step())
+    deadline = min(flight.deadline for flight in model_of(workers).in_flight.values())
+    assert workers.coordinator.next_deadline(deadline - 0.25) == deadline
+
+
 def test_other_ops_are_refused_here(workers, network):
     workers.answers[(A, Hello)] = lambda _: [welcome(ops="0000", package="0.0.9")]
     (failed,) = load(workers, order(network, A, missing=Missing.REFUSE))

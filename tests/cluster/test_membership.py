@@ -111,6 +111,16 @@ def test_a_worker_known_to_be_lost_is_waited_for_no_longer_than_it_takes_to_see_
     assert stages_of(loaded) == [A, LOCAL]
 
 
+def test_workers_on_their_way_in_are_waited_for_though_another_does_not_answer(workers, network):
+    workers.mute = {B}
+    workers.answers[(C, Hello)] = lambda _: []
+    assert load(workers, order(network, A, B, C)) == []
+    assert later(workers, CONNECT_GRACE_S + 1.0) == []
+    del workers.answers[(C, Hello)]
+    (loaded,) = workers.say(C, welcome())
+    assert stages_of(loaded) == [A, C, LOCAL]
+
+
 def row_of(workers: FakeWorkers, address: str) -> tuple[str, str]:
     rows = {row.address: row for row in workers.coordinator.state(listed={A: "", B: "", C: ""}).workers}
     return rows[address].status, rows[address].detail
