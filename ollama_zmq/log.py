@@ -23,7 +23,7 @@
     model.unloaded      model
     model.lost          error
     tokenizer.pre_missed    using
-    broker.leased       broker
+    broker.leased       broker address
     broker.lost         broker reason
     effect.failed       effect error
     broker.failed       (with traceback: a fault of our own)

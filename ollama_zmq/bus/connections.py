@@ -66,4 +66,7 @@ def _stranger(address: str) -> str:
 
 
 def _leased(address: str) -> str:
-    return f"worker {address} is leased to another broker: stop that `ollama serve`, or take the worker off the list"
+    return (
+        f"worker {address} is in use by another server: stop that `ollama serve` (the worker's log says on which "
+        "machine), or take the worker off the list"
+    )

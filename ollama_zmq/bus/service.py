@@ -49,9 +49,11 @@ class Service:
 
     Attributes:
         budget: of the device's memory.
+        peer: the machine of the broker.
     """
 
     def __init__(self, device: Device, *, name: str, find_blob: FindBlob, silence_limit_s: float) -> None:
+        self.peer = "this process"
         self.worker = Worker(name, silence_limit_s=silence_limit_s)
         self.runner = Runner(device, find_blob)
         self.budget = device.budget
@@ -67,7 +69,7 @@ class Service:
     def on_lease(self, held: bool) -> None:
         """Take note that a broker holds the lease, or that none does any more."""
         if held:
-            log.info("broker.leased", broker=self.worker.broker)
+            log.info("broker.leased", broker=self.worker.broker, address=self.peer)
 
     def compute(self, effect: Compute) -> list[Reply]:
         """Run a step."""

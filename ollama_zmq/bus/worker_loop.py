@@ -154,6 +154,7 @@ class WorkerLoop(Service):
     def _is_served(self, authenticator: ZapAuthenticator, parts: list[zmq.Frame]) -> bool:
         """Whether a message is of the peer that is served. Before the first is answered all others are gone."""
         descriptor = int(parts[-1].get(zmq.SRCFD))
+        self.peer = str(parts[-1].get("Peer-Address"))
         authenticator.guard.consumed(descriptor, sum(frame_nbytes(len(part)) for part in parts))
         if not authenticator.is_served(int(parts[-1].get("User-Id")), descriptor):
             return False

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ollama_zmq.devices.base import Device
 
 MEGABYTE = 1 << 20
+SMALL = 16 * MEGABYTE  # of memory: no layer of a model fits, or few
 MAX_DIGITS = 12  # of a number of MB: an exabyte
 PORT = click.IntRange(0, 65535)
 THREADS = click.IntRange(1, 1024)
@@ -83,6 +84,7 @@ def rpc_server(host: str, port: int, megabytes: int | None, threads: int | None)
             click.secho(exposure_warning(bracketed(host), loop.port), fg="yellow", bold=True, err=True)
         _describe(loop, host, address, device)
         loop.run()
+        say("stopped", err=True)
     finally:
         device.close()
 
@@ -186,7 +188,8 @@ def _describe(loop: WorkerLoop, host: str, address: str, device: Device) -> None
     from ollama_zmq.version import VERSION
 
     port = loop.port
-    memory = f"{human_bytes(device.budget.limit)} of {human_bytes(psutil.virtual_memory().total)}"
+    limit = device.budget.limit
+    memory = f"{limit // MEGABYTE} MB ({human_bytes(limit)}) of {human_bytes(psutil.virtual_memory().total)}"
     for line in (
         f"ollama-zmq {VERSION} rpc-server",
         f"  listening  {bracketed(host)}:{port}",
@@ -196,6 +199,8 @@ def _describe(loop: WorkerLoop, host: str, address: str, device: Device) -> None
         *_how_to_use(host, address, port),
     ):
         say(line, err=True)
+    if limit < SMALL:
+        say(f"\nWARNING: hardly a layer fits into {limit // MEGABYTE} MB: give it more with -m", err=True)
     sys.stderr.flush()
 
 

@@ -147,7 +147,7 @@ class Worker:
         if hello.protocol != PROTOCOL:
             return [self._refuse(envelope, self._other_version(hello))]
         if leased and hello.broker != self.broker:
-            return [self._refuse(envelope, f"worker {self.name} is leased to another broker")]
+            return [self._refuse(envelope, f"worker {self.name} is in use by another server")]
         effects: list[Effect] = []
         if leased and envelope.epoch > self.epoch:
             effects.append(self._end_lease("connected again"))

@@ -341,11 +341,18 @@ def refused_over(broker: Broker, path: Path, address: str) -> str:
     return str(caught.value)
 
 
+def test_a_worker_logs_on_which_machine_the_server_is_that_uses_it(broker, tiny_gguf, start_worker):
+    with structlog.testing.capture_logs() as logs:
+        load(broker, tiny_gguf, start_worker())
+    leased = [log for log in logs if log["event"] == "broker.leased" and log["address"] != "this process"]
+    assert [log["address"] for log in leased] == ["127.0.0.1"]
+
+
 def test_a_second_broker_is_told_that_the_worker_is_leased(broker, tiny_gguf, start_worker):
     worker = start_worker()
     loaded = load(broker, tiny_gguf, worker)
     with Broker(threads=1) as second:
-        assert "is leased to another broker" in refused_over(second, tiny_gguf, worker.address)
+        assert "is in use by another server" in refused_over(second, tiny_gguf, worker.address)
         here = load(second, tiny_gguf, worker)
         assert (here.model.size_remote, generate(here)[0]) == (0, generate(loaded)[0])
     assert isinstance(generate(loaded)[1], Finished)

@@ -53,11 +53,22 @@ def test_it_says_where_it_listens_and_ends_quietly(number):
     out, err = process.communicate(timeout=WAIT_S)
     assert (process.returncode, out) == (0, "")
     assert f"listening  127.0.0.1:{port}" in err
-    assert "memory     104 MB of" in err
+    assert "memory     100 MB (104 MB) of" in err
+    assert err.endswith("stopped\n")
     assert f'On this machine:  OLLAMA_RPC_SERVERS="127.0.0.1:{port}" ollama serve' in err
     assert f"for them:  ollama rpc-server -H 0.0.0.0 -p {port}\n" in err
     assert "WARNING" not in err
     assert "Traceback" not in err
+
+
+def test_a_worker_that_can_hold_nothing_says_so():
+    process = start("-p", "0", "-m", "1", "-t", "1")
+    err = ""
+    while "WARNING" not in err and (line := process.stderr.readline()):
+        err += line
+    process.terminate()
+    process.communicate(timeout=WAIT_S)
+    assert "WARNING: hardly a layer fits into 1 MB" in err
 
 
 def test_an_ipv6_address_is_printed_in_brackets():

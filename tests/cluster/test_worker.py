@@ -107,7 +107,7 @@ def test_another_protocol_is_refused_naming_both_versions_and_the_fix(idle):
 
 
 def test_a_second_broker_is_refused_and_the_first_keeps_the_lease(leased):
-    refusal = Refused(f"worker {NAME} is leased to another broker", VERSION, PROTOCOL)
+    refusal = Refused(f"worker {NAME} is in use by another server", VERSION, PROTOCOL)
     assert leased.handle(got(Hello(VERSION, PROTOCOL, B), 0, epoch=9)) == [sent(refusal, 0, epoch=9)]
     assert (leased.broker, leased.handle(got(RUN, 1, input=INPUT))) == (A, [Compute(RUN, INPUT, 1.0)])
 
