@@ -139,9 +139,34 @@ def test_who_was_hung_up_while_probed_says_nothing(dialer, listener):
     assert dialer.advance(1e9) == ([], [])
 
 
-def test_this_server_itself_is_never_dialled(dialer):
+def test_the_pause_between_tries_doubles_up_to_two_seconds(dialer):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        dialer.dial("a", (f"tcp://127.0.0.1:{unused.getsockname()[1]}",), 1, 0.0)
+        now, pauses = 0.0, []
+        while len(pauses) < 8:
+            if dialer.advance(now)[0]:
+                pauses.append(dialer.next_deadline() - now)
+                now = dialer.next_deadline()
+                dialer.advance(now)
+            assert select.select([dialer.sources[1]], [], [], DEADLINE_S)[0]
+    assert pauses == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0])
+
+
+def test_what_libzmq_cannot_connect_to_has_failed(dialer, worker, monkeypatch):
+    def refuse(*_):
+        raise Unreachable("no such endpoint")
+
+    monkeypatch.setattr("ollama_zmq.bus.sockets.connect", refuse)
+    dealer, endpoint = worker()
+    dialer.dial("a", (endpoint,), 1, time.monotonic())
+    assert wait_for(dialer, ConnectionFailed, dealer).reason == "no such endpoint"
+
+
+@pytest.mark.parametrize("endpoint", ["tcp://127.0.0.1:11434", "tcp://[::1]:11434"])
+def test_this_server_itself_is_never_dialled(dialer, endpoint):
     with pytest.raises(Unreachable, match="localhost:11434 is this server itself, not a worker"):
-        dialer.dial("localhost:11434", ("tcp://127.0.0.1:11434",), 1, 0.0)
+        dialer.dial("localhost:11434", (endpoint,), 1, 0.0)
     dialer.dial("192.0.2.1:11434", ("tcp://192.0.2.1:11434",), 1, 0.0)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import select
 import socket
+import struct
 import time
 
 import pytest
@@ -78,6 +79,19 @@ def test_a_worker_at_an_ipv6_address_is_greeted(probes, context):
 )
 def test_what_answers_is_told_apart(probes, listener, answer, outcome):
     assert outcome_of(probes, endpoint_of(listener), answer, listener) is outcome
+
+
+def test_a_connection_that_is_reset_has_ended(probes, listener):
+    now = time.monotonic()
+    probes.start("a", endpoint_of(listener), now)
+    select.select([probes], [], [], DEADLINE_S)
+    assert probes.advance(now) == []  # it is connected
+    peer, _ = listener.accept()
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.close()
+    select.select([probes], [], [], DEADLINE_S)
+    (probed,) = probes.advance(now)
+    assert probed.outcome is Outcome.ENDED
 
 
 def test_a_port_where_nothing_listens_refuses(probes):
@@ -165,6 +179,6 @@ def test_a_cancelled_probe_says_nothing(probes, listener):
     ],
 )
 def test_each_outcome_has_its_words_and_what_a_starting_worker_shows_is_not_final(outcome, words, final):
-    failed = failure_of_probe("box:1", Probed("box:1", outcome, "no route to host"))
+    failed = failure_of_probe("box:1", 1, Probed("box:1", outcome, "no route to host"))
     assert words in failed.reason
     assert failed.final is final
