@@ -69,6 +69,15 @@ def test_an_answer_about_a_program_that_the_worker_has_no_more_is_late(workers, 
     assert workers.coordinator.links[A].status is Status.READY
 
 
+def test_what_was_defined_on_an_older_connection_counts_on_no_newer_one(workers, network):
+    load(workers, order(network, A))
+    program = model_of(workers).stages[0].program
+    workers.happen(workers.lost(A, "the connection broke"))
+    load(workers, order(network, A, model=2))
+    (lost,) = workers.say(A, Ready(program, 1, 1.0, 1))
+    assert (type(lost), lost.model) == (ModelLost, 2)
+
+
 @pytest.mark.parametrize(
     ("compute_us", "queue_us", "shape", "kind"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ollama_zmq.cluster import pipeline
 from ollama_zmq.cluster.coordinator import LEASE_IDLE_S, Coordinator
 from ollama_zmq.cluster.events import (
     Connect,
@@ -119,6 +120,22 @@ def test_workers_on_their_way_in_are_waited_for_though_another_does_not_answer(w
     del workers.answers[(C, Hello)]
     (loaded,) = workers.say(C, welcome())
     assert stages_of(loaded) == [A, C, LOCAL]
+
+
+def test_a_worker_that_reads_its_part_from_a_slow_disk_has_the_time_for_it(workers, network, monkeypatch):
+    monkeypatch.setattr(pipeline, "SLOW_DISK_BYTES_PER_S", 1.0)
+    workers.answers[(B, Define)] = lambda m: [Defined(m.program, ())]
+    assert load(workers, order(network, A, B)) == []
+    assert later(workers, LOAD_STALL_S + 5.0) == []
+
+
+def test_a_program_that_is_accepted_is_progress(workers, network):
+    workers.answers[(B, Define)] = lambda _: []
+    assert load(workers, order(network, A, B)) == []
+    assert later(workers, LOAD_STALL_S - 1.0) == []
+    (program,) = [stage.program for stage in model_of(workers).stages if stage.address == B]
+    assert workers.say(B, Defined(program, ())) == []
+    assert later(workers, LOAD_STALL_S - 1.0) == []
 
 
 def row_of(workers: FakeWorkers, address: str) -> tuple[str, str]:
