@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
+from ollama_zmq.devices.base import Budget
+from ollama_zmq.errors import OutOfDeviceMemory
+from ollama_zmq.formats.quants import QuantType
+from ollama_zmq.kernels.cpu import weights
 from ollama_zmq.kernels.cpu.memory import Memory
 from ollama_zmq.kernels.cpu.pool import Pool
+from ollama_zmq.kernels.cpu.weights import SlabAllocator, weight_in_parts
+from ollama_zmq.ops.program import WeightSpec
 
 MEBIBYTE = 1 << 20
 
@@ -36,6 +42,43 @@ def test_what_was_no_array_goes_back_at_once():
     memory.close()
     assert resident_bytes() <= before - 60 * MEBIBYTE
     assert_array_equal(kept.view(np.uint8), 1)
+
+
+@pytest.mark.skipif("libasan" in os.environ.get("LD_PRELOAD", ""), reason="AddressSanitizer keeps what is freed")
+def test_the_memory_of_a_weight_goes_back_before_its_slab_and_the_slab_with_the_last():
+    allocator = SlabAllocator(Budget(64 * MEBIBYTE))
+    small, large = allocator.take(64, "small"), allocator.take(32 * MEBIBYTE, "large")
+    assert small.slab is large.slab
+    small.slab.memory.bytes()[large.offset : large.offset + large.nbytes] = 1
+    before = resident_bytes()
+    large.release()
+    assert resident_bytes() <= before - 30 * MEBIBYTE
+    assert small.slab.memory.address
+    small.release()
+    assert small.slab.memory.address == 0
+
+
+def test_a_weight_whose_loading_is_given_up_is_not_counted():
+    budget, pool = Budget(MEBIBYTE), Pool(1)
+    parts = weight_in_parts(
+        WeightSpec("w", QuantType.F32.id, (64, 64)), memoryview(bytes(4 * 64 * 64)), SlabAllocator(budget), pool
+    )
+    next(parts)
+    assert budget.used > 0
+    parts.close()
+    assert budget.used == 0
+    pool.close()
+
+
+def test_what_the_system_refuses_is_not_counted(monkeypatch):
+    def refuse(nbytes):
+        raise MemoryError
+
+    monkeypatch.setattr(weights, "Memory", refuse)
+    budget = Budget(MEBIBYTE)
+    with pytest.raises(OutOfDeviceMemory, match="w needs 64 B, which the system refused"):
+        SlabAllocator(budget).take(64, "w")
+    assert budget.used == 0
 
 
 def resident_bytes():
