@@ -88,17 +88,16 @@ def test_ropes_of_two_scales_have_angles_of_their_own():
 def test_values_that_live_together_do_not_overlap(layers):
     """But for an op on rows that writes over what nobody reads after it."""
     planned = plan(layers, 5)
-    widths = {name: shape[1] for name, shape in layers.shapes.items() if len(shape) == 2 and shape[0] == "T"}
     lives, last_reader = {}, {}
     for at, op in ops_of(planned):
         for value in (*op.reads, op.writes):
             lives.setdefault(value, [at, at])[1] = at
         last_reader |= dict.fromkeys(op.reads, op.writes)
     lives[layers.output.name][1] = len(planned.steps)
-    for a, b in combinations([name for name in widths if name in planned.offsets], 2):
+    for a, b in combinations(planned.offsets, 2):
         together = lives[a][0] <= lives[b][1] and lives[b][0] <= lives[a][1]
-        begin, end = max(planned.offsets[a], planned.offsets[b]), 0
-        end = min(planned.offsets[name] + 5 * 4 * widths[name] for name in (a, b))
+        begin = max(planned.offsets[a], planned.offsets[b])
+        end = min(planned.offsets[value] + planned.sizes[value] for value in (a, b))
         if together and begin < end:
             first, second = (a, b) if lives[a][0] <= lives[b][0] else (b, a)
             assert _writes_over(planned, second, first, last_reader)
