@@ -133,6 +133,15 @@ def test_a_proxy_that_cannot_be_used_is_named_in_one_line(monkeypatch, proxy):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("url", "verifies"), [("https://box:1", True), ("http://box:1", False)])
+def test_the_certificate_of_a_server_is_checked(monkeypatch, url, verifies):
+    """Without TLS there is none, and the trusted ones need not be read."""
+    settings = []
+    monkeypatch.setattr(httpx, "Client", lambda **given: settings.append(given))
+    Client(url)
+    assert [given["verify"] for given in settings] == [verifies]
+
+
 def test_an_upload_tells_its_progress(tmp_path):
     path = tmp_path / "blob"
     path.write_bytes(b"x" * 1_500_000)

@@ -123,6 +123,8 @@ def test_pictures_are_not_made_yet(on_site):
         ("localhost:11434", 200),
         ("127.0.0.1:11434", 200),
         ("[::1]:11434", 200),
+        ("[fe80::1]:11434", 200),
+        ("fe80::1", 200),
         ("192.168.1.5", 200),
         ("box.local", 200),
         ("api.internal:80", 200),
@@ -150,6 +152,7 @@ def test_a_server_on_the_network_answers_to_any_name(on_site):
 def test_this_machines_own_name_is_allowed(monkeypatch):
     monkeypatch.setattr("socket.gethostname", lambda: "Box-7")
     assert is_allowed_host("box-7")
+    assert is_allowed_host("LOCALHOST")
 
 
 @pytest.mark.parametrize(
@@ -174,6 +177,7 @@ def test_pages_of_foreign_origins_are_refused(on_site, origin, status, allowed):
     async def scenario(site):
         response = await site.http.get("/api/version", headers={} if origin is None else {"Origin": origin})
         assert (response.status_code, response.headers.get("access-control-allow-origin")) == (status, allowed)
+        assert response.headers.get("vary") == ("Origin" if allowed else None)  # no cache gives it to another page
 
     on_site(scenario, origins=ORIGINS)
 
