@@ -71,6 +71,7 @@ def rpc_server(host: str, port: int, megabytes: int | None, threads: int | None)
     from ollama_zmq import log
     from ollama_zmq.bus.security import exposure_warning
     from ollama_zmq.host import is_loopback
+    from ollama_zmq.kernels.cpu.processor import default_threads
 
     log.configure()
     address = resolve(host)
@@ -83,6 +84,8 @@ def rpc_server(host: str, port: int, megabytes: int | None, threads: int | None)
         if not is_loopback(address):
             click.secho(exposure_warning(bracketed(host), loop.port), fg="yellow", bold=True, err=True)
         _describe(loop, host, address, device)
+        if threads is not None and threads > default_threads():
+            say(f"WARNING: {threads} threads on {default_threads()} CPUs slow each other down: take fewer", err=True)
         loop.run()
         say("stopped", err=True)
     finally:

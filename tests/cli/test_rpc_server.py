@@ -12,6 +12,7 @@ import time
 import pytest
 
 from ollama_zmq.cli.children import free_port, is_listening
+from ollama_zmq.kernels.cpu.processor import default_threads
 
 ENTRY = "from ollama_zmq.cli import main; main()"
 WAIT_S = 60.0
@@ -69,6 +70,16 @@ def test_a_worker_that_can_hold_nothing_says_so():
     process.terminate()
     process.communicate(timeout=WAIT_S)
     assert "WARNING: hardly a layer fits into 1 MB" in err
+
+
+def test_more_threads_than_cpus_are_told():
+    process = start("-p", "0", "-m", "100", "-t", str(default_threads() + 1))
+    err = ""
+    while "WARNING" not in err and (line := process.stderr.readline()):
+        err += line
+    process.terminate()
+    process.communicate(timeout=WAIT_S)
+    assert f"WARNING: {default_threads() + 1} threads on {default_threads()} CPUs" in err
 
 
 def test_an_ipv6_address_is_printed_in_brackets():
