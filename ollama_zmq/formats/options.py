@@ -75,6 +75,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     parse_special: bool = True
 
 
+MAX_STOPS = 256
+MAX_STOP_LENGTH = 4096  # characters
+MAX_LOGGED = 100  # characters of what a request calls an option, and of its value
 _KINDS = {
     name: next(kind for kind in ("bool", "int", "float", "tuple", "str") if kind in annotation)
     for name, annotation in Options.__annotations__.items()
@@ -90,7 +93,7 @@ def merge_options(defaults: Options, model: Mapping[str, object], request: Mappi
     changes: dict[str, Any] = {}
     for name, value in [*model.items(), *(request or {}).items()]:
         if name not in _KINDS:
-            log.warning("option.ignored", name=name, value=value)
+            log.warning("option.ignored", name=name[:MAX_LOGGED], value=str(value)[:MAX_LOGGED])
         elif value is not None:
             changes[name] = _typed(name, value)
     merged = msgspec.structs.replace(defaults, **changes)
@@ -110,9 +113,21 @@ def _typed(name: str, value: object) -> object:
             return value
         case "tuple", list() | tuple():
             if all(isinstance(item, str) for item in value):
-                return tuple(value)
+                return _stops(tuple(value))
             raise RequestError(f'option "{name}" must be of an array of strings', option=name)
     raise RequestError(f'option "{name}" must be of type {_OLLAMA_TYPES[_KINDS[name]]}', option=name)
+
+
+def _stops(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """*texts*, which are looked for after every token."""
+    if len(texts) > MAX_STOPS:
+        raise RequestError(f'option "stop" has {len(texts)} texts, at most {MAX_STOPS}', option="stop")
+    longest = max(map(len, texts), default=0)
+    if longest > MAX_STOP_LENGTH:
+        raise RequestError(
+            f'option "stop" has a text of {longest} characters, at most {MAX_STOP_LENGTH}', option="stop"
+        )
+    return texts
 
 
 _OLLAMA_TYPES = {"bool": "boolean", "int": "integer", "float": "float32", "str": "string", "tuple": "array"}

@@ -3,11 +3,13 @@
     field names   match in any case; unknown ones are ignored; of two that are equal the last one counts
     null          is "not given", in the request itself and in the records inside it
 
-The JSON itself is read as :mod:`ollama_zmq.formats.foreign` says.
+The JSON itself is read as :mod:`ollama_zmq.formats.foreign` says. What is small on the wire may be large in memory, an
+empty object 600 bytes of it, so values are counted before any is made.
 """
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from functools import lru_cache
@@ -20,6 +22,10 @@ from ollama_zmq.formats.foreign import json_value
 
 T = TypeVar("T")
 
+MAX_CONTAINERS = 1 << 18  # objects and lists in a body
+MAX_VALUES = 1 << 22  # values, numbers of a context among them
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+
 
 def decode(body: bytes, kind: type[T]) -> T:
     """The request in *body*.
@@ -29,10 +35,28 @@ def decode(body: bytes, kind: type[T]) -> T:
     """
     if not body.strip():
         raise RequestError("missing request body")
+    _check_size(body)
     try:
         return msgspec.convert(_shaped(json_value(body), kind), kind)
     except (ValueError, RecursionError) as error:
         raise RequestError(f"invalid JSON in the request body: {_plain(error)}") from None
+
+
+def _check_size(body: bytes) -> None:
+    """Refuse more objects, lists and values than memory is meant for. Those in texts do not count."""
+    if _n_containers(body) <= MAX_CONTAINERS and body.count(b",") <= MAX_VALUES:
+        return
+    outside = _STRING.sub(b"", body)
+    for what, found, most in (
+        ("objects and lists", _n_containers(outside), MAX_CONTAINERS),
+        ("values", outside.count(b","), MAX_VALUES),
+    ):
+        if found > most:
+            raise RequestError(f"the request body has {found} {what}, at most {most}")
+
+
+def _n_containers(body: bytes) -> int:
+    return body.count(b"{") + body.count(b"[")
 
 
 def _shaped(value: Any, kind: Any) -> Any:

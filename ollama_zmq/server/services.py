@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-MAX_BODY_BYTES = 256 << 20
+MAX_BODY_BYTES = 64 << 20
 SMALL_BODY_BYTES = 64 << 10  # decoded on the event loop in some 0.1 ms; larger ones must not hold up other clients
 
 

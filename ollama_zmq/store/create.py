@@ -27,6 +27,7 @@ from ollama_zmq.store.stored_model import StoredModel
 Status = Callable[[str], None]
 Check = Callable[[GgufFile, str | None], None]
 
+MAX_FILES = 64  # named by one request; one of them is the model
 ADAPTER_REFUSED = "adapters are not supported yet: merge it into its model first, and leave ADAPTER out"
 PROJECTOR_REFUSED = "pictures are not supported yet: leave its FROM out, and the model reads text"
 
@@ -164,6 +165,8 @@ def _utf8(text: str) -> bytes:
 
 def _layer_of_files(blobs: Blobs, files: Mapping[str, str], on_status: Status) -> tuple[Layer, ModelConfig]:
     """The layer of the one model among *files*, and its config."""
+    if len(files) > MAX_FILES:
+        raise RequestError(f"{len(files)} files for one model, at most {MAX_FILES}")
     found = [(file_name, _uploaded(blobs, file_name, digest)) for file_name, digest in files.items()]
     layers, config = [], ModelConfig()
     for file_name, digest in found:

@@ -15,6 +15,18 @@ from ollama_zmq.formats.options import (
 json_values = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text() | st.integers())
 
 
+@pytest.mark.parametrize("stop", [["a"] * 257, ["a" * 4097]])
+def test_stop_texts_have_a_largest_number_and_length(stop):
+    with pytest.raises(RequestError, match=r'option "stop" has .*, at most'):
+        merge_options(Options(), {}, {"stop": stop})
+
+
+def test_what_is_logged_of_an_unknown_option_has_an_end():
+    with structlog.testing.capture_logs() as logs:
+        merge_options(Options(), {}, {"x" * 10_000: "y" * 10_000})
+    assert [(len(entry["name"]), len(entry["value"])) for entry in logs] == [(100, 100)]
+
+
 def test_a_request_wins_over_the_model_over_the_defaults():
     merged = merge_options(Options(num_ctx=8192), {"temperature": 0.5, "top_k": 5}, {"top_k": 7, "stop": ["a"]})
     assert merged == Options(num_ctx=8192, temperature=0.5, top_k=7, stop=("a",))

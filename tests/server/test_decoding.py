@@ -118,3 +118,21 @@ def test_a_small_gzip_does_not_become_a_large_body(monkeypatch):
     assert len(unpacked(gzip.compress(bytes(1000)), "gzip")) == 1000
     with pytest.raises(BodyTooLarge):
         unpacked(gzip.compress(bytes(1001)), "gzip")
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"messages": [' + b",".join([b"{}"] * 300_000) + b"]}", "objects and lists, at most 262144"),
+        (b'{"context": [' + b",".join([b"1"] * 4_300_000) + b"]}", "values, at most 4194304"),
+    ],
+    ids=["objects", "values"],
+)
+def test_a_body_that_is_small_on_the_wire_and_large_in_memory_is_refused(body, words):
+    with pytest.raises(RequestError, match=words):
+        decode(body, ChatRequest)
+
+
+def test_braces_and_commas_in_a_text_are_text():
+    prompt = r"{[,\"" * 800_000
+    assert len(decode(b'{"prompt": "%s"}' % prompt.encode(), GenerateRequest).prompt) == 4 * 800_000

@@ -210,3 +210,9 @@ def test_files_that_are_no_model_are_named(store, upload, other_gguf, tiny_gguf)
     assert "x.gguf: one of 3 parts of a split GGUF" in refusal(store, Recipe(files={"x.gguf": part}))
     both = {**upload, "other.gguf": other_gguf()}
     assert refusal(store, Recipe(files=both)) == "several models at once: tiny.gguf, other.gguf"
+
+
+def test_so_many_names_for_one_file_are_refused_before_any_is_opened(store, upload):
+    (digest,) = upload.values()
+    with pytest.raises(RequestError, match="65 files for one model, at most 64"):
+        store.create("many", Recipe(files={f"{number}.gguf": digest for number in range(65)}))
