@@ -9,7 +9,6 @@ empty object 600 bytes of it, so values are counted before any is made.
 
 from __future__ import annotations
 
-import re
 import types
 import typing
 from functools import lru_cache
@@ -23,8 +22,7 @@ from ollama_zmq.formats.foreign import json_value
 T = TypeVar("T")
 
 MAX_CONTAINERS = 1 << 18  # objects and lists in a body
-MAX_VALUES = 1 << 22  # values, numbers of a context among them
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+MAX_VALUES = 1 << 20  # values, numbers of a context among them
 
 
 def decode(body: bytes, kind: type[T]) -> T:
@@ -46,10 +44,13 @@ def _check_size(body: bytes) -> None:
     """Refuse more objects, lists and values than memory is meant for. Those in texts do not count."""
     if _n_containers(body) <= MAX_CONTAINERS and body.count(b",") <= MAX_VALUES:
         return
-    outside = _STRING.sub(b"", body)
+    plain = body.replace(rb"\\", b"").replace(rb"\"", b"")  # no quote is left that is part of a text
+    n_texts = plain.count(b'"') // 2
+    outside = b"".join(plain.split(b'"')[::2]) if n_texts <= 2 * MAX_VALUES else b""
     for what, found, most in (
         ("objects and lists", _n_containers(outside), MAX_CONTAINERS),
         ("values", outside.count(b","), MAX_VALUES),
+        ("texts", n_texts, 2 * MAX_VALUES),
     ):
         if found > most:
             raise RequestError(f"the request body has {found} {what}, at most {most}")

@@ -124,9 +124,10 @@ def test_a_small_gzip_does_not_become_a_large_body(monkeypatch):
     ("body", "words"),
     [
         (b'{"messages": [' + b",".join([b"{}"] * 300_000) + b"]}", "objects and lists, at most 262144"),
-        (b'{"context": [' + b",".join([b"1"] * 4_300_000) + b"]}", "values, at most 4194304"),
+        (b'{"context": [' + b",".join([b"1"] * 1_100_000) + b"]}", "values, at most 1048576"),
+        (b'{"options": {"stop": [' + b",".join([b'""'] * 2_100_000) + b"]}}", "texts, at most 2097152"),
     ],
-    ids=["objects", "values"],
+    ids=["objects", "values", "texts"],
 )
 def test_a_body_that_is_small_on_the_wire_and_large_in_memory_is_refused(body, words):
     with pytest.raises(RequestError, match=words):
