@@ -32,7 +32,8 @@ def test_no_test_fails_because_something_took_long():
 
 def test_what_takes_a_published_file_is_marked(request):
     """The mark is set by the fixtures that a test asks for, so ``-m "not network"`` leaves them out."""
-    fetching = {"smollm2_path", "vocabularies_path"}
+    fetching = {node.name for _, tree in sources() for node in ast.walk(tree) if is_fetching_fixture(node)}
+    assert fetching
     items = [item for item in request.session.items if fetching & set(getattr(item, "fixturenames", ()))]
     assert all(item.get_closest_marker("network") for item in items)
 
@@ -53,6 +54,13 @@ def called(node):
     if not isinstance(node, ast.Call):
         return ""
     return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+
+
+def is_fetching_fixture(node):
+    """Whether *node* is a fixture that returns a file which may have to be fetched."""
+    if not isinstance(node, ast.FunctionDef) or not any("fixture" in ast.unparse(one) for one in node.decorator_list):
+        return False
+    return any(called(inner) == "fetched" for inner in ast.walk(node))
 
 
 def is_sleep(node):
