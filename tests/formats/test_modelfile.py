@@ -1,3 +1,5 @@
+import codecs
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -99,6 +101,11 @@ def test_the_last_from_counts():
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_byte_order_marks_tell_the_encoding(encoding):
     assert decode_modelfile("FROM čaj".encode(encoding)) == "FROM čaj"
+
+
+def test_a_byte_order_mark_tells_the_order_of_the_bytes():
+    for mark, encoding in ((codecs.BOM_UTF16_BE, "utf-16-be"), (codecs.BOM_UTF16_LE, "utf-16-le")):
+        assert decode_modelfile(mark + "FROM čaj".encode(encoding)) == "FROM čaj"
 
 
 @pytest.mark.parametrize(
