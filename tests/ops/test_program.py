@@ -151,6 +151,11 @@ WRONG = {
         ShapeError,
         r"cache 'kv.0': sizes \[1, 4, 1025\], expected 1..1024",
     ),
+    "cache of many heads": (
+        changed(caches=(CacheSpec("kv.0", 1025, 4, 4, "f16"),)),
+        ShapeError,
+        r"cache 'kv.0': sizes \[1025, 4, 4\], expected 1..1024",
+    ),
     "a program's name with an escape code": (changed(name="\x1b[2J"), OpError, r"program '\\x1b\[2J'"),
     "a program's name too long": (changed(name="p" * 257), OpError, "program 'ppp.*at most 256"),
     "unknown op": (with_call(0, op="exec"), UnsupportedOp, "unknown op 'exec'"),

@@ -96,6 +96,11 @@ def test_received_tensors_are_read_only_views_and_may_be_unaligned():
     np.testing.assert_array_equal(outputs, 1)
 
 
+def test_a_received_tensor_without_a_value_is_read_only_too():
+    data = encode(Envelope(Ran(PROGRAM, 1, 2, 3), {"output": np.ones((0, 4), np.float32)}))
+    assert not decode(data).tensors["output"].flags.writeable
+
+
 @pytest.mark.parametrize("surplus", [0, 1])
 def test_a_tensor_has_a_frame_of_its_own_when_it_is_large(surplus):
     sent = np.arange(INLINE_NBYTES + surplus).astype(np.uint8)
