@@ -94,7 +94,15 @@ def test_our_own_machine_is_what_is_connected_to(text, own):
     assert read(OLLAMA_HOST=text).host.is_own_machine is own
 
 
-@pytest.mark.parametrize("text", ["example.com:99999", "example.com:http", "http://example.com:-1"])
+def test_the_largest_port_is_a_port():
+    config = read(OLLAMA_HOST="example.com:65535")
+    assert (config.host.port, config.warnings) == (65535, ())
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["example.com:99999", "example.com:65536", "example.com:http", "example.com:\u0661", "http://example.com:-1"],
+)
 def test_an_impossible_port_is_a_warning_and_the_default(text):
     config = read(OLLAMA_HOST=text)
     assert config.host.port == (80 if "://" in text else 11434)

@@ -17,6 +17,7 @@ def test_no_control_character_is_left(clean):
 def test_what_was_sent_can_be_read():
     assert printable_line("\x1b[2J\x07\x9b\u202e\ud83d") == r"\x1b[2J\x07\x9b\u202e" + "\ufffd"
     assert printable_line("a\r\nb\tc") == "a  b c"
+    assert printable_line("a\u2028b\u2029c") == r"a\u2028b\u2029c"  # a line is one line
     assert printable_text("a\r\nb\tc\x1b\udce9") == "a\nb\tc\\x1b\ufffd"
 
 
