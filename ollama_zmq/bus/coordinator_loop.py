@@ -109,7 +109,7 @@ class CoordinatorLoop:
         self._arrived: deque[list[zmq.Frame]] = deque()  # read, not handled yet
         self._chunks = Chunks()
         self._pending: deque[Effect] = deque()  # to be carried out, in this order
-        self._untold: deque[Callable[[], None]] = deque()  # tell what a step gave, once the next is on its way
+        self._undelivered: deque[Callable[[], None]] = deque()  # tell what a step gave, once the next is on its way
         self._applying = False
 
     def call(self, function: Callable[[], None]) -> None:
@@ -159,11 +159,11 @@ class CoordinatorLoop:
             return
         self._applying = True
         try:
-            while self._pending or self._untold:
+            while self._pending or self._undelivered:
                 if self._pending:
                     self._try(self._pending.popleft())
                 else:
-                    self._untold.popleft()()
+                    self._undelivered.popleft()()
         finally:
             self._applying = False
 
@@ -213,7 +213,7 @@ class CoordinatorLoop:
         """After a fault of our own: whoever waits is told, nothing is loaded, and the next load may succeed."""
         error = OpError("internal error in the broker, see its log")
         self._arrived.clear()
-        self._untold.clear()
+        self._undelivered.clear()
         self._local_step = None
         self._pending = deque(effect for effect in self._pending if isinstance(effect, Connect | Disconnect))
         for model in self._models:
@@ -295,9 +295,9 @@ class CoordinatorLoop:
         engine.complete(done.microbatch, done.logits, now)
         sampling_s = time.monotonic() - now
         self.pump(done.model)
-        self._untold.append(partial(self._tell, engine, done, sampling_s))
+        self._undelivered.append(partial(self._deliver, engine, done, sampling_s))
 
-    def _tell(self, engine: Engine, done: Computed, sampling_s: float) -> None:
+    def _deliver(self, engine: Engine, done: Computed, sampling_s: float) -> None:
         """Hand out what the logits said, and let the engine learn how long it took."""
         self._models.deliver(engine.drain_outputs(time.monotonic()))
         engine.pacing.observe(done.times)

@@ -223,8 +223,8 @@ def test_a_handshake_without_end_is_cut(serve, device):
     loop = serve(device)
     host, _, port = loop.bound_endpoint.removeprefix("tcp://").rpartition(":")
     with socket.create_connection((host, int(port)), timeout=DEADLINE_S) as liar:
-        liar.sendall(GREETING + b"\x06" + struct.pack(">Q", 32 << 20))
-        assert endless(liar, bytes(1 << 16)) < 1 << 25
+        liar.sendall(GREETING + b"\x06" + struct.pack(">Q", 1 << 30))
+        assert endless(liar, bytes(1 << 16)) < 1 << 28  # what comes between two looks at it depends on the machine
 
 
 def test_frames_are_counted_as_libzmq_writes_them(context, guard):
