@@ -12,7 +12,15 @@ import sys
 import msgspec
 
 from ollama_zmq.devices.base import Array
-from ollama_zmq.errors import RemoteProtocolError
+from ollama_zmq.errors import (
+    MemoryInUse,
+    OllamaZmqError,
+    RemoteProtocolError,
+    RequestError,
+    ServerBusy,
+    Unreachable,
+    error_class,
+)
 from ollama_zmq.printable import printable_line
 from ollama_zmq.wire.messages import AnyMessage, DeviceInfo, Failed, Refused, Welcome
 
@@ -21,6 +29,13 @@ MAX_MEMORY_BYTES = 1 << 50
 MAX_THREADS = 1 << 16
 MAX_DEVICES = 64
 MAX_US = 86_400_000_000  # a day
+NOT_OF_A_WORKER = (RequestError, MemoryInUse, ServerBusy, Unreachable)  # a client would take them for its own fault
+
+
+def error_of(failed: Failed, where: str) -> OllamaZmqError:
+    """Return what a worker says went wrong. A class that only this machine may raise becomes ``OllamaZmqError``."""
+    named = error_class(failed.kind)
+    return (OllamaZmqError if issubclass(named, NOT_OF_A_WORKER) else named)(f"{where}{failed.detail}")
 
 
 def cleaned(message: AnyMessage) -> AnyMessage:

@@ -32,7 +32,7 @@ from dataclasses import replace
 from itertools import count
 from types import MappingProxyType
 
-from ollama_zmq.cluster.answers import cleaned
+from ollama_zmq.cluster.answers import cleaned, error_of
 from ollama_zmq.cluster.events import (
     Attached,
     ConnectionFailed,
@@ -62,7 +62,6 @@ from ollama_zmq.errors import (
     OutOfDeviceMemory,
     RemoteProtocolError,
     StageLost,
-    error_class,
 )
 from ollama_zmq.wire.messages import Defined, Failed, Ran, Ready, Stored, Welcome
 
@@ -225,7 +224,7 @@ class Coordinator:
 
     def _on_failed(self, address: str, message: Failed, now: float) -> list[Effect]:
         where = "" if address == LOCAL else f"worker {address}: "
-        error = error_class(message.kind)(f"{where}{message.detail}")
+        error = error_of(message, where)
         if isinstance(error, StageLost):  # it has nothing of ours any more
             return self._drop(address, str(error), now)
         if message.program:

@@ -9,7 +9,7 @@ import pytest
 from ollama_zmq.cluster.answers import cleaned
 from ollama_zmq.cluster.events import Computed, LoadFailed, ModelLost
 from ollama_zmq.cluster.link import Status
-from ollama_zmq.errors import RemoteProtocolError
+from ollama_zmq.errors import OllamaZmqError, RemoteProtocolError, ShapeError
 from ollama_zmq.wire.messages import (
     Define,
     Defined,
@@ -162,6 +162,24 @@ def test_a_failure_of_a_step_that_is_elsewhere_fails_nothing(workers, network):
 def test_a_welcome_with_a_number_of_no_machine_is_refused(lie):
     with pytest.raises(RemoteProtocolError):
         cleaned(welcome(**lie))
+
+
+@pytest.mark.parametrize(
+    ("kind", "raised"),
+    [
+        ("ModelNotFound", OllamaZmqError),
+        ("RequestError", OllamaZmqError),
+        ("ServerBusy", OllamaZmqError),
+        ("MemoryInUse", OllamaZmqError),
+        ("SystemExit", OllamaZmqError),
+        ("ShapeError", ShapeError),
+    ],
+)
+def test_a_worker_raises_no_error_that_a_client_would_take_for_its_own(workers, network, kind, raised):
+    workers.answers[(A, Define)] = lambda m: [Failed(m.program, -1, kind, "no")]
+    (failed,) = load(workers, order(network, A))
+    assert type(failed.error) is raised
+    assert str(failed.error) == f"worker {A}: no"
 
 
 def test_text_of_a_worker_is_one_printable_line(workers, network):
