@@ -43,6 +43,7 @@ def pytest_configure() -> None:
     invariants.watch()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup's children ignore it
 
 
 @pytest.hookimpl(tryfirst=True)
