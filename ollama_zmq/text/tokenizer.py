@@ -1,8 +1,9 @@
 """The tokenizer of a model, built from the ``tokenizer.ggml.*`` keys of its GGUF header.
 
-    tokenizer.ggml.model    gpt2, gemma4 -> byte pairs (bpe.py)      llama -> SentencePiece (spm.py)
+    tokenizer.ggml.model    gpt2, gemma4 -> byte pairs (bpe.py)    llama -> SentencePiece (spm.py)
+                            bert -> WordPiece (wordpiece.py)       t5    -> Unigram (unigram.py)
 
-Both cut special tokens out first (special.py), then segment what lies between. The ids are llama.cpp's: of 1,524
+All cut special tokens out first (special.py), then segment what lies between. The ids are llama.cpp's: of 1,524
 random texts in fifteen vocabularies those that differ hold characters younger than its Unicode tables, or, for
 deepseek-llm, an ideographic space, where we follow the model's own ``tokenizer.json``.
 
@@ -24,10 +25,15 @@ from ollama_zmq.text.pretokenizers import pre_tokenizer
 from ollama_zmq.text.special import SpecialTokens
 from ollama_zmq.text.spm import DEFAULTS as SPM_DEFAULTS
 from ollama_zmq.text.spm import SentencePiece
+from ollama_zmq.text.unigram import DEFAULTS as UNIGRAM_DEFAULTS
+from ollama_zmq.text.unigram import Unigram
 from ollama_zmq.text.vocabulary import BYTE, HIDDEN, NORMAL, USER_DEFINED, Defaults, Vocabulary, string_list
+from ollama_zmq.text.wordpiece import DEFAULTS as WORDPIECE_DEFAULTS
+from ollama_zmq.text.wordpiece import WordPiece
 
 log = structlog.get_logger()
 
+KINDS = ("gpt2", "gemma4", "llama", "bert", "t5")
 NO_VOCABULARY = (None, "none", "no_vocab")
 GUARD = "\udfff"  # a lone surrogate, which no text from outside has: it splits a marker and is taken out again
 
@@ -150,13 +156,32 @@ def load_tokenizer(metadata: Mapping[str, object]) -> Tokenizer:
     if kind == "llama":
         vocabulary = Vocabulary.from_metadata(metadata, SPM_DEFAULTS)
         return Tokenizer(vocabulary, SentencePiece(vocabulary))
+    if kind == "bert":
+        vocabulary = Vocabulary.from_metadata(_around(metadata), WORDPIECE_DEFAULTS)
+        return Tokenizer(vocabulary, WordPiece(vocabulary, metadata))
+    if kind == "t5":
+        vocabulary = Vocabulary.from_metadata(metadata, UNIGRAM_DEFAULTS)
+        return Tokenizer(vocabulary, Unigram(vocabulary, metadata))
     if kind in ("gpt2", "gemma4"):
         return _byte_pairs(metadata, "gemma4" if kind == "gemma4" else _pre_tokenizer_name(metadata))
     if not has_vocabulary(metadata):
         raise ModelFileError(f"tokenizer.ggml.model={kind!r}: the file has no vocabulary; use the model's own GGUF")
     raise ModelFileError(
-        f"tokenizer.ggml.model={kind!r}: unsupported kind of vocabulary; use a model with 'gpt2' or 'llama'", kind=kind
+        f"tokenizer.ggml.model={kind!r}: unsupported kind of vocabulary; use a model with one of {', '.join(KINDS)}",
+        kind=kind,
     )
+
+
+def _around(metadata: Mapping[str, object]) -> Mapping[str, object]:
+    """*metadata* with BERT's names of what stands around a text, CLS and SEP, as those of other models."""
+    names = {"bos_token_id": ("cls_token_id",), "eos_token_id": ("seperator_token_id", "separator_token_id")}
+    found = {
+        f"tokenizer.ggml.{name}": metadata[f"tokenizer.ggml.{theirs}"]
+        for name, spellings in names.items()
+        for theirs in spellings
+        if f"tokenizer.ggml.{theirs}" in metadata
+    }
+    return {**metadata, **found}
 
 
 def _byte_pairs(metadata: Mapping[str, object], pre: str) -> Tokenizer:

@@ -33,6 +33,7 @@ class Defaults:
     eos_id: int | None = None
     unk_id: int | None = None
     add_bos: bool = False
+    add_eos: bool = False
     add_space_prefix: bool = False
 
 
@@ -78,7 +79,7 @@ class Vocabulary:
             _attributes(metadata, len(texts)),
             _scores(metadata, len(texts)),
             add_bos=flag(metadata, "tokenizer.ggml.add_bos_token", defaults.add_bos),
-            add_eos=flag(metadata, "tokenizer.ggml.add_eos_token", False),
+            add_eos=flag(metadata, "tokenizer.ggml.add_eos_token", defaults.add_eos),
             add_space_prefix=flag(metadata, "tokenizer.ggml.add_space_prefix", defaults.add_space_prefix),
         )
         vocabulary._find_special_ids(metadata, defaults)

@@ -18,7 +18,7 @@ from tests.text.vocabularies import byte_pairs, sentence_pieces
 GOLDEN = Path(__file__).with_name("golden") / "smollm2_tokens.json"
 VOCABULARIES = (
     "llama-bpe llama-spm gpt-2 qwen2 phi-3 deepseek-llm deepseek-coder starcoder refact command-r falcon mpt"
-    " qwen35 gemma-4"
+    " qwen35 gemma-4 bert-bge"
 )
 SEPARATOR = "\n__ggml_vocab_test__\n"
 
@@ -144,7 +144,7 @@ def test_an_unknown_pre_tokenizer_is_named() -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"tokenizer.ggml.model": "bert"}, "tokenizer.ggml.model='bert'"),
+        ({"tokenizer.ggml.model": "rwkv"}, "tokenizer.ggml.model='rwkv'"),
         ({"tokenizer.ggml.model": "none"}, "has no vocabulary"),
         ({"tokenizer.ggml.tokens": 7}, "tokenizer.ggml.tokens: int"),
         ({"tokenizer.ggml.token_type": [1, 1]}, "tokenizer.ggml.token_type: int64 [2], expected"),
