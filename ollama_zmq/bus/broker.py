@@ -31,7 +31,7 @@ from ollama_zmq.bus.futures import settle
 from ollama_zmq.bus.loads import LoadedModel, LoadRequest, Numbers, order_of
 from ollama_zmq.bus.local_worker import LocalWorker
 from ollama_zmq.bus.look import look_at
-from ollama_zmq.bus.served import Load, OnOutput, OnProgress, Served, ServedModels
+from ollama_zmq.bus.served import Load, OnOutput, Served, ServedModels
 from ollama_zmq.cluster.dry_run import dry_run
 from ollama_zmq.cluster.events import (
     Effect,
@@ -39,11 +39,10 @@ from ollama_zmq.cluster.events import (
     LoadFailed,
     ModelLoaded,
     ModelLost,
-    Progressed,
     Replaced,
     StartedOver,
 )
-from ollama_zmq.cluster.load_plan import ClusterSnapshot
+from ollama_zmq.cluster.snapshot import ClusterSnapshot
 from ollama_zmq.cluster.stages import LOCAL, NO_MODEL, LoadOrder
 from ollama_zmq.cluster.state import ClusterState, DryRun
 from ollama_zmq.devices.base import Budget
@@ -154,7 +153,6 @@ class Broker:
     def load(
         self,
         wanted: LoadRequest,
-        on_progress: OnProgress | None = None,
         *,
         replaces: LoadedModel | None = None,
         idle: Sequence[LoadedModel] = (),
@@ -163,7 +161,6 @@ class Broker:
         """Load *wanted* beside what is loaded, once its workers have joined.
 
         Args:
-            on_progress: called with (what, bytes done, bytes in all) from the broker's thread.
             replaces: this one goes when the new one's plan stands; its memory counts as free.
             idle, busy: those that may be asked to go first, least recently used first.
 
@@ -171,7 +168,7 @@ class Broker:
             A future; it fails with an :class:`OllamaZmqError` that names what is wrong: MemoryInUse when some of *idle*
             or *busy* must be unloaded before. To cancel it drops the load.
         """
-        load = Load(Future(), on_progress, time.monotonic())
+        load = Load(Future(), time.monotonic())
         numbers = Numbers.of(next(self._numbers), replaces, idle, busy)
 
         def prepare() -> None:
@@ -326,9 +323,6 @@ class Broker:
                 self._answer_joined(addresses)
             case Replaced(number):
                 self._models.forget(number, RequestError("the model is being loaded again with other options"))
-            case Progressed(number, done, total):
-                if (on_progress := self._models[number].load.on_progress) is not None:
-                    on_progress("sending weights", done, total)
             case ModelLoaded():
                 self._finish_load(effect)
             case LoadFailed(number, error) | ModelLost(number, error):
@@ -340,7 +334,7 @@ class Broker:
         joined = [join for join in self._joins if join[0].addresses == addresses]
         self._joins = [join for join in self._joins if join[0].addresses != addresses]
         for order, future in joined:
-            settle(future, _outcome(partial(self._loop.coordinator.snapshot, order)))
+            settle(future, _outcome(partial(self._loop.coordinator.snapshot, order.model, order.addresses)))
         self._loop.apply(self._loop.coordinator.leave_unused())
 
     def _finish_load(self, loaded: ModelLoaded) -> None:

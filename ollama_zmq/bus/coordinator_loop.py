@@ -40,7 +40,6 @@ from ollama_zmq.cluster.events import (
     LoadFailed,
     ModelLoaded,
     ModelLost,
-    Progressed,
     Replaced,
     Send,
     SendChunk,
@@ -77,7 +76,7 @@ class CoordinatorLoop:
 
     Attributes:
         resolved: worker address -> where it is; filled by :meth:`know`, before the worker is joined.
-        on_effect: told of what concerns a load: Joined, Replaced, Progressed, ModelLoaded, LoadFailed, ModelLost.
+        on_effect: told of what concerns a load: Joined, Replaced, ModelLoaded, LoadFailed, ModelLost.
     """
 
     def __init__(
@@ -283,7 +282,7 @@ class CoordinatorLoop:
                 log.warning("model.lost", error=str(error))
                 self._fail(model, error)
                 self._on_effect(effect)
-            case Joined() | Replaced() | Progressed() | ModelLoaded() | LoadFailed() | StartedOver():
+            case Joined() | Replaced() | ModelLoaded() | LoadFailed() | StartedOver():
                 self._on_effect(effect)
 
     def _computed(self, done: Computed) -> None:

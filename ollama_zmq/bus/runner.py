@@ -39,7 +39,7 @@ class Reply(NamedTuple):
 
 
 @dataclass(slots=True)
-class Loading:
+class PendingProgram:
     """A program whose weights are not all here.
 
     Attributes:
@@ -57,7 +57,7 @@ class Loading:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class ReadyProgram:
     """A program that can run."""
 
     define: Define
@@ -75,8 +75,8 @@ class Runner:
     def __init__(self, device: Device, find_blob: FindBlob) -> None:
         self._device = device
         self._weights = Weights(device, find_blob)
-        self._loading: dict[bytes, Loading] = {}
-        self._loaded: dict[bytes, Loaded] = {}
+        self._loading: dict[bytes, PendingProgram] = {}
+        self._loaded: dict[bytes, ReadyProgram] = {}
         self._to_load: deque[tuple[bytes, str]] = deque()
 
     @property
@@ -185,7 +185,7 @@ class Runner:
             self.release(program)
         self._weights.close_files()
 
-    def _checked(self, define: Define) -> Loading:
+    def _checked(self, define: Define) -> PendingProgram:
         if program_id(define.code) != define.program:
             raise RemoteProtocolError(f"program {define.program.hex()[:64]} is not the digest of its code")
         if len(self._loaded) + len(self._loading) >= MAX_PROGRAMS:
@@ -212,13 +212,13 @@ class Runner:
             max_rows=define.max_rows,
             threads=define.threads,
         )
-        loading = Loading(define, verified, nbytes, perf_counter(), weights)
+        loading = PendingProgram(define, verified, nbytes, perf_counter(), weights)
         for name, (identity, _) in weights.items():
             if identity not in self._weights and not self._weights.in_store(identity):
                 loading.missing.add(name)
         return loading
 
-    def _check_memory(self, loading: Loading) -> None:
+    def _check_memory(self, loading: PendingProgram) -> None:
         """Refuse what will not fit, counting what is promised to programs that are still loading."""
         others, budget = list(self._loading.values()), self._device.budget
         promised = self._promised(others)
@@ -234,7 +234,7 @@ class Runner:
                 budget=budget.limit,
             )
 
-    def _promised(self, programs: list[Loading]) -> int:
+    def _promised(self, programs: list[PendingProgram]) -> int:
         specs: Mapping[Identity, WeightSpec] = {
             identity: spec for loading in programs for identity, spec in loading.weights.values()
         }
@@ -251,7 +251,7 @@ class Runner:
         whole = [loading for loading in self._loading.values() if not loading.absent]
         return [Reply(self._compile(loading)) for loading in whole]
 
-    def _compile(self, loading: Loading) -> Ready:
+    def _compile(self, loading: PendingProgram) -> Ready:
         define = loading.define
         weights = {name: self._weights[identity] for name, (identity, _) in loading.weights.items()}
         executable = self._device.compile(
@@ -269,7 +269,7 @@ class Runner:
         distinct = {identity for identity, _ in loading.weights.values()}  # two names may be one weight
         nbytes = executable.nbytes + sum(self._weights[identity].nbytes for identity in distinct)
         ready = Ready(define.program, resident_bytes, (perf_counter() - loading.started) * 1e3, nbytes)
-        self._loaded[define.program] = Loaded(define, executable, ready)
+        self._loaded[define.program] = ReadyProgram(define, executable, ready)
         log.info(
             "program.defined",
             program=loading.verified.program.name,

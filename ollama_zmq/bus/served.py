@@ -26,7 +26,6 @@ from ollama_zmq.models.network import Network
 from ollama_zmq.text.tokenizer import Tokenizer, has_vocabulary, load_tokenizer
 
 OnOutput = Callable[[Output], None]
-OnProgress = Callable[[str, int, int], None]
 
 
 @dataclass(slots=True)
@@ -35,12 +34,10 @@ class Load:
 
     Attributes:
         future: what it ends with.
-        on_progress: called with (what, bytes done, bytes in all) from the broker's thread.
         started: when it was asked for, by the monotonic clock.
     """
 
     future: Future[LoadedModel]
-    on_progress: OnProgress | None
     started: float
 
     def end(self, outcome: LoadedModel | OllamaZmqError) -> None:

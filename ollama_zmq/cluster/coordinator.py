@@ -48,9 +48,10 @@ from ollama_zmq.cluster.events import (
 )
 from ollama_zmq.cluster.link import ENDED, Link, Status
 from ollama_zmq.cluster.links import Links
-from ollama_zmq.cluster.load_plan import ClusterSnapshot, plan_at_once
-from ollama_zmq.cluster.membership import Gathering
+from ollama_zmq.cluster.load_plan import plan_at_once
+from ollama_zmq.cluster.membership import Gathering, Gatherings
 from ollama_zmq.cluster.pipeline import Phase, Pipeline
+from ollama_zmq.cluster.snapshot import ClusterSnapshot, snapshot_of
 from ollama_zmq.cluster.stages import LOCAL, LoadOrder, Missing
 from ollama_zmq.cluster.state import ClusterState, UseState
 from ollama_zmq.cluster.view import cluster_state
@@ -64,8 +65,6 @@ from ollama_zmq.errors import (
     StageLost,
 )
 from ollama_zmq.wire.messages import Defined, Failed, Ran, Ready, Stored, Welcome
-
-LEASE_IDLE_S = 5.0
 
 
 class Coordinator:
@@ -85,8 +84,7 @@ class Coordinator:
         self.links = Links(broker, cores)
         self.pipelines: dict[int, Pipeline] = {}
         self._programs: dict[bytes, Pipeline] = {}
-        self._joins: list[Gathering] = []
-        self._gatherings: dict[int, Gathering] = {}  # model number -> its workers, while they join
+        self._gatherings = Gatherings()
         self._numbers = count(1)
 
     # What the loop asks for
@@ -95,7 +93,7 @@ class Coordinator:
         """Connect to *addresses* and to nobody else whom no model needs. Ends with ``Joined``."""
         ours = self.links.one_name_each(addresses)
         effects = self.leave_unused(ours) + self.links.join(ours, now, foreign)
-        self._joins.append(Gathering(addresses, ours, Missing.USE_REST, now, now))
+        self._gatherings.look(Gathering(addresses, ours, Missing.USE_REST, now, now))
         return effects + self._settle(now)
 
     def load(self, order: LoadOrder, now: float) -> list[Effect]:
@@ -140,7 +138,7 @@ class Coordinator:
 
     def leave_all(self) -> list[Effect]:
         """End every lease and forget every model; the broker is about to stop."""
-        self.pipelines, self._programs, self._gatherings, self._joins = {}, {}, {}, []
+        self.pipelines, self._programs, self._gatherings = {}, {}, Gatherings()
         return self.links.leave_all_but(())
 
     # What happens
@@ -215,11 +213,9 @@ class Coordinator:
             case Ready():
                 return pipeline.ready(message, now)
             case Defined():
-                return pipeline.defined(address, message, now) + self._chunks(pipeline, address)
+                pipeline.defined(address, message, now)
             case Stored():
-                return pipeline.stored(address, message, now) + self._chunks(pipeline, address)
-
-    def _chunks(self, pipeline: Pipeline, address: str) -> list[Effect]:
+                pipeline.stored(address, message, now)
         return pipeline.chunks(address, busy=self.n_in_flight > 0)
 
     def _on_failed(self, address: str, message: Failed, now: float) -> list[Effect]:
@@ -247,26 +243,13 @@ class Coordinator:
             elif (late := pipeline.late(now)) is not None:
                 pipeline.leave_out(*late)
                 effects += self._drop(*late, now)
-        for gathering in [*self._joins, *self._gatherings.values()]:
-            if gathering.wants_retry(self.links, now):
-                effects += self.links.join(gathering.ours, now)
-        return effects + self._settle(now) + self._leave_idle(now)
+        for gathering in self._gatherings.to_retry(self.links, now):
+            effects += self.links.join(gathering.ours, now)
+        return effects + self._settle(now) + self.links.leave_idle(self._needed(), now)
 
     def _needed(self) -> set[str]:
         """The workers that a model is on, or that one waits for."""
-        gatherings = [*self._joins, *self._gatherings.values()]
-        gathered = {address for gathering in gatherings for address in gathering.ours}
-        return gathered.union(*(pipeline.addresses for pipeline in self.pipelines.values()))
-
-    def _leave_idle(self, now: float) -> list[Effect]:
-        """End the lease of every worker that no model has been on for a while: others may want it."""
-        needed, effects = self._needed(), list[Effect]()
-        for address, link in list(self.links.items()):
-            if address == LOCAL or address in needed or link.status is not Status.READY:
-                link.used_at = now
-            elif now - link.used_at > LEASE_IDLE_S:
-                effects += self.links.leave(address)
-        return effects
+        return self._gatherings.addresses.union(*(pipeline.addresses for pipeline in self.pipelines.values()))
 
     # Joining and losing workers
 
@@ -290,8 +273,6 @@ class Coordinator:
         effects: list[Effect] = []
         for pipeline in list(self.pipelines.values()):
             if address in pipeline.addresses:
-                if not pipeline.may_return(address):
-                    pipeline.leave_out(address, self.links[address].why)
                 effects += self._ended(pipeline, pipeline.lost(address, detail))
                 if pipeline.phase is Phase.JOINING:
                     effects += self._gather(pipeline, now)
@@ -299,37 +280,36 @@ class Coordinator:
 
     def _gather(self, pipeline: Pipeline, now: float) -> list[Effect]:
         """Begin to wait for the workers of a load."""
-        order, ours = pipeline.order, pipeline.candidates
-        self._gatherings[order.model] = Gathering(order.addresses, ours, order.missing, now, now)
+        assert pipeline.loading is not None
+        order, ours = pipeline.order, pipeline.loading.candidates
+        self._gatherings.load(order.model, Gathering(order.addresses, ours, order.missing, now, now))
         return self.links.join(ours, now, order.foreign)
 
     def _settle(self, now: float) -> list[Effect]:
         """Tell of joins that are over, and plan the models that wait for no worker any more."""
-        over = [gathering for gathering in self._joins if gathering.is_over(self.links, now)]
-        effects: list[Effect] = [Joined(gathering.addresses) for gathering in over]
-        for model, gathering in list(self._gatherings.items()):
-            if gathering.is_over(self.links, now):
-                del self._gatherings[model]
-                effects += self._begin(self.pipelines[model], now)
+        looks = self._gatherings.looks_over(self.links, now)
+        effects: list[Effect] = [Joined(gathering.addresses) for gathering in looks]
+        for model in self._gatherings.take_loads(self.links, now):
+            effects += self._begin(self.pipelines[model], now)
         # Only now, so that a load that begins leaves no worker of a look whose Joined is still to be read.
-        self._joins = [gathering for gathering in self._joins if gathering not in over]
+        self._gatherings.ended(looks)
         return effects
 
     # Loading
 
     def _begin(self, pipeline: Pipeline, now: float) -> list[Effect]:
         """Plan a model whose workers have joined, and send its programs."""
-        order = pipeline.order
+        order, loading = pipeline.order, pipeline.loading
+        assert loading is not None
         try:
-            now_wanted = replace(order, addresses=pipeline.candidates, attempt=pipeline.losses)
-            plan = plan_at_once(now_wanted, self.snapshot(now_wanted))
+            plan = plan_at_once(order, self.snapshot(order.model, loading.candidates), loading.restarts)
         except OllamaZmqError as error:
             del self.pipelines[order.model]
             return [LoadFailed(order.model, error)]
         effects: list[Effect] = []
         if order.replaces in self.pipelines:
             effects += [Replaced(order.replaces), *self.unload(order.replaces)]
-        pipeline.order = replace(plan.order, addresses=order.addresses)
+        pipeline.order = plan.order
         effects += pipeline.define(plan.placement, plan.stages, now)
         self._programs.update({stage.program: pipeline for stage in plan.stages})
         return effects + self.leave_unused()
@@ -340,26 +320,14 @@ class Coordinator:
         there = frozenset(model for model in others if self.pipelines[model].held_on(address))
         return MemoryInUse(str(error), models=there) if there else error
 
-    def snapshot(self, order: LoadOrder) -> ClusterSnapshot:
-        """What the workers of *order* have, once they have joined or been given up.
+    def snapshot(self, model: int, addresses: Iterable[str]) -> ClusterSnapshot:
+        """What the workers at *addresses* have for *model*, once they have joined or been given up.
 
         Raises:
             StageLost: this machine's own device is not ready.
         """
-        addresses, local = self.links.one_name_each(order.addresses), self.links[LOCAL]
-        links = [self.links[address] for address in addresses]
-        if local.status is not Status.READY:
-            why = local.detail or local.status.value
-            raise StageLost(f"this machine's own device is not ready: {why}", worker=LOCAL)
-        others = {model: pipeline for model, pipeline in self.pipelines.items() if model != order.model}
-        profiles = [link.profile for link in links if link.status is Status.READY]
-        return ClusterSnapshot(
-            tuple(profile.as_fast_as_identical(profiles) for profile in profiles),
-            local.profile,
-            {model: pipeline.held() for model, pipeline in others.items()},
-            {model: pipeline.order.name for model, pipeline in others.items()},
-            tuple(link.why for link in links if link.status is not Status.READY),
-        )
+        others = {number: pipeline for number, pipeline in self.pipelines.items() if number != model}
+        return snapshot_of(self.links, addresses, others)
 
     def _ended(self, pipeline: Pipeline, effects: list[Effect]) -> list[Effect]:
         """*effects* of what happened to *pipeline*, which is forgotten if that was its end."""
@@ -367,7 +335,7 @@ class Coordinator:
             self._programs = {program: other for program, other in self._programs.items() if other is not pipeline}
         if pipeline.phase is Phase.GONE:
             del self.pipelines[pipeline.order.model]
-            self._gatherings.pop(pipeline.order.model, None)
+            self._gatherings.forget(pipeline.order.model)
         return effects
 
     def check(self) -> None:
@@ -379,14 +347,13 @@ class Coordinator:
         for model, pipeline in self.pipelines.items():
             assert model == pipeline.order.model
             assert pipeline.phase is not Phase.GONE
-            assert (model in self._gatherings) == (pipeline.phase is Phase.JOINING)
+            assert (model in self._gatherings.models) == (pipeline.phase is Phase.JOINING)
             assert pipeline.addresses <= {
                 address for address in self.links if self.links[address].status is Status.READY
             }
             pipeline.check()
-        assert self._gatherings.keys() <= self.pipelines.keys()
-        for gathering in (*self._gatherings.values(), *self._joins):
-            assert set(gathering.ours) <= self.links.keys()
+        assert set(self._gatherings.models) <= self.pipelines.keys()
+        assert self._gatherings.addresses <= self.links.keys()
         programs = {stage.program: pipeline for pipeline in self.pipelines.values() for stage in pipeline.stages}
         assert self._programs == programs
         numbers = [number for pipeline in self.pipelines.values() for number in pipeline.in_flight]

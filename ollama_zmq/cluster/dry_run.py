@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ollama_zmq.cluster.load_plan import ClusterSnapshot, LoadPlan, plan_load
+from ollama_zmq.cluster.load_plan import LoadPlan, plan_load
 from ollama_zmq.cluster.placement import Policy
+from ollama_zmq.cluster.snapshot import ClusterSnapshot
 from ollama_zmq.cluster.speeds import forecast, stage_cost, token_us
 from ollama_zmq.cluster.stages import LoadOrder, Missing, Stage
 from ollama_zmq.cluster.state import DryRun, PlannedStage, PlanState

@@ -110,14 +110,6 @@ class Replaced(msgspec.Struct, frozen=True):
     model: int
 
 
-class Progressed(msgspec.Struct, frozen=True):
-    """So many of the weight bytes that must be sent have arrived."""
-
-    model: int
-    done: int
-    total: int
-
-
 class ModelLoaded(msgspec.Struct, frozen=True):
     """The model is ready: a real token has passed through every stage.
 
@@ -188,7 +180,6 @@ Effect = (
     | Send
     | SendChunk
     | Replaced
-    | Progressed
     | ModelLoaded
     | LoadFailed
     | Joined

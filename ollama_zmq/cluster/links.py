@@ -13,6 +13,7 @@ from ollama_zmq.cluster.stages import LOCAL
 from ollama_zmq.cluster.state import WorkerState
 from ollama_zmq.wire.messages import Bye
 
+LEASE_IDLE_S = 5.0
 LOST_KEPT = 1024  # addresses of which it is known whether they are there, though nobody names them now
 NOWHERE = frozenset[str]()
 
@@ -120,6 +121,16 @@ class Links(Mapping[str, Link]):
             if link.status is Status.WAITING and link.host not in busy:
                 effects += link.start_handshake(now)
                 busy.add(link.host)
+        return effects
+
+    def leave_idle(self, needed: Collection[str], now: float) -> list[Effect]:
+        """End the lease of every worker that was not *needed* for ``LEASE_IDLE_S``: others may want it."""
+        effects: list[Effect] = []
+        for address, link in list(self._links.items()):
+            if address == LOCAL or address in needed or link.status is not Status.READY:
+                link.used_at = now
+            elif now - link.used_at > LEASE_IDLE_S:
+                effects += self.leave(address)
         return effects
 
     def leave_all_but(self, kept: Collection[str]) -> list[Effect]:

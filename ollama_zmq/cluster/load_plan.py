@@ -1,8 +1,5 @@
 """Planning one load from a snapshot of the cluster: what is evicted, where the layers go, how many contexts fit.
 
-A :class:`ClusterSnapshot` is what the workers of an order have at one moment: memory, speeds, and which models hold how
-much of it. Plans can be made from it in any thread; nothing is loaded and nobody is asked.
-
 **Contexts.** A model gets KV pages for ``num_parallel`` contexts when that was asked for. Otherwise for ``CONTEXTS``,
 or as many as leave the plan what it is with one: no layer moves to a slower worker, and no model fails to load or is
 evicted, for the sake of requests that may never come. How many sequences run at once is then up to their lengths:
@@ -11,62 +8,16 @@ admission goes by pages.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ollama_zmq.cluster.cost_model import WorkerProfile
 from ollama_zmq.cluster.evictions import plan_evictions
-from ollama_zmq.cluster.placement import Demand, Placement, Policy, place
+from ollama_zmq.cluster.placement import Demand, Placement
+from ollama_zmq.cluster.snapshot import ClusterSnapshot
 from ollama_zmq.cluster.stages import LoadOrder, Missing, Stage, demand_of, stages_of
 from ollama_zmq.errors import MemoryInUse, OutOfDeviceMemory, Unreachable
 
 CONTEXTS = 4
-RELOAD_S, RELOAD_BYTES_PER_S = 1.0, 500e6  # what a load takes whatever its size, and of a file that is on a disk
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterSnapshot:
-    """What the workers of an order have.
-
-    Attributes:
-        workers: those that are ready, in the order they were named; local: this machine's own device. Their budgets
-            are what they may use for all models together.
-        held: model number -> worker address -> bytes, of the models that are loaded or being loaded.
-        names: model number -> name.
-        missing: why each of the other workers that were named is not there.
-    """
-
-    workers: tuple[WorkerProfile, ...]
-    local: WorkerProfile
-    held: Mapping[int, Mapping[str, int]]
-    names: Mapping[int, str]
-    missing: tuple[str, ...] = ()
-
-    def plan(self, demand: Demand, policy: Policy, evicted: Collection[int] = ()) -> Placement:
-        """The best plan beside the models that are there, when some of them are *evicted*.
-
-        Raises:
-            OutOfDeviceMemory: there is none.
-        """
-        return place(
-            demand, [self._free(profile, evicted) for profile in self.workers], self._free(self.local, evicted), policy
-        )
-
-    def reload_s(self, model: int) -> float:
-        """Seconds that it takes to load a model again, which its next user waits for."""
-        return RELOAD_S + sum(self.held[model].values()) / RELOAD_BYTES_PER_S
-
-    def of(self, *addresses: str) -> ClusterSnapshot:
-        """The same with no other workers than *addresses*."""
-        return replace(self, workers=tuple(profile for profile in self.workers if profile.address in addresses))
-
-    def profile(self, address: str) -> WorkerProfile:
-        """The worker at *address*."""
-        return next(profile for profile in (*self.workers, self.local) if profile.address == address)
-
-    def _free(self, profile: WorkerProfile, evicted: Collection[int]) -> WorkerProfile:
-        taken = sum(held.get(profile.address, 0) for model, held in self.held.items() if model not in evicted)
-        return replace(profile, budget=profile.budget - taken)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +36,7 @@ class LoadPlan:
     evicted: frozenset[int]
 
 
-def plan_load(order: LoadOrder, snapshot: ClusterSnapshot) -> LoadPlan:
+def plan_load(order: LoadOrder, snapshot: ClusterSnapshot, restarts: int = 0) -> LoadPlan:
     """The plan of *order* beside the other models of *snapshot*, of which those may go that the order names.
 
     Raises:
@@ -105,11 +56,11 @@ def plan_load(order: LoadOrder, snapshot: ClusterSnapshot) -> LoadPlan:
     free = evicted | replaced
     order = with_contexts(order, demand, placement, lambda roomy: snapshot.plan(roomy, policy, free))
     demand = demand.with_kv(order.kv_nbytes)
-    return LoadPlan(order, demand, placement, stages_of(order, demand, placement), evicted)
+    return LoadPlan(order, demand, placement, stages_of(order, demand, placement, restarts), evicted)
 
 
-def plan_at_once(order: LoadOrder, snapshot: ClusterSnapshot) -> LoadPlan:
-    """The plan of *order* if it can be loaded as things are.
+def plan_at_once(order: LoadOrder, snapshot: ClusterSnapshot, restarts: int) -> LoadPlan:
+    """The plan of *order* if it can be loaded as things are; *restarts*: how often its load has begun anew.
 
     Raises:
         Unreachable: a worker is missing, and the order says not to go on without.
@@ -118,7 +69,7 @@ def plan_at_once(order: LoadOrder, snapshot: ClusterSnapshot) -> LoadPlan:
     """
     if snapshot.missing and order.missing is not Missing.USE_REST:
         raise Unreachable("; ".join(snapshot.missing))
-    plan = plan_load(order, snapshot)
+    plan = plan_load(order, snapshot, restarts)
     if plan.evicted:
         names = ", ".join(snapshot.names[model] for model in sorted(plan.evicted))
         raise MemoryInUse(f"{order.name} needs memory that other models have: {names}", models=plan.evicted)

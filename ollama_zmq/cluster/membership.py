@@ -15,7 +15,7 @@ always waited for: it measures itself once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from ollama_zmq.cluster.link import JOIN_LIMIT_S, JOINING, Link, Status
@@ -66,6 +66,58 @@ class Gathering:
             return False
         self.retried_at = now
         return True
+
+
+class Gatherings:
+    """Every look at workers and every load that waits for some of them to join."""
+
+    def __init__(self) -> None:
+        self._looks: list[Gathering] = []
+        self._loads: dict[int, Gathering] = {}
+
+    @property
+    def models(self) -> Collection[int]:
+        """The models whose workers still join."""
+        return self._loads.keys()
+
+    @property
+    def addresses(self) -> set[str]:
+        """The workers that are waited for."""
+        return {address for gathering in self._all() for address in gathering.ours}
+
+    def look(self, gathering: Gathering) -> None:
+        """Wait for workers that somebody wants to know of."""
+        self._looks.append(gathering)
+
+    def load(self, model: int, gathering: Gathering) -> None:
+        """Wait for the workers of a model."""
+        self._loads[model] = gathering
+
+    def forget(self, model: int) -> None:
+        """Wait no more for the workers of a model."""
+        self._loads.pop(model, None)
+
+    def looks_over(self, links: Mapping[str, Link], now: float) -> list[Gathering]:
+        """Return the looks that need not wait any more. They count until they are :meth:`ended`."""
+        return [gathering for gathering in self._looks if gathering.is_over(links, now)]
+
+    def ended(self, looks: Collection[Gathering]) -> None:
+        """Forget *looks*."""
+        self._looks = [gathering for gathering in self._looks if gathering not in looks]
+
+    def take_loads(self, links: Mapping[str, Link], now: float) -> list[int]:
+        """Take the models that need not wait any more."""
+        over = [model for model, gathering in self._loads.items() if gathering.is_over(links, now)]
+        for model in over:
+            del self._loads[model]
+        return over
+
+    def to_retry(self, links: Mapping[str, Link], now: float) -> list[Gathering]:
+        """Return those whose lost workers shall be tried again now."""
+        return [gathering for gathering in self._all() if gathering.wants_retry(links, now)]
+
+    def _all(self) -> list[Gathering]:
+        return [*self._looks, *self._loads.values()]
 
 
 def _patience(link: Link, progress_at: float) -> float:

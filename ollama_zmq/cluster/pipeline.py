@@ -5,7 +5,7 @@ A state machine (sans-IO): events in, effects out.
 Phase      What happens                       Effects                                Next phase
 JOINING    define, once the workers joined    Send(Define) to every stage            DEFINING
 DEFINING   Defined, weights missing           SendChunk within the credit            DEFINING
-DEFINING   Stored                             SendChunk, Progressed                  DEFINING
+DEFINING   Stored                             SendChunk within the credit            DEFINING
 DEFINING   Ready of the last stage            Send(Run) of one token                 WARMING
 WARMING    that token came out                ModelLoaded                            LOADED
 LOADED     run                                Send(Run) to the first stage           LOADED
@@ -18,10 +18,9 @@ loading    ... for the third time             Release to the others, LoadFailed 
 loading    no progress at all for too long    Release to all, LoadFailed             GONE
 any        release                            Release to all                         GONE
 
-Both loading and steps have deadlines for every worker but the local device, and a worker that lets one pass is lost. A
-step's is ``DEADLINE_S`` and ten times what it is expected to take. A load's is ``LOAD_STALL_S`` since its worker last
-got further (``Defined``, ``Stored``), and before ``Ready`` the time to read its part from a slow disk. The load as a
-whole, the local device's part included, has ``load_timeout_s`` and the same time for the disk since any of them did.
+What a load holds until it ends, its deadlines among that, is kept in :mod:`ollama_zmq.cluster.loading`. A step has a
+deadline for every worker but the local device: ``DEADLINE_S`` and ten times what it is expected to take. A worker that
+lets one pass is lost.
 """
 
 from __future__ import annotations
@@ -34,34 +33,23 @@ from enum import Enum
 import numpy as np
 
 from ollama_zmq.cluster.answers import MAX_US, check_output, check_range
-from ollama_zmq.cluster.events import (
-    Computed,
-    Effect,
-    LoadFailed,
-    ModelLoaded,
-    ModelLost,
-    Progressed,
-    SendChunk,
-    StepFailed,
-)
+from ollama_zmq.cluster.events import Computed, Effect, LoadFailed, ModelLoaded, ModelLost, SendChunk, StepFailed
 from ollama_zmq.cluster.link import Status
 from ollama_zmq.cluster.links import Links
+from ollama_zmq.cluster.loading import Loading
 from ollama_zmq.cluster.placement import Placement
 from ollama_zmq.cluster.speeds import LatencyWindow, SpeedMeter, stage_cost
-from ollama_zmq.cluster.stages import LoadOrder, Missing, Stage
-from ollama_zmq.cluster.state import StageState
+from ollama_zmq.cluster.stages import LoadOrder, Stage
 from ollama_zmq.cluster.uploads import Upload
 from ollama_zmq.devices.base import Array
 from ollama_zmq.engine.pacing import StageCost, StageTime
 from ollama_zmq.engine.requests import Microbatch
-from ollama_zmq.errors import CapacityError, OllamaZmqError, RemoteProtocolError, StageLost
+from ollama_zmq.errors import OllamaZmqError, StageLost
 from ollama_zmq.wire.messages import Defined, Ran, Ready, Release, Stored
 
 DEADLINE_S = 10.0
 DEADLINE_FACTOR = 10.0
-LOAD_STALL_S = 20.0
-SLOW_DISK_BYTES_PER_S = 20e6
-MAX_LOSSES = 2  # a load begins again so many times when workers die under it
+MAX_RESTARTS = 2  # a load begins again so many times when workers die under it
 WARM_UP = Microbatch(-1, np.zeros(1, np.int32), lengths=(1,), positions=(0,), pages=((0,),), rows=(0,))
 
 
@@ -73,9 +61,6 @@ class Phase(Enum):
     WARMING = "warming up"
     LOADED = "loaded"
     GONE = "gone"
-
-
-LOADING = frozenset({Phase.DEFINING, Phase.WARMING})
 
 
 @dataclass(slots=True)
@@ -102,9 +87,9 @@ class Pipeline:
         load_timeout_s: how long a load may make no progress at all.
 
     Attributes:
+        loading: until it is loaded or given up.
         stages: in pipeline order; none while its workers join.
         in_flight: microbatch number -> where it is.
-        losses: how often a worker was lost while it loaded.
         uploads: worker address -> what it must be sent.
         latency, costs: of each stage, measured and predicted; speed: of the model, measured.
     """
@@ -113,40 +98,28 @@ class Pipeline:
         self, order: LoadOrder, links: Links, numbers: Iterator[int], load_timeout_s: float = math.inf
     ) -> None:
         self.order = order
-        self._load_timeout_s = load_timeout_s
-        self._load_ends_at = math.inf  # unless it makes progress
         self.phase = Phase.JOINING
+        self.loading: Loading | None = Loading(order, links, load_timeout_s)
         self.stages: tuple[Stage, ...] = ()
         self.placement: Placement | None = None
         self.in_flight: dict[int, InFlight] = {}
-        self._links = links
-        self._numbers = numbers
-        self._held: dict[bytes, int] = {}  # program -> bytes, by the plan until its worker has counted them
-        self._unready: set[bytes] = set()
-        self._defined: set[bytes] = set()
         self.uploads: dict[str, Upload] = {}
         self.latency: list[LatencyWindow] = []
         self.speed = SpeedMeter()
         self.costs: tuple[StageCost, ...] = ()
-        self.losses = 0
-        self._load_deadlines: dict[str, float] = {}  # worker address -> when it must have got further with loading
+        self._links = links
+        self._numbers = numbers
+        self._held: dict[bytes, int] = {}  # program -> bytes, by the plan until its worker has counted them
         self._absent: tuple[str, ...] = ()  # the workers of the order that were not there when it was planned
-        self._lost_before: set[str] = set()
-        self._left_out: dict[str, str] = {}  # worker address -> why this load goes on without it
 
     @property
     def addresses(self) -> set[str]:
         """The workers of its stages."""
         return {stage.address for stage in self.stages}
 
-    @property
-    def candidates(self) -> tuple[str, ...]:
-        """The workers that may have a part in it."""
-        return tuple(address for address in self.order.addresses if address not in self._left_out)
-
     def is_loading_on(self, address: str) -> bool:
         """Whether a worker is about to load a part of it."""
-        return self.phase in LOADING and address in self.addresses
+        return self.loading is not None and address in self.addresses
 
     def address_of(self, program: bytes) -> str:
         """The worker of the stage with *program*; "" when it has no such stage."""
@@ -169,76 +142,54 @@ class Pipeline:
 
     def define(self, placement: Placement, stages: tuple[Stage, ...], now: float) -> list[Effect]:
         """Begin to load the model as *stages*."""
+        loading = self.loading
+        assert loading is not None
         self.phase, self.placement, self.stages = Phase.DEFINING, placement, stages
-        named = self._links.one_name_each(self.candidates)
+        named = self._links.one_name_each(loading.candidates)
         away = [address for address in named if self._links[address].status is not Status.READY]
-        self._absent = (*away, *self._left_out)
+        self._absent = (*away, *loading.left_out)
         self._held = {stage.program: stage.need for stage in stages}
-        self._unready, self._defined = {stage.program for stage in stages}, set()
         self.latency, self.speed = [LatencyWindow() for _ in stages], SpeedMeter()
         profiles = (self._links[stage.address].profile for stage in stages)
         hidden_size = self.order.network.hidden_size
         self.costs = tuple(
             stage_cost(stage, profile, hidden_size) for stage, profile in zip(stages, profiles, strict=True)
         )
-        self.uploads = {stage.address: Upload() for stage in stages}
-        self._load_deadlines = {}
-        for address in self.addresses:
-            self._got_further(address, now)
+        loading.begin(stages, now)
+        self.uploads = loading.uploads
         return [self._links[stage.address].send(stage.define) for stage in stages]
 
-    def _got_further(self, address: str, now: float) -> None:
-        """Give a worker that loads, and the load, time until the next sign of progress."""
-        self._load_ends_at = now + self._load_timeout_s + max(map(self._from_disk_s, self.addresses))
-        if self._links[address].remote:
-            self._load_deadlines[address] = now + LOAD_STALL_S + self._from_disk_s(address)
-
-    def _from_disk_s(self, address: str) -> float:
-        """Seconds that a worker on a slow disk reads what it is not sent."""
-        sources = (source for stage in self._stages_on(address) for source in stage.define.sources)
-        nbytes = sum(source.nbytes for source in sources) - self.uploads[address].total
-        return max(nbytes, 0) / SLOW_DISK_BYTES_PER_S
-
-    def defined(self, address: str, message: Defined, now: float) -> list[Effect]:
+    def defined(self, address: str, message: Defined, now: float) -> None:
         """Queue what the worker misses.
 
         Raises:
             RemoteProtocolError: it misses what its program does not have, or what it has been asked for already.
         """
-        stage = self._stage_of(message.program)
-        if self.phase is Phase.DEFINING:
-            sources = {source.name: source for source in stage.define.sources}
-            if message.program in self._defined:
-                raise RemoteProtocolError(f"it accepts program {message.program.hex()} twice")
-            self._defined.add(message.program)
-            for name in message.missing:
-                if (source := sources.pop(name, None)) is None:
-                    raise RemoteProtocolError(f"it misses weight {name[:128]!r} twice, or its program has none such")
-                self.uploads[address].add(message.program, source)
-            self._got_further(address, now)
-        return []
+        if self.loading is not None:
+            self.loading.defined(address, message, now)
 
-    def stored(self, address: str, message: Stored, now: float) -> list[Effect]:
+    def stored(self, address: str, message: Stored, now: float) -> None:
         """Take note of what has arrived.
 
         Raises:
             RemoteProtocolError: more than was sent.
         """
-        if self.phase is not Phase.DEFINING or address not in self.uploads:
-            return []
-        self.uploads[address].acknowledged(message.received)
-        self._got_further(address, now)
-        done = sum(upload.done for upload in self.uploads.values())
-        return [Progressed(self.order.model, done, sum(upload.total for upload in self.uploads.values()))]
+        if self.loading is not None:
+            self.loading.stored(address, message, now)
+
+    def leave_out(self, address: str, why: str) -> None:
+        """While it loads: go on without the worker at *address*, if the order allows it, though it may join again."""
+        if self.loading is not None:
+            self.loading.leave_out(address, why)
 
     def chunks(self, address: str, *, busy: bool) -> list[Effect]:
         """The next chunks for *address*; few while steps of any model are in flight."""
-        if self.phase is not Phase.DEFINING or address not in self.uploads:
+        if self.loading is None:
             return []
         epoch, model = self._links[address].epoch, self.order.model
         return [
             SendChunk(address, epoch, model, chunk.program, chunk.source, chunk.offset, chunk.nbytes)
-            for chunk in self.uploads[address].next_chunks(busy=busy)
+            for chunk in self.loading.next_chunks(address, busy=busy)
         ]
 
     def ready(self, message: Ready, now: float) -> list[Effect]:
@@ -247,32 +198,18 @@ class Pipeline:
         Raises:
             RemoteProtocolError: it takes more memory than its worker has.
         """
-        if self.phase is not Phase.DEFINING or message.program not in self._unready:
+        loading = self.loading
+        if loading is None or not loading.is_unready(message.program):
             return []
-        check_range("nbytes", message.nbytes, 0, self._links[self.address_of(message.program)].memory_nbytes)
-        self._held[message.program] = message.nbytes
         address = self.address_of(message.program)
-        self._got_further(address, now)
-        if not any(stage.program in self._unready - {message.program} for stage in self._stages_on(address)):
-            self._load_deadlines.pop(address, None)
-        self._unready.discard(message.program)
-        if self._unready:
+        check_range("nbytes", message.nbytes, 0, self._links[address].memory_nbytes)
+        self._held[message.program] = message.nbytes
+        loading.ready(address, message.program, now)
+        if not loading.is_ready:
             return []
-        self.phase, self._load_ends_at = Phase.WARMING, now + self._load_timeout_s
+        self.phase = Phase.WARMING
         hidden_state = np.zeros((1, self.order.network.hidden_size), np.float32)
         return self.run(WARM_UP, WARM_UP.token_ids if len(self.stages) == 1 else hidden_state, now)
-
-    def may_return(self, address: str) -> bool:
-        """While it loads: whether the worker at *address*, lost just now, may join again; it may once."""
-        first = address not in self._lost_before
-        self._lost_before.add(address)
-        return first
-
-    def leave_out(self, address: str, why: str) -> None:
-        """While it loads: go on without the worker at *address*, if the order allows it, though it may join again."""
-        allowed = self.order.missing is Missing.USE_REST
-        if allowed and self.phase in LOADING and address in self.order.addresses:
-            self._left_out.setdefault(address, why)
 
     # Stepping
 
@@ -330,29 +267,23 @@ class Pipeline:
         return StageTime(rows, work_s, transfer_s, overhead_s)
 
     def _loaded(self) -> list[Effect]:
-        self.phase, self._load_ends_at = Phase.LOADED, math.inf
-        order, stages = self.order, self._plain_stages()
+        self.phase, self.loading = Phase.LOADED, None
+        order, stages = self.order, tuple(stage.state for stage in self.stages)
         return [ModelLoaded(order.model, stages, self.held(), order.kv_pages, self.costs, self.missing)]
 
     def deadlines(self) -> list[float]:
         """When a worker must have answered a step, or got further with loading."""
-        steps = (flight.deadline for flight in self.in_flight.values())
-        return [*steps, *self._load_deadlines.values(), self._load_ends_at]
+        steps = [flight.deadline for flight in self.in_flight.values()]
+        return steps + (self.loading.deadlines() if self.loading is not None else [])
 
     def timed_out(self, now: float) -> OllamaZmqError | None:
         """What to say of a load that has made no progress for too long; None while there is time."""
-        if now <= self._load_ends_at:
-            return None
-        return CapacityError(
-            f"loading {self.order.name} made no progress for {self._load_timeout_s:g} s; set OLLAMA_LOAD_TIMEOUT of the"
-            " server higher, or to 0 for no limit"
-        )
+        return self.loading.timed_out(now) if self.loading is not None else None
 
     def late(self, now: float) -> tuple[str, str] | None:
         """The worker that let a deadline pass, and what to say of it."""
-        for address, deadline in self._load_deadlines.items():
-            if now > deadline:
-                return address, f"worker {address} got no further with loading {self.order.name} in time"
+        if self.loading is not None and (late := self.loading.late(now)) is not None:
+            return late
         for flight in self.in_flight.values():
             if now > flight.deadline:
                 address = self.stages[flight.stage].address
@@ -381,7 +312,7 @@ class Pipeline:
 
         A failed step counts from the stage where it is; what no step waits for is ignored.
         """
-        if self.phase in LOADING:
+        if self.loading is not None:
             return [*self.release(), LoadFailed(self.order.model, error)]
         flight = self.in_flight.get(microbatch)
         if flight is None or self.stages[flight.stage].program != program:
@@ -393,14 +324,13 @@ class Pipeline:
     def lost(self, address: str, detail: str) -> list[Effect]:
         """A stage's worker is gone; in phase JOINING afterwards, the workers that are left shall be joined."""
         error = StageLost(f"{detail}; the next request runs on what is left", worker=address)
-        loaded = self.phase is Phase.LOADED
-        effects = self.release()
-        if loaded:
+        loading, effects = self.loading, self.release()
+        if loading is None:
             return [*effects, ModelLost(self.order.model, error)]
-        if self.losses == MAX_LOSSES:
+        loading.lost(address)
+        if loading.restarts > MAX_RESTARTS:
             return [*effects, LoadFailed(self.order.model, error)]
-        self.losses += 1
-        self.phase = Phase.JOINING
+        self.phase, self.loading = Phase.JOINING, loading
         return effects
 
     def release(self) -> list[Effect]:
@@ -412,13 +342,9 @@ class Pipeline:
             link = self._links.get(stage.address)
             if link is not None and link.status is Status.READY:
                 effects.append(link.send(Release(stage.program)))
-        self.phase, self.stages, self.placement = Phase.GONE, (), None
-        self._unready, self.uploads, self.latency, self._held, self.costs = set(), {}, [], {}, ()
-        self._load_deadlines, self._load_ends_at = {}, math.inf
+        self.phase, self.loading, self.stages, self.placement = Phase.GONE, None, (), None
+        self.uploads, self.latency, self._held, self.costs = {}, [], {}, ()
         return effects
-
-    def _plain_stages(self) -> tuple[StageState, ...]:
-        return tuple(stage.state for stage in self.stages)
 
     def check(self) -> None:
         """Assert what must hold between any two events; tests call it.
@@ -429,24 +355,15 @@ class Pipeline:
         programs = {stage.program for stage in self.stages}
         assert bool(self.stages) == (self.phase not in (Phase.JOINING, Phase.GONE))
         assert set(self._held) == programs
-        assert self._unready <= programs
-        assert bool(self._unready) == (self.phase is Phase.DEFINING)
+        assert (self.loading is None) == (self.phase in (Phase.LOADED, Phase.GONE))
+        if self.loading is not None:
+            self.loading.check(self.stages)
+            assert self.loading.is_ready == (self.phase is not Phase.DEFINING)
         assert len(self.latency) == len(self.costs) == len(self.stages)
         assert self.in_flight == {} or self.phase in (Phase.WARMING, Phase.LOADED)
-        assert set(self._load_deadlines) <= self.addresses
-        assert not self._load_deadlines or self.phase is Phase.DEFINING
-        assert self._load_ends_at == math.inf or self.phase in LOADING
         layers = [layer for stage in self.stages for layer in stage.layers]
         assert layers == list(range(self.order.network.n_layers)) if self.stages else layers == []
-        for upload in self.uploads.values():
-            assert 0 <= upload.done <= upload.sent <= upload.total
         for number, flight in self.in_flight.items():
             assert 0 <= flight.stage < len(self.stages)
             assert number in self._links[self.stages[flight.stage].address].steps
             assert (flight.microbatch is WARM_UP) == (self.phase is Phase.WARMING)
-
-    def _stages_on(self, address: str) -> list[Stage]:
-        return [stage for stage in self.stages if stage.address == address]
-
-    def _stage_of(self, program: bytes) -> Stage:
-        return next(stage for stage in self.stages if stage.program == program)

@@ -57,7 +57,6 @@ class LoadOrder:
         missing: what to do when one of *addresses* is not there.
         foreign: those of *addresses* that the operator of the server did not name: why they are not there is no
             business of who named them.
-        attempt: how often the load has begun anew.
     """
 
     model: int
@@ -76,7 +75,6 @@ class LoadOrder:
     contexts: int = 1
     missing: Missing = Missing.USE_REST
     foreign: frozenset[str] = frozenset()
-    attempt: int = 0
 
     @property
     def max_rows(self) -> int:
@@ -194,26 +192,29 @@ def demand_of(order: LoadOrder) -> Demand:
     )
 
 
-def stages_of(order: LoadOrder, demand: Demand, placement: Placement) -> tuple[Stage, ...]:
-    """Return the stages of *placement* in pipeline order."""
+def stages_of(order: LoadOrder, demand: Demand, placement: Placement, restarts: int = 0) -> tuple[Stage, ...]:
+    """Return the stages of *placement* in pipeline order, for a load that has begun anew so many times."""
     network, head = order.network, demand.head_need
+    number = f"{order.model}.{restarts}" if restarts else f"{order.model}"
     if all(address == LOCAL for address, _ in placement.stages):
         layers = range(network.n_layers)
-        return (_stage(order, LOCAL, Part.WHOLE, layers, network.whole_program(), demand.need(layers) + head),)
+        need = demand.need(layers) + head
+        return (_stage(order, number, LOCAL, Part.WHOLE, layers, network.whole_program(), need),)
     stages = [
-        _stage(order, address, Part.LAYERS, layers, network.layers_program(layers), demand.need(layers))
+        _stage(order, number, address, Part.LAYERS, layers, network.layers_program(layers), demand.need(layers))
         for address, layers in placement.stages
     ]
-    return (*stages, _stage(order, LOCAL, Part.HEAD, range(0), network.head_program(), head))
+    return (*stages, _stage(order, number, LOCAL, Part.HEAD, range(0), network.head_program(), head))
 
 
-def _stage(order: LoadOrder, address: str, part: Part, layers: range, program: Program, need: int) -> Stage:
+def _stage(
+    order: LoadOrder, number: str, address: str, part: Part, layers: range, program: Program, need: int
+) -> Stage:
     tensors = order.network.gguf.tensors
     sources = tuple(
         WeightSource(spec.name, order.blob, tensors[spec.name].offset, tensors[spec.name].nbytes)
         for spec in program.weights
     )
-    number = f"{order.model}.{order.attempt}" if order.attempt else order.model
     code = msgspec.structs.replace(program, name=f"{program.name} of {order.name[:80]} #{number}").to_bytes()
     kv_pages = order.kv_pages if program.caches else 0
     threads = order.num_thread if address == LOCAL else 0

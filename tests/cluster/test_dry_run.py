@@ -10,8 +10,8 @@ import pytest
 
 from ollama_zmq.cluster.cost_model import CACHE_SHARE, STEP_S, WorkerProfile
 from ollama_zmq.cluster.dry_run import ALONE, FASTEST, dry_run
-from ollama_zmq.cluster.load_plan import ClusterSnapshot
 from ollama_zmq.cluster.placement import Policy
+from ollama_zmq.cluster.snapshot import ClusterSnapshot
 from ollama_zmq.cluster.stages import LOCAL, LoadOrder, demand_of
 from ollama_zmq.cluster.state import PlanState
 from ollama_zmq.engine.pacing import SAMPLING

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ollama_zmq.cluster import pipeline
-from ollama_zmq.cluster.coordinator import LEASE_IDLE_S, Coordinator
+from ollama_zmq.cluster import loading
+from ollama_zmq.cluster.coordinator import Coordinator
 from ollama_zmq.cluster.events import (
     Connect,
     ConnectionFailed,
@@ -16,8 +16,9 @@ from ollama_zmq.cluster.events import (
     Tick,
 )
 from ollama_zmq.cluster.link import JOIN_LIMIT_S, REFUSED_GRACE_S, Status
+from ollama_zmq.cluster.links import LEASE_IDLE_S
+from ollama_zmq.cluster.loading import LOAD_STALL_S
 from ollama_zmq.cluster.membership import CONNECT_GRACE_S, LOST_GRACE_S, RETRY_S, WAIT_LIMIT_S
-from ollama_zmq.cluster.pipeline import LOAD_STALL_S
 from ollama_zmq.cluster.stages import LOCAL, Missing
 from ollama_zmq.errors import OutOfDeviceMemory, StageLost, Unreachable
 from ollama_zmq.wire.frames import Envelope
@@ -123,7 +124,7 @@ def test_workers_on_their_way_in_are_waited_for_though_another_does_not_answer(w
 
 
 def test_a_worker_that_reads_its_part_from_a_slow_disk_has_the_time_for_it(workers, network, monkeypatch):
-    monkeypatch.setattr(pipeline, "SLOW_DISK_BYTES_PER_S", 1.0)
+    monkeypatch.setattr(loading, "SLOW_DISK_BYTES_PER_S", 1.0)
     workers.answers[(B, Define)] = lambda m: [Defined(m.program, ())]
     assert load(workers, order(network, A, B)) == []
     assert later(workers, LOAD_STALL_S + 5.0) == []
@@ -451,7 +452,7 @@ def test_a_look_still_sees_its_workers_when_a_load_begins_at_the_same_moment(wor
     link = workers.coordinator.links[LOCAL]
     effects = workers.coordinator.handle(Got(LOCAL, Envelope(welcome(), {}, link.epoch, 0)), workers.now)
     assert Joined((B,)) in effects
-    assert [profile.address for profile in workers.coordinator.snapshot(order(network, B)).workers] == [B]
+    assert [profile.address for profile in workers.coordinator.snapshot(1, (B,)).workers] == [B]
 
 
 @pytest.mark.parametrize("stuck", ["reading", "the first token"])
