@@ -50,7 +50,6 @@ class PendingProgram:
     define: Define
     verified: Verified
     nbytes: int  # of its KV cache and scratch
-    started: float
     weights: dict[str, tuple[Identity, WeightSpec]]
     missing: set[str] = field(default_factory=set)
     absent: set[Identity] = field(default_factory=set)
@@ -144,12 +143,12 @@ class Runner:
         loaded, loading = self._loaded.get(put.program), self._loading.get(put.program)
         if loaded is not None and any(put.weight == source.name for source in loaded.define.sources):
             # Two programs asked for a weight they share, and the other's copy came first.
-            return [Reply(Stored(put.program, put.weight, int(chunk.size)))]
+            return [Reply(Stored(put.program, int(chunk.size)))]
         if loading is None or put.weight not in loading.missing:
             raise RemoteProtocolError(f"weight {put.weight[:128]!r} of program {put.program.hex()} is not asked for")
         identity, spec = loading.weights[put.weight]
         self._weights.keep(identity, spec, put, chunk)
-        stored = Reply(Stored(put.program, put.weight, int(chunk.size)))
+        stored = Reply(Stored(put.program, int(chunk.size)))
         if identity not in self._weights:
             return [stored]
         self._landed(identity)
@@ -212,7 +211,7 @@ class Runner:
             max_rows=define.max_rows,
             threads=define.threads,
         )
-        loading = PendingProgram(define, verified, nbytes, perf_counter(), weights)
+        loading = PendingProgram(define, verified, nbytes, weights)
         for name, (identity, _) in weights.items():
             if identity not in self._weights and not self._weights.in_store(identity):
                 loading.missing.add(name)
@@ -265,15 +264,14 @@ class Runner:
         del self._loading[define.program]
         if not self._loading:
             self._weights.close_files()
-        resident_bytes = self._device.budget.used
         distinct = {identity for identity, _ in loading.weights.values()}  # two names may be one weight
         nbytes = executable.nbytes + sum(self._weights[identity].nbytes for identity in distinct)
-        ready = Ready(define.program, resident_bytes, (perf_counter() - loading.started) * 1e3, nbytes)
+        ready = Ready(define.program, nbytes)
         self._loaded[define.program] = ReadyProgram(define, executable, ready)
         log.info(
             "program.defined",
             program=loading.verified.program.name,
             weights=len(weights),
-            resident_bytes=resident_bytes,
+            resident_bytes=self._device.budget.used,
         )
         return ready

@@ -13,7 +13,6 @@ import hashlib
 import os
 import secrets
 import socket
-import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -44,20 +43,17 @@ class WelcomeBuilder:
         self.id = ""
 
     def build(self) -> Welcome:
-        """Return the message, with the memory that is free now."""
+        """Return the message."""
         device = self._device
         if self._speeds is None:
             self._speeds = measured_speeds(device, speeds_file())
-        memory = psutil.virtual_memory()
         return Welcome(
             package=VERSION,
             protocol=PROTOCOL,
             ops=ops_hash(),
-            byte_order=sys.byteorder,
             host=socket.gethostname(),
             devices=(DeviceInfo(device.kind, device.name),),
-            memory_total=memory.total,
-            memory_free=memory.available,
+            memory_total=psutil.virtual_memory().total,
             memory_budget=device.budget.limit,
             threads=device.threads,
             decode_bytes_per_s=self._speeds.decode_bytes_per_s,

@@ -77,7 +77,7 @@ def check_output(output: Array, rows: int, width: int) -> None:
 
 
 def _checked_welcome(welcome: Welcome) -> Welcome:
-    for name in ("memory_total", "memory_free", "memory_budget"):
+    for name in ("memory_total", "memory_budget"):
         check_range(name, getattr(welcome, name), 0, MAX_MEMORY_BYTES)
     check_range("threads", welcome.threads, 1, MAX_THREADS)
     check_range("devices", len(welcome.devices), 0, MAX_DEVICES)

@@ -82,7 +82,6 @@ class Disconnect(msgspec.Struct, frozen=True):
     """Forget the connection and everything queued on it."""
 
     address: str
-    epoch: int
 
 
 class Send(msgspec.Struct, frozen=True):

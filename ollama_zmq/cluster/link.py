@@ -197,7 +197,7 @@ class Link:
         """End the connection and remember why."""
         self.status, self.detail = status, printable_line(detail, MAX_TEXT)
         self.was_lost = True
-        return [Disconnect(self.address, self.epoch)]
+        return [Disconnect(self.address)]
 
     def count(self, sequence: int) -> None:
         """Take note of a message of this epoch.

@@ -302,8 +302,7 @@ class Pipeline:
         flight.only_in_flight = not link.steps
         self.in_flight[number] = flight
         link.steps.add(number)
-        message = stage.run_message(number, microbatch, deadline_ms=int(min(limit_s, 86400.0) * 1000))
-        return [link.send(message, {"input": tensor})]
+        return [link.send(stage.run_message(number, microbatch), {"input": tensor})]
 
     # Failing and ending
 

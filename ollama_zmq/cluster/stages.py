@@ -153,7 +153,7 @@ class Stage:
         """How many rows its output has."""
         return len(microbatch.rows if self.gives_wanted else microbatch.token_ids)
 
-    def run_message(self, number: int, microbatch: Microbatch, deadline_ms: int) -> Run:
+    def run_message(self, number: int, microbatch: Microbatch) -> Run:
         """The message that runs it on *microbatch*, which is *number* on its way. To a head each row is a sequence."""
         R = len(microbatch.rows)
         return Run(
@@ -163,7 +163,6 @@ class Stage:
             positions=(0,) * R if self.takes_wanted else microbatch.positions,
             pages=microbatch.pages if self.define.kv_pages else (),
             rows=tuple(range(R)) if self.takes_wanted else microbatch.rows if self.gives_wanted else (),
-            deadline_ms=deadline_ms,
         )
 
     @property

@@ -90,7 +90,7 @@ class Welcome(Message, frozen=True):
 
     Attributes:
         ops: digest of the worker's op declarations.
-        memory_total, memory_free: bytes of the machine; memory_budget: bytes this worker may use (``-m``).
+        memory_total: bytes of the machine; memory_budget: bytes this worker may use (``-m``).
         decode_bytes_per_s, prefill_macs_per_s: what the worker measured of itself, with Q8_0.
         matrices: the same of each tensor type. values_per_s, call_s: of ops without a matrix; 0 for not measured.
         id: hexadecimal digest of random bytes that its machine keeps on disk, its host's name and its port: one worker
@@ -100,11 +100,9 @@ class Welcome(Message, frozen=True):
     package: Short
     protocol: int
     ops: Short
-    byte_order: Short
     host: Text
     devices: tuple[DeviceInfo, ...]
     memory_total: int
-    memory_free: int
     memory_budget: int
     threads: int
     decode_bytes_per_s: float
@@ -216,10 +214,9 @@ class Put(Message, frozen=True):
 
 
 class Stored(Message, frozen=True):
-    """So many bytes of the weight have arrived: they are the sender's credit again. Answers ``Put``."""
+    """So many bytes of a weight have arrived: they are the sender's credit again. Answers ``Put``."""
 
     program: ProgramId
-    weight: WeightName
     received: int
 
 
@@ -227,15 +224,11 @@ class Ready(Message, frozen=True):
     """Every weight is in place and the program can run. Follows ``Defined``.
 
     Attributes:
-        resident_bytes: memory the worker uses now, all programs together.
-        load_ms: from ``Define`` to now.
         nbytes: memory of this program; weights that it shares with others count for each.
     """
 
     program: ProgramId
-    resident_bytes: int
-    load_ms: float
-    nbytes: int = 0
+    nbytes: int
 
 
 class Run(Message, frozen=True):
@@ -248,7 +241,6 @@ class Run(Message, frozen=True):
         positions: absolute position of each sequence's first token, [B].
         pages: the KV pages of each sequence, [B][...], in order.
         rows: the rows of the output head that are wanted, [R].
-        deadline_ms: the coordinator stops listening after this long.
     """
 
     tensors = ("input",)  # token_ids int32 [T] or hidden_state float32 [T, D], as the program declares
@@ -260,7 +252,6 @@ class Run(Message, frozen=True):
     positions: tuple[int, ...]
     pages: tuple[tuple[int, ...], ...]
     rows: tuple[int, ...]
-    deadline_ms: int
 
 
 class Ran(Message, frozen=True):

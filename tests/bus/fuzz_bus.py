@@ -187,7 +187,7 @@ class HostileBroker:
             positions = tuple(number() for _ in range(T))
             shape = rng.choice([(T, 4), (T, 5), (T,), (0, 4), (T, 4, 1)])
             dtype = rng.choice([np.float32, np.float32, np.int32, np.float16, np.uint8])
-            return Run(run.program, run.microbatch, run.lengths, positions, pages, (number(),), 9), {
+            return Run(run.program, run.microbatch, run.lengths, positions, pages, (number(),)), {
                 "input": np.ones(shape, dtype)
             }
         if kind == 3:

@@ -127,5 +127,5 @@ def chunks_of(program: Program, weight: np.ndarray, *, name: str = "w", size: in
 
 def run_of(program: Program, T: int, *, microbatch: int = 1, **fields: Any) -> Run:
     """Run *program* on T sequences of one token each."""
-    plain = {"lengths": (1,) * T, "positions": (0,) * T, "pages": (), "rows": (), "deadline_ms": 1000}
+    plain = {"lengths": (1,) * T, "positions": (0,) * T, "pages": (), "rows": ()}
     return Run(program.id, microbatch, **(plain | fields))

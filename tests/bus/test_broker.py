@@ -49,7 +49,7 @@ from ollama_zmq.formats.options import Options
 from ollama_zmq.models.llama import Llama
 from ollama_zmq.models.network import Network
 from ollama_zmq.wire import frames
-from ollama_zmq.wire.frames import Envelope
+from ollama_zmq.wire.frames import START, Envelope
 from ollama_zmq.wire.messages import Define, Hello, Ping, Pong
 from tests.cluster.fake_workers import welcome
 from tests.models_tiny import write_tiny_llama
@@ -580,7 +580,7 @@ def rogue() -> Iterator[Callable[[list[bytes]], Rogue]]:
         each.stop()
 
 
-@pytest.mark.parametrize("rubbish", [[b"rubbish"], [b""], [b"OZ\x01\xff\xff\xff\xff"], [b"x"] * 50])
+@pytest.mark.parametrize("rubbish", [[b"rubbish"], [b""], [START + b"\xff\xff\xff\xff"], [b"x"] * 50])
 def test_rubbish_from_a_worker_costs_it_the_connection_and_the_load_goes_on(
     broker, tiny_gguf, start_worker, rogue, rubbish
 ):

@@ -100,7 +100,7 @@ def serve_model(loop: CoordinatorLoop) -> None:
 def test_what_comes_of_an_effect_is_carried_out_behind_those_before_it(loop, noted, monkeypatch):
     join(loop, A, B)
     noted.full = {A}
-    consequences = [Disconnect(A, 1), Connect(A, 7)]
+    consequences = [Disconnect(A), Connect(A, 7)]
     monkeypatch.setattr(loop.coordinator, "handle", lambda event, now: consequences)
     loop.apply([ping(loop, A), ping(loop, B), Connect(B, 5)])
     assert [what[:2] for what in noted.done] == [("send", B), ("dial", B), ("hang up", A), ("dial", A)]
@@ -137,7 +137,7 @@ def test_a_digest_that_was_begun_goes_with_the_connection(loop, noted):
     (sent,) = noted.sent
     assert isinstance(sent.message, Put)
     assert loop._chunks._digests
-    loop.apply([Disconnect(A, epoch)])
+    loop.apply([Disconnect(A)])
     assert not loop._chunks._digests
 
 
@@ -146,7 +146,7 @@ def test_a_message_that_no_frame_can_carry_ends_what_it_was_about_and_no_number_
     (epoch,) = join(loop, A)
     monkeypatch.setattr(loop.coordinator, "handle", lambda event, now: happened.append(event) or [])
     pages = (tuple(range(70_000, 80_000)),) * 64
-    step = Run(PROGRAM, 3, (1,) * 64, (0,) * 64, pages, (), 1000)
+    step = Run(PROGRAM, 3, (1,) * 64, (0,) * 64, pages, ())
     loop.apply([says(loop, A, step, input=np.zeros(64, np.int32)), ping(loop, A)])
     assert [(sent.epoch, sent.seq) for sent in noted.sent] == [(epoch, 0), (epoch, 1)]
     (event,) = happened
@@ -177,7 +177,7 @@ def test_after_a_fault_of_its_own_connections_are_what_the_coordinator_says(loop
     monkeypatch.setattr(loop.coordinator, "handle", fails)
     noted.full = {A}
     with pytest.raises(ZeroDivisionError):
-        loop.apply([ping(loop, A), Disconnect(B, 1), Connect(B, 2)])
+        loop.apply([ping(loop, A), Disconnect(B), Connect(B, 2)])
     loop._start_over()
     assert noted.done == [("hang up", B, 0), ("dial", B, 2)]
     assert [type(effect) for effect in told] == [StartedOver]

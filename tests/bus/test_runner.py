@@ -87,9 +87,9 @@ def ready(runner, program=PROGRAM, **fields):
 def test_a_sent_weight_makes_the_program_ready(runner, device):
     assert runner.define(define_of(PROGRAM)) == [Reply(Defined(PROGRAM.id, ("w",)))]
     *stored, last = upload(runner)
-    assert stored == [Stored(PROGRAM.id, "w", 50), Stored(PROGRAM.id, "w", 50), Stored(PROGRAM.id, "w", 28)]
+    assert stored == [Stored(PROGRAM.id, 50), Stored(PROGRAM.id, 50), Stored(PROGRAM.id, 28)]
     assert isinstance(last, Ready)
-    assert last.resident_bytes == device.budget.used
+    assert last.nbytes == device.budget.used
 
 
 def test_a_step_is_what_the_program_says(runner):
@@ -332,7 +332,7 @@ def test_a_weight_with_two_names_counts_once(device, tmp_path):
     while runner.busy:
         loaded += messages(runner.load_next())
     (last,) = loaded
-    assert last.nbytes == last.resident_bytes == device.budget.used
+    assert last.nbytes == device.budget.used
 
 
 def test_chunks_of_a_weight_that_is_here_already_are_credit_and_no_more(runner, device):

@@ -18,7 +18,7 @@ from ollama_zmq.devices.reference import ReferenceDevice
 from ollama_zmq.errors import RequestError
 from ollama_zmq.ops.registry import ops_hash
 from ollama_zmq.version import PROTOCOL, VERSION
-from ollama_zmq.wire.frames import INLINE_NBYTES, Envelope, encode
+from ollama_zmq.wire.frames import INLINE_NBYTES, START, Envelope, encode
 from ollama_zmq.wire.messages import (
     Bye,
     Defined,
@@ -96,7 +96,7 @@ def test_rubbish_is_answered_and_the_conversation_goes_on(serve, connect, device
     peer = connect(serve(device))
     peer.greet()
     make_ready(peer)
-    for parts in ([b"junk"], [b"OZ\x01\1\0\0\0\xc1"], [b"OZ\x01", b"\x80", b""], [b""] * 40, [b"OZ\x09\1\0\0\0\x80"]):
+    for parts in ([b"junk"], [START + b"\1\0\0\0\xc1"], [START, b"\x80", b""], [b""] * 40, [b"OZ\x09\1\0\0\0\x80"]):
         peer.send_raw(parts)
         assert peer.receive().message.kind == "RemoteProtocolError"
     peer.send(run_of(PROGRAM, 1), input=X)

@@ -47,11 +47,9 @@ def welcome(**changes: object) -> Welcome:
         "package": VERSION,
         "protocol": PROTOCOL,
         "ops": ops_hash(),
-        "byte_order": "little",
         "host": "box",
         "devices": (DeviceInfo("cpu", "a CPU"),),
         "memory_total": 2 * BUDGET,
-        "memory_free": BUDGET,
         "memory_budget": BUDGET,
         "threads": 2,
         "decode_bytes_per_s": 1e10,
@@ -172,17 +170,15 @@ class FakeWorkers:
     def _defined(self, address: str, message: Define) -> list[tuple[AnyMessage, dict[str, np.ndarray]]]:
         self.programs[message.program] = Program.from_bytes(message.code)
         if address not in self.lacking:
-            return [(Defined(message.program, ()), {}), (Ready(message.program, 1000, 1.0, 1000), {})]
+            return [(Defined(message.program, ()), {}), (Ready(message.program, 1000), {})]
         self.owed[(address, message.program)] = sum(source.nbytes for source in message.sources)
         return [(Defined(message.program, tuple(source.name for source in message.sources)), {})]
 
     def _stored(self, chunk: SendChunk) -> list[tuple[AnyMessage, dict[str, np.ndarray]]]:
         key = (chunk.address, chunk.program)
         self.owed[key] -= chunk.nbytes
-        stored: list[tuple[AnyMessage, dict[str, np.ndarray]]] = [
-            (Stored(chunk.program, chunk.source.name, chunk.nbytes), {})
-        ]
-        return stored + ([(Ready(chunk.program, 1000, 1.0, 1000), {})] if self.owed[key] == 0 else [])
+        stored: list[tuple[AnyMessage, dict[str, np.ndarray]]] = [(Stored(chunk.program, chunk.nbytes), {})]
+        return stored + ([(Ready(chunk.program, 1000), {})] if self.owed[key] == 0 else [])
 
     def _ran(self, message: Run, envelope: Envelope) -> np.ndarray:
         """Hidden states count the stages they have passed: every stage adds one."""

@@ -51,9 +51,9 @@ def test_an_answer_for_a_program_of_another_worker_costs_the_link_and_nothing_is
 def test_no_other_message_about_a_foreign_program_counts(workers, network, kind):
     program = two_models(workers, network)
     messages = {
-        "ready": Ready(program, 1, 1.0, 1),
+        "ready": Ready(program, 1),
         "defined": Defined(program, ()),
-        "stored": Stored(program, "w", 1),
+        "stored": Stored(program, 1),
         "failed": Failed(program, -1, "OpError", "no"),
     }
     (lost,) = workers.say(B, messages[kind])
@@ -74,7 +74,7 @@ def test_what_was_defined_on_an_older_connection_counts_on_no_newer_one(workers,
     program = model_of(workers).stages[0].program
     workers.happen(workers.lost(A, "the connection broke"))
     load(workers, order(network, A, model=2))
-    (lost,) = workers.say(A, Ready(program, 1, 1.0, 1))
+    (lost,) = workers.say(A, Ready(program, 1))
     assert (type(lost), lost.model) == (ModelLost, 2)
 
 
@@ -111,7 +111,7 @@ def test_a_duration_longer_than_the_step_was_under_way_counts_as_the_whole_of_it
 
 @pytest.mark.parametrize("nbytes", [-1, 2 * BUDGET + 1, 2**62])
 def test_a_program_cannot_take_more_memory_than_there_is(workers, network, nbytes):
-    workers.answers[(A, Define)] = lambda m: [Defined(m.program, ()), Ready(m.program, 1, 1.0, nbytes)]
+    workers.answers[(A, Define)] = lambda m: [Defined(m.program, ()), Ready(m.program, nbytes)]
     load(workers, order(network, A))
     assert workers.coordinator.links[A].status is Status.LOST
     assert "nbytes=" in workers.coordinator.links[A].detail
@@ -149,7 +149,6 @@ def test_a_failure_of_a_step_that_is_elsewhere_fails_nothing(workers, network):
     [
         {"memory_budget": 2**62},
         {"memory_total": -1},
-        {"memory_free": -1},
         {"threads": 0},
         {"threads": 2**40},
         {"decode_bytes_per_s": NAN},
@@ -196,7 +195,7 @@ def test_text_of_a_worker_is_one_printable_line(workers, network):
 
 
 def test_honest_messages_are_as_they_were():
-    for message in (welcome(), Ready(b"p", 1, 1.0, 1), Run(b"p", 1, (1,), (0,), (), (), 1), Failed(b"", -1, "X", "é")):
+    for message in (welcome(), Ready(b"p", 1), Run(b"p", 1, (1,), (0,), (), ()), Failed(b"", -1, "X", "é")):
         assert msgspec.structs.asdict(cleaned(message)) == msgspec.structs.asdict(message)
 
 

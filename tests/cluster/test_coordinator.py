@@ -273,11 +273,11 @@ def test_an_answer_to_a_load_that_began_anew_is_not_taken_for_one_of_now(workers
     workers.happen(workers.failed(B, "nobody listens"))
     second = model_of(workers).stages[-1].program
     assert first != second
-    assert workers.say(LOCAL, Defined(first, ())) == workers.say(LOCAL, Ready(first, 1, 1.0, 1)) == []
+    assert workers.say(LOCAL, Defined(first, ())) == workers.say(LOCAL, Ready(first, 1)) == []
     assert model_of(workers).phase is Phase.DEFINING
     workers.say(LOCAL, Defined(second, ()))
     workers.mute = {A, LOCAL}
-    workers.say(LOCAL, Ready(second, 1, 1.0, 1))
+    workers.say(LOCAL, Ready(second, 1))
     assert model_of(workers).phase is Phase.WARMING
 
 

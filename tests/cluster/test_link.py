@@ -85,18 +85,18 @@ def test_every_ping_has_a_number_of_its_own(ready):
 def test_a_refused_connection_is_given_up_after_its_grace(connecting):
     assert connecting.connection_failed("nobody", final=False, now=REFUSED_GRACE_S - 0.01) == []
     assert connecting.status is Status.CONNECTING
-    assert connecting.connection_failed("nobody", final=False, now=REFUSED_GRACE_S) == [Disconnect(A, EPOCH)]
+    assert connecting.connection_failed("nobody", final=False, now=REFUSED_GRACE_S) == [Disconnect(A)]
     assert (connecting.status, connecting.detail) == (Status.LOST, "nobody")
 
 
 def test_a_final_refusal_needs_no_grace(connecting):
-    assert connecting.connection_failed("leased", final=True, now=0.0) == [Disconnect(A, EPOCH)]
+    assert connecting.connection_failed("leased", final=True, now=0.0) == [Disconnect(A)]
 
 
 def test_a_connection_that_breaks_is_one_attempt_while_connecting_and_the_end_afterwards(connecting):
     assert connecting.connection_lost("gone") == []
     connecting.attached(0.0)
-    assert connecting.connection_lost("gone") == [Disconnect(A, EPOCH)]
+    assert connecting.connection_lost("gone") == [Disconnect(A)]
     assert (connecting.status, connecting.detail) == (Status.LOST, "gone")
     assert connecting.connection_lost("gone again") == connecting.connection_failed("too", final=True, now=1.0) == []
     assert connecting.detail == "gone"
@@ -104,13 +104,13 @@ def test_a_connection_that_breaks_is_one_attempt_while_connecting_and_the_end_af
 
 def test_who_does_not_answer_is_given_up_and_told_apart_from_who_is_not_there(connecting):
     assert connecting.tick(JOIN_LIMIT_S) == []
-    assert connecting.tick(JOIN_LIMIT_S + 0.1) == [Disconnect(A, EPOCH)]
+    assert connecting.tick(JOIN_LIMIT_S + 0.1) == [Disconnect(A)]
     assert connecting.detail == f"no answer from {A} within 5 s: is the machine on, and the port open?"
 
 
 def test_a_welcome_that_does_not_come_is_counted_from_the_greeting(greeting):
     assert greeting.tick(10.0 + JOIN_LIMIT_S) == []
-    assert greeting.tick(10.1 + JOIN_LIMIT_S) == [Disconnect(A, EPOCH)]
+    assert greeting.tick(10.1 + JOIN_LIMIT_S) == [Disconnect(A)]
     assert greeting.detail.startswith(f"worker {A} took the connection but did not answer within 5 s: is its process")
 
 
@@ -121,12 +121,12 @@ def test_who_waits_for_its_turn_is_not_late(connecting):
 
 
 def test_a_refusal_names_the_worker(greeting):
-    assert greeting.receive(Refused("leased", VERSION, PROTOCOL), {}, 10.1) == [Disconnect(A, EPOCH)]
+    assert greeting.receive(Refused("leased", VERSION, PROTOCOL), {}, 10.1) == [Disconnect(A)]
     assert (greeting.status, greeting.detail) == (Status.REFUSED, f"{A}: leased")
 
 
 def test_other_tensor_ops_are_refused_with_the_fix(greeting):
-    assert greeting.receive(welcome(ops="other", package="9.9"), {}, 10.1) == [Disconnect(A, EPOCH)]
+    assert greeting.receive(welcome(ops="other", package="9.9"), {}, 10.1) == [Disconnect(A)]
     assert "runs ollama-zmq 9.9 with other tensor ops" in greeting.detail
     assert greeting.detail.endswith("install the same version on both")
 
@@ -152,7 +152,7 @@ def test_messages_are_numbered_in_their_epoch_and_a_gap_is_refused(ready):
 def test_a_worker_that_was_lost_before_gets_no_grace(ready):
     ready.drop(Status.LOST, "gone")
     ready.join(EPOCH + 1, 20.0)
-    assert ready.connection_failed("nobody", final=False, now=20.0) == [Disconnect(A, EPOCH + 1)]
+    assert ready.connection_failed("nobody", final=False, now=20.0) == [Disconnect(A)]
     assert ready.detail == "nobody"
 
 

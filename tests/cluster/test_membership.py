@@ -479,7 +479,7 @@ def test_a_part_that_is_ready_extends_the_time_of_a_load(network):
         workers.answers[(address, Define)] = lambda m, address=address: ready.update({address: m.program}) or []
     assert load(workers, order(network, A)) == []
     assert later(workers, 9.0) == []
-    assert workers.say(A, Ready(ready[A], 1, 1)) == []
+    assert workers.say(A, Ready(ready[A], 1)) == []
     assert later(workers, 9.0) == []
     (failed,) = later(workers, 2.0)
     assert isinstance(failed, LoadFailed)

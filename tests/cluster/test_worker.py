@@ -52,7 +52,7 @@ P = bytes(16)
 HELLO = Hello(VERSION, PROTOCOL, A)
 DEFINE = Define(P, b"code", (), 0, 8, 8)
 PUT = Put(P, "w", 0)
-RUN = Run(P, 7, (1,), (0,), (), (), 1000)
+RUN = Run(P, 7, (1,), (0,), (), ())
 INPUT = np.zeros((1, 4), np.float32)
 PAYLOAD = np.zeros(3, np.uint8)
 
@@ -88,10 +88,10 @@ def test_hello_is_the_lease(idle):
 
 def test_a_repeated_hello_is_answered_again_and_nothing_is_lost(leased):
     leased.handle(got(RUN, 1, input=INPUT))
-    leased.handle(Answered(1.0, Stored(P, "w", 1)))
+    leased.handle(Answered(1.0, Stored(P, 1)))
     assert leased.handle(got(HELLO, 2)) == [SendWelcome()]
     assert leased.handle(got(RUN, 3, input=INPUT)) == []
-    assert leased.handle(Answered(1.0, Stored(P, "w", 1))) == [sent(Stored(P, "w", 1), 1)]
+    assert leased.handle(Answered(1.0, Stored(P, 1))) == [sent(Stored(P, 1), 1)]
 
 
 def test_another_protocol_is_refused_naming_both_versions_and_the_fix(idle):
@@ -160,9 +160,9 @@ def test_work_is_handed_to_the_loop(leased):
 
 def test_replies_are_numbered_within_the_epoch(leased):
     assert leased.handle(Answered(1.0, Defined(P, ("w",)))) == [sent(Defined(P, ("w",)), 0)]
-    assert leased.handle(Answered(1.1, Stored(P, "w", 3))) == [sent(Stored(P, "w", 3), 1)]
+    assert leased.handle(Answered(1.1, Stored(P, 3))) == [sent(Stored(P, 3), 1)]
     leased.handle(got(HELLO, 0, epoch=4))
-    assert leased.handle(Answered(1.2, Stored(P, "w", 3))) == [sent(Stored(P, "w", 3), 0, epoch=4)]
+    assert leased.handle(Answered(1.2, Stored(P, 3))) == [sent(Stored(P, 3), 0, epoch=4)]
 
 
 def test_results_carry_their_tensors(leased):
@@ -176,16 +176,16 @@ def test_a_repeated_microbatch_runs_once(leased):
 
 
 def test_the_same_microbatch_runs_on_every_program(leased):
-    other = Run(b"q" * 16, 7, (1,), (0,), (), (), 1000)
+    other = Run(b"q" * 16, 7, (1,), (0,), (), ())
     assert leased.handle(got(RUN, 1, input=INPUT)) == [Compute(RUN, INPUT, 1.0)]
     assert leased.handle(got(other, 2, input=INPUT)) == [Compute(other, INPUT, 1.0)]
 
 
 def test_only_the_last_microbatches_are_remembered(leased):
     for i in range(TAKEN_KEPT + 1):
-        run = Run(P, i, (1,), (0,), (), (), 1000)
+        run = Run(P, i, (1,), (0,), (), ())
         assert leased.handle(got(run, 1 + i, input=INPUT)) == [Compute(run, INPUT, 1.0)]
-    first, second = Run(P, 0, (1,), (0,), (), (), 1000), Run(P, 1, (1,), (0,), (), (), 1000)
+    first, second = Run(P, 0, (1,), (0,), (), ()), Run(P, 1, (1,), (0,), (), ())
     assert leased.handle(got(second, TAKEN_KEPT + 2, input=INPUT)) == []
     assert leased.handle(got(first, TAKEN_KEPT + 3, input=INPUT)) == [Compute(first, INPUT, 1.0)]
 
@@ -205,7 +205,7 @@ def test_rubbish_is_answered_and_changes_nothing(leased):
 
 def test_what_only_a_worker_says_is_refused(leased):
     detail = "message 'stored' is for a broker, this is a worker"
-    assert leased.handle(got(Stored(P, "w", 1), 1)) == [sent(failed("RemoteProtocolError", detail), 0)]
+    assert leased.handle(got(Stored(P, 1), 1)) == [sent(failed("RemoteProtocolError", detail), 0)]
 
 
 def test_bye_ends_the_lease(leased):
@@ -248,7 +248,7 @@ def test_any_message_breaks_the_silence(leased):
     assert leased.handle(TimePassed(SILENCE_LIMIT_S + 8.9)) == []
 
 
-@pytest.mark.parametrize("done", [Answered(60.0, Stored(P, "w", 1)), WorkFailed(60.0, OutOfDeviceMemory("x"), P)])
+@pytest.mark.parametrize("done", [Answered(60.0, Stored(P, 1)), WorkFailed(60.0, OutOfDeviceMemory("x"), P)])
 def test_long_work_is_not_the_brokers_silence(leased, done):
     leased.handle(done)
     assert leased.handle(TimePassed(60.0 + SILENCE_LIMIT_S)) == []
@@ -272,7 +272,7 @@ def test_a_leased_worker_wakes_when_silence_is_too_long(leased):
 
 def test_results_of_an_ended_lease_are_not_sent(leased):
     leased.handle(PeerDisconnected(1.0))
-    assert leased.handle(Answered(1.1, Stored(P, "w", 1))) == []
+    assert leased.handle(Answered(1.1, Stored(P, 1))) == []
     assert leased.handle(WorkFailed(1.2, OutOfDeviceMemory("x"), P)) == []
 
 

@@ -31,17 +31,15 @@ PAYLOAD = {"payload": np.array([1, 2, 3], np.uint8)}
 SOURCE = WeightSource("blk.0.attn_q.weight", "sha256-" + "ab" * 32, 4096, 8192)
 
 SAMPLES = [
-    Envelope(Hello("0.1.0", 1, "00112233445566778899aabbccddeeff"), epoch=1),
+    Envelope(Hello("0.1.0", 2, "00112233445566778899aabbccddeeff"), epoch=1),
     Envelope(
         Welcome(
             package="0.1.0",
-            protocol=1,
+            protocol=2,
             ops="0123456789abcdef",
-            byte_order="little",
             host="box",
             devices=(DeviceInfo("cpu", "a CPU, AVX2, 2 threads"),),
             memory_total=8 << 30,
-            memory_free=4 << 30,
             memory_budget=3 << 30,
             threads=2,
             decode_bytes_per_s=1e10,
@@ -53,16 +51,16 @@ SAMPLES = [
         ),
         epoch=1,
     ),
-    Envelope(Refused("worker box:50052 is leased to another broker", "0.1.0", 1), epoch=1),
+    Envelope(Refused("worker box:50052 is leased to another broker", "0.1.0", 2), epoch=1),
     Envelope(Ping(5), PAYLOAD, 1, 1),
     Envelope(Pong(5), PAYLOAD, 1, 1),
     Envelope(Define(PROGRAM, b"code", (SOURCE,), 8, 512, 64), epoch=1, seq=2),
     Envelope(Defined(PROGRAM, ("blk.0.attn_q.weight",)), epoch=1, seq=2),
     Envelope(Put(PROGRAM, "blk.0.attn_q.weight", 0, bytes(32)), {"chunk": np.arange(4, dtype=np.uint8)}, 1, 3),
-    Envelope(Stored(PROGRAM, "blk.0.attn_q.weight", 4), epoch=1, seq=3),
-    Envelope(Ready(PROGRAM, 1 << 20, 12.5, 917504), epoch=1, seq=4),
+    Envelope(Stored(PROGRAM, 4), epoch=1, seq=3),
+    Envelope(Ready(PROGRAM, 917504), epoch=1, seq=4),
     Envelope(
-        Run(PROGRAM, 7, (2, 1), (0, 64), ((0,), (1, 2)), (1, 2), 10_000),
+        Run(PROGRAM, 7, (2, 1), (0, 64), ((0,), (1, 2)), (1, 2)),
         {"input": np.arange(6, dtype=np.float32).reshape(3, 2)},
         1,
         4,

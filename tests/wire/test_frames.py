@@ -112,7 +112,7 @@ def test_a_tensor_has_a_frame_of_its_own_when_it_is_large(surplus):
 def test_a_received_large_tensor_is_passed_on_without_a_copy():
     received = encode(Envelope(Ran(PROGRAM, 1, 2, 3), {"output": np.zeros(INLINE_NBYTES, np.float32)}))
     hidden = decode(received).tensors["output"]
-    passed_on = encode(Envelope(Run(PROGRAM, 1, (1,), (0,), ((0,),), (0,), 9), {"input": hidden}))[1]
+    passed_on = encode(Envelope(Run(PROGRAM, 1, (1,), (0,), ((0,),), (0,)), {"input": hidden}))[1]
     assert passed_on.obj is hidden
     assert np.shares_memory(hidden, np.frombuffer(received[1], np.uint8))
 
@@ -255,7 +255,7 @@ def test_a_weight_that_a_program_may_have_has_a_name_that_a_message_may_have():
 def test_a_definition_its_answer_and_a_step_of_many_pages_may_have_a_large_header_and_nothing_else():
     sources = tuple(WeightSource(f"blk.{i}.w", "", i, i) for i in range(10_000))
     pages = tuple(tuple(range(70_000, 71_600)) for _ in range(64))
-    step = Run(PROGRAM, 1, (1,) * 64, (0,) * 64, pages, (0,), 9)
+    step = Run(PROGRAM, 1, (1,) * 64, (0,) * 64, pages, (0,))
     definition = Envelope(Define(PROGRAM, b"", sources, 0, 1, 1))
     answer = Envelope(Defined(PROGRAM, tuple("w" * 128 for _ in range(10_000))))
     for large in (definition, answer, Envelope(step, {"input": np.zeros(64, np.int32)})):

@@ -25,7 +25,7 @@ def test_every_message_has_a_sample():
 
 
 def test_golden_bytes_are_of_this_protocol():
-    assert PROTOCOL == 1
+    assert PROTOCOL == 2
 
 
 @pytest.mark.parametrize("envelope", SAMPLES, ids=lambda e: type(e.message).__name__)
