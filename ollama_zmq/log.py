@@ -21,6 +21,7 @@
     manifest.rejected   model error
     model.loaded        model num_ctx load_ms
     model.unloaded      model
+    tensors.skipped     model tensors first (of the file, which are no part of the text model)
     model.lost          error
     tokenizer.pre_missed    using
     broker.leased       broker address

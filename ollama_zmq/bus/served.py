@@ -11,6 +11,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from ollama_zmq.bus.futures import settle
 from ollama_zmq.bus.loads import LoadedModel, LoadRequest, Numbers, order_of
 from ollama_zmq.cluster.events import ModelLoaded
@@ -25,6 +27,7 @@ from ollama_zmq.formats.gguf import GgufFile, open_gguf
 from ollama_zmq.models.network import Network
 from ollama_zmq.text.tokenizer import Tokenizer, has_vocabulary, load_tokenizer
 
+log = structlog.get_logger()
 OnOutput = Callable[[Output], None]
 
 
@@ -75,8 +78,11 @@ class Served:
         gguf = open_gguf(wanted.path)
         try:
             network = Network(gguf, wanted.kv_type)
+            gguf = network.gguf
             tokenizer = load_tokenizer(gguf.metadata) if has_vocabulary(gguf.metadata) else None
             embedding = Embedding(gguf) if wanted.rpc_servers else None
+            if network.skipped:
+                log.info("tensors.skipped", model=wanted.name, tensors=len(network.skipped), first=network.skipped[0])
         except OllamaZmqError:
             gguf.close()
             raise

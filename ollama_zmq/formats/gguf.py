@@ -54,6 +54,24 @@ class TensorInfo:
     offset: int
     nbytes: int
 
+    def rows(self, name: str, start: int, stop: int) -> TensorInfo:
+        """Return rows *start* to *stop* of the outermost axis as a tensor called *name*; the bytes are the same.
+
+        Raises:
+            ShapeError: they do not begin and end with whole blocks, as in a vector of a quantized type.
+        """
+        n_rows = self.shape[0]
+        if not 0 <= start < stop <= n_rows:
+            raise ShapeError(f"tensor {self.name!r}: rows {start}..{stop - 1} of {n_rows}", tensor=self.name)
+        if len(self.shape) == 1:  # its elements are the rows, and may share a block
+            before, nbytes = (
+                tensor_nbytes(self.type, (start,)) if start else 0,
+                tensor_nbytes(self.type, (stop - start,)),
+            )
+        else:
+            before, nbytes = self.nbytes // n_rows * start, self.nbytes // n_rows * (stop - start)
+        return TensorInfo(name, self.type, (stop - start, *self.shape[1:]), self.offset + before, nbytes)
+
 
 class GgufFile:
     """An open GGUF file. Made by :func:`open_gguf`; a context manager.
@@ -101,6 +119,10 @@ class GgufFile:
         if info is None:
             raise ModelFileError(f"{self.path}: no tensor {name!r}", path=str(self.path), tensor=name)
         return memoryview(self._data)[info.offset : info.offset + info.nbytes]
+
+    def with_header(self, metadata: Metadata, tensors: dict[str, TensorInfo]) -> GgufFile:
+        """Return the same open file under another header; to close one of the two is to close both."""
+        return GgufFile(self.path, self._data, self.version, metadata, tensors)
 
     def close(self) -> None:
         """Let go of the map. Views that are still in use keep it alive until the last of them is gone."""

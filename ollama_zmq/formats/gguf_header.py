@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +71,11 @@ class Metadata(Mapping[str, object]):
 
     def __contains__(self, key: object) -> bool:
         return key in self._pairs
+
+    def changed(self, changes: Mapping[str, object], without: Container[str] = ()) -> Metadata:
+        """Return these pairs with *changes* in place of or beside their own, and none of the keys in *without*."""
+        kept = {key: value for key, value in self._pairs.items() if key not in without}
+        return Metadata(self._data, kept | dict(changes))
 
     def array_length(self, key: str) -> int | None:
         """Elements of the array *key* without decoding it; None if it is absent or no array."""

@@ -4,54 +4,63 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
+from ollama_zmq.models.sizes import Sizes
 from ollama_zmq.ops.builder import Ops, Value
 
 
 @dataclass(frozen=True, slots=True)
-class LayerValues:
-    """What one layer of a model is given besides the hidden state.
+class PagedKv:
+    """Keys and values of a layer by position: *n_kv_heads* keys of *head_dim*, values of *value_dim* numbers."""
+
+    n_kv_heads: int
+    head_dim: int
+    value_dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a model is given besides the hidden state. A weight is part of a program once it was asked for.
 
     Attributes:
-        weights: the layer's tensors by their name without ``blk.<i>.`` and ``.weight``; absent ones are not there.
-        cache: its keys and values.
+        globals: the tensors outside the layers by their name without ``.weight``; absent ones are not there.
+            ``output`` is there also where the file has the embedding in its place.
         positions: int32 [T].
-        rope_factors: frequency factors, where the file has them.
+        inputs: further rows of a step by their name, looked up by token ids.
+        weights: the layer's tensors by their name without ``blk.<i>.`` and ``.weight``; absent ones are not there.
+        states: what ``Model.states`` asked for, in that order.
     """
 
-    weights: Mapping[str, Value]
-    cache: Value
+    globals: Mapping[str, Value]
     positions: Value
-    rope_factors: Value | None
+    inputs: Mapping[str, Value]
+    weights: Mapping[str, Value]
+    states: tuple[Value, ...]
 
 
 class Model(Protocol):
     """The ops of an architecture. Made from a file's header; writes one layer at a time."""
 
-    n_layers: int
-    hidden_size: int
-    n_kv_heads: int
-    head_dim: int
-    context_length: int
-    norm_eps: float
+    @property
+    def sizes(self) -> Sizes:
+        """What every model has: layers, heads, the width of the hidden state."""
 
     @property
-    def layer_weights(self) -> Mapping[str, bool]:
-        """Name within a layer -> whether every file must have it."""
+    def globals(self) -> Mapping[str, bool]:
+        """Name outside the layers, except embedding and head -> whether every file must have it."""
 
-    def layer(self, ops: Ops, i: int, hidden_state: Value, given: LayerValues) -> Value:
-        """Hidden state [T, D] -> hidden state [T, D] after layer *i*."""
+    def layer_weights(self, i: int) -> Mapping[str, bool]:
+        """Name within layer *i* -> whether every file must have it."""
 
-    def enter(self, ops: Ops, hidden_state: Value) -> Value:
+    def states(self, i: int) -> tuple[PagedKv, ...]:
+        """What layer *i* keeps of a sequence from step to step."""
+
+    def enter(self, ops: Ops, hidden_state: Value, given: Given) -> Value:
         """Rows of the embedding [T, D] -> hidden state [T, D] before layer 0; the first stage begins with it."""
 
-    def head(self, ops: Ops, hidden_state: Value, norm: Value, output: Value) -> Value:
-        """Hidden state [R, D] -> logits [R, V]."""
+    def layer(self, ops: Ops, i: int, hidden_state: Value, given: Given) -> Value:
+        """Hidden state [T, D] -> hidden state [T, D] after layer *i*."""
 
-
-class Architecture(Protocol):
-    """One supported value of ``general.architecture``."""
-
-    def from_metadata(self, metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> Model:
-        """Read the header's keys. Raises ModelFileError naming a missing or impossible one."""
+    def leave(self, ops: Ops, hidden_state: Value, given: Given) -> Value:
+        """Hidden state [R, D] after the last layer -> logits [R, V]."""

@@ -6,46 +6,54 @@ are, which tensors they need, and what they cost in memory.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+
 from ollama_zmq.errors import ModelFileError, OpError
 from ollama_zmq.formats.gguf import GgufFile
-from ollama_zmq.models.architecture import LayerValues
+from ollama_zmq.models.architecture import Given
+from ollama_zmq.models.keys import Keys
+from ollama_zmq.models.names import as_written, belongs_to_text
 from ollama_zmq.models.registry import architecture
+from ollama_zmq.models.views import with_parts
 from ollama_zmq.ops.builder import Builder, Value
 from ollama_zmq.ops.program import PAGE_SLOTS, CacheSpec, Program, WeightSpec
 
-EMBED, HEAD_NORM, HEAD, ROPE_FACTORS = "token_embd.weight", "output_norm.weight", "output.weight", "rope_freqs.weight"
-BESIDE_TEXT = ("v.", "mm.", "mtp.")  # an encoder of pictures, its projector, heads that guess more tokens
-DERIVED = (".attn_rot_embd.weight", ".rope_freqs.weight")  # per-layer copies of what the header says, in old files
+EMBED, HEAD = "token_embd.weight", "output.weight"
+Specs = Mapping[str, WeightSpec]
 
 
 class Network:
     """A model file as programs: which layers, which tensors, how many bytes.
+
+    Attributes:
+        gguf: the file under the names that programs use: what is fused in it stands apart.
+        skipped: names of its tensors that are no part of the text model.
 
     Raises:
         ModelFileError: unknown architecture, or a tensor is missing, has the wrong shape, or would not be used.
     """
 
     def __init__(self, gguf: GgufFile, kv_type: str = "f16") -> None:
-        self.gguf = gguf
+        self.gguf = as_written(gguf)
         self.kv_type = kv_type
-        self.architecture = architecture(gguf.architecture)
-        self.model = self.architecture.from_metadata(gguf.metadata, gguf.tensors)
-        self.layers = [self._layer_weights(i) for i in range(self.model.n_layers)]
-        self.embedding = self._weight(EMBED)
-        self.output_norm = self._weight(HEAD_NORM)
-        self.output = self._weight(HEAD) if HEAD in gguf.tensors else self.embedding
-        self.rope_factors = self._weight(ROPE_FACTORS) if ROPE_FACTORS in gguf.tensors else None
+        name = self.gguf.architecture
+        keys = Keys(self.gguf.metadata, name, gguf.path)
+        self.model = architecture(name)(keys)
+        self.skipped = self._keep_apart(keys)
+        self.globals = self._weights("", {"token_embd": True, "output": False} | dict(self.model.globals))
+        self.globals.setdefault("output", self.globals["token_embd"])
+        self.layers = [self._weights(f"blk.{i}.", self.model.layer_weights(i)) for i in range(self.n_layers)]
         self._check()
 
     @property
     def n_layers(self) -> int:
         """How many layers there are."""
-        return self.model.n_layers
+        return self.model.sizes.n_layers
 
     @property
     def hidden_size(self) -> int:
         """D."""
-        return self.model.hidden_size
+        return self.model.sizes.hidden_size
 
     @property
     def vocab_size(self) -> int:
@@ -55,12 +63,24 @@ class Network:
     @property
     def context_length(self) -> int:
         """The context the model was trained for."""
-        return self.model.context_length
+        return self.model.sizes.context_length
 
     @property
-    def cache(self) -> CacheSpec:
-        """The KV cache that every layer has."""
-        return CacheSpec("kv", self.model.n_kv_heads, self.model.head_dim, self.model.head_dim, self.kv_type)
+    def embedding(self) -> WeightSpec:
+        """The matrix whose rows are what tokens begin as."""
+        return self.globals["token_embd"]
+
+    @property
+    def output(self) -> WeightSpec:
+        """The matrix that makes logits: the embedding where the file has no other."""
+        return self.globals["output"]
+
+    def caches(self, i: int) -> tuple[CacheSpec, ...]:
+        """The KV caches of layer *i*."""
+        return tuple(
+            CacheSpec(f"kv.{i}.{n}" if n else f"kv.{i}", kept.n_kv_heads, kept.head_dim, kept.value_dim, self.kv_type)
+            for n, kept in enumerate(self.model.states(i))
+        )
 
     def layer_nbytes(self, i: int) -> int:
         """Return the bytes of layer *i*'s weights in the file."""
@@ -71,8 +91,9 @@ class Network:
         return sum(self.gguf.tensors[name].nbytes for name in {self.embedding.name, self.output.name})
 
     def kv_nbytes(self, n_tokens: int) -> int:
-        """Return the bytes of one layer's keys and values for *n_tokens* tokens, in whole pages."""
-        return self.cache.nbytes(-(-n_tokens // PAGE_SLOTS))
+        """Return the bytes of one layer's keys and values for *n_tokens* tokens, in whole pages: of the largest."""
+        pages = -(-n_tokens // PAGE_SLOTS)
+        return max(sum(cache.nbytes(pages) for cache in self.caches(i)) for i in range(self.n_layers))
 
     def layers_program(self, layers: range) -> Program:
         """Hidden state [T, D] -> hidden state [T, D] after *layers*; [R, D], the rows asked for, after the last one.
@@ -101,31 +122,41 @@ class Network:
 
     def _run_layers(self, ops: Builder, hidden_state: Value, layers: range) -> Value:
         if layers.start == 0:
-            hidden_state = self.model.enter(ops, hidden_state)
-        factors = ops.weight(self.rope_factors) if self.rope_factors and layers else None
+            hidden_state = self.model.enter(ops, hidden_state, self._given(ops, {}, ()))
         for i in layers:
-            given = LayerValues(
-                weights={name: ops.weight(spec) for name, spec in self.layers[i].items()},
-                cache=self._cache(ops, i),
-                positions=ops.positions,
-                rope_factors=factors,
+            caches = tuple(
+                ops.cache(c.name, n_kv_heads=c.n_kv_heads, head_dim=c.head_dim, value_dim=c.value_dim, kv_type=c.type)
+                for c in self.caches(i)
             )
-            hidden_state = self.model.layer(ops, i, hidden_state, given)
+            hidden_state = self.model.layer(ops, i, hidden_state, self._given(ops, self.layers[i], caches))
         return hidden_state
 
-    def _cache(self, ops: Builder, i: int) -> Value:
-        spec = self.cache
-        heads = {"n_kv_heads": spec.n_kv_heads, "head_dim": spec.head_dim, "value_dim": spec.value_dim}
-        return ops.cache(f"kv.{i}", **heads, kv_type=spec.type)
-
     def _run_head(self, ops: Builder, hidden_state: Value) -> Value:
-        wanted = ops.take_rows(hidden_state, ops.rows)
-        return self.model.head(ops, wanted, ops.weight(self.output_norm), ops.weight(self.output))
+        return self.model.leave(ops, ops.take_rows(hidden_state, ops.rows), self._given(ops, {}, ()))
 
-    def _layer_weights(self, i: int) -> dict[str, WeightSpec]:
+    def _given(self, ops: Builder, weights: Specs, states: tuple[Value, ...]) -> Given:
+        return Given(_Declared(self.globals, ops.weight), ops.positions, {}, _Declared(weights, ops.weight), states)
+
+    def _keep_apart(self, keys: Keys) -> tuple[str, ...]:
+        """Take out what is no part of the text model, and put the parts of fused tensors in their place."""
+        n_read, n_layers = self.n_layers, keys.integer("block_count")
+        tensors, skipped = {}, []
+        extra = tuple(f"blk.{i}." for i in range(n_read, n_layers))
+        for name, info in self.gguf.tensors.items():
+            if belongs_to_text(name) and not name.startswith(extra):
+                tensors[name] = info
+            else:
+                skipped.append(name)
+        try:
+            self.gguf = self.gguf.with_header(self.gguf.metadata, with_parts(tensors, self.model))
+        except ModelFileError as error:
+            raise ModelFileError(f"{self.gguf.path}: {error}", **error.facts) from None
+        return tuple(skipped)
+
+    def _weights(self, prefix: str, names: Mapping[str, bool]) -> dict[str, WeightSpec]:
         found = {}
-        for name, required in self.model.layer_weights.items():
-            full_name = f"blk.{i}.{name}" if name.endswith(".bias") else f"blk.{i}.{name}.weight"
+        for name, required in names.items():
+            full_name = f"{prefix}{name}" if name.endswith(".bias") else f"{prefix}{name}.weight"
             if required or full_name in self.gguf.tensors:
                 found[name] = self._weight(full_name)
         return found
@@ -141,7 +172,7 @@ class Network:
             raise ModelFileError(f"{self.gguf.path}: tensor {EMBED!r} {found}", tensor=EMBED)
         read = {weight.name for weight in program.weights}
         for name in self.gguf.tensors:
-            if name not in read and not name.endswith(DERIVED) and not name.startswith(BESIDE_TEXT):
+            if name not in read:
                 raise ModelFileError(
                     f"{self.gguf.path}: tensor {name!r} is not supported in this architecture", tensor=name
                 )
@@ -151,3 +182,20 @@ class Network:
         if tensor is None:
             raise ModelFileError(f"{self.gguf.path}: tensor {name!r} is missing", tensor=name)
         return WeightSpec(name, tensor.type.id, tensor.shape)
+
+
+class _Declared(Mapping[str, Value]):
+    """Weights by name, each of them declared when it is asked for: a program holds what its ops read."""
+
+    def __init__(self, specs: Specs, declare: Callable[[WeightSpec], Value]) -> None:
+        self._specs = specs
+        self._declare = declare
+
+    def __getitem__(self, name: str) -> Value:
+        return self._declare(self._specs[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._specs)
+
+    def __len__(self) -> int:
+        return len(self._specs)

@@ -1,34 +1,40 @@
-"""Finds the file of an architecture by its name in ``general.architecture``."""
+"""Finds an architecture by its name in ``general.architecture``: each file of this folder names those it has."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from pkgutil import iter_modules
 
 from ollama_zmq import models
 from ollama_zmq.errors import ModelFileError
-from ollama_zmq.models.architecture import Architecture
+from ollama_zmq.models.architecture import Model
+from ollama_zmq.models.keys import Keys
 
 MAX_SHOWN = 80
-_NOT_ARCHITECTURES = ("architecture", "keys", "network", "registry")
+_SHARED = ("architecture", "keys", "names", "network", "parts", "registry", "rotary", "sizes", "views")
+Architecture = Callable[[Keys], Model]  # raises ModelFileError
 
 
 def architecture(name: str) -> Architecture:
-    """Return the module-level ``ARCHITECTURE`` of ``models/<name>.py``, where ``_`` stands for a hyphen.
+    """Return what makes a model of the keys of a file whose architecture is *name*.
 
     Raises:
-        ModelFileError: there is no such file; the message lists those that there are.
+        ModelFileError: there is none; the message lists those that there are.
     """
-    module = name.replace("-", "_")
-    if module not in known():
-        supported = ", ".join(known())
+    found = known()
+    if name not in found:
+        supported = ", ".join(found)
         raise ModelFileError(
             f"architecture {name[:MAX_SHOWN]!r} is not supported; this version runs: {supported}", architecture=name
         )
-    found: Architecture = import_module(f"{models.__name__}.{module}").ARCHITECTURE
-    return found
+    return found[name]
 
 
-def known() -> list[str]:
-    """Return the names of all architectures as their files have them, sorted."""
-    return sorted(found.name for found in iter_modules(models.__path__) if found.name not in _NOT_ARCHITECTURES)
+def known() -> dict[str, Architecture]:
+    """Return all architectures by the names that files have, sorted."""
+    found: dict[str, Architecture] = {}
+    for module in iter_modules(models.__path__):
+        if module.name not in _SHARED:
+            found |= import_module(f"{models.__name__}.{module.name}").ARCHITECTURES
+    return dict(sorted(found.items()))

@@ -22,8 +22,8 @@ def check_model(file: GgufFile, go_template: str | None) -> None:
         ModelFileError: its architecture, a tensor or its vocabulary is of a kind that this version does not run.
         RequestError: *go_template*, or without one the file's own template, does not parse.
     """
-    Network(file)
-    if has_vocabulary(file.metadata):
-        load_tokenizer(file.metadata)
-    if defect := chat_template(file.metadata, go_template).defect:
+    metadata = Network(file).gguf.metadata
+    if has_vocabulary(metadata):
+        load_tokenizer(metadata)
+    if defect := chat_template(metadata, go_template).defect:
         raise RequestError(f"the chat template does not parse: {defect}; give the Modelfile another TEMPLATE")

@@ -160,7 +160,7 @@ def test_split_equals_unsplit_whatever_the_cut_and_the_chunk(broker, tiny_gguf, 
 def test_what_follows_the_lookup_is_done_over_workers_too(broker, tiny_gguf, start_worker, monkeypatch):
     """As in an architecture that scales its embedding."""
     plain = score(load(broker, tiny_gguf))
-    monkeypatch.setattr(Llama, "enter", lambda self, ops, hidden_state: ops.add(hidden_state, hidden_state))
+    monkeypatch.setattr(Llama, "enter", lambda self, ops, hidden_state, given: ops.add(hidden_state, hidden_state))
     loaded = load(broker, tiny_gguf)
     unsplit = score(loaded)
     assert not np.allclose(unsplit, plain, rtol=0.01)

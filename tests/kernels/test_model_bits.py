@@ -47,13 +47,13 @@ def model_file(smollm2_path, tmp_path_factory):
     target = tmp_path_factory.mktemp("model") / "smollm2.bin"
     with open_gguf(smollm2_path) as gguf, target.open("wb") as out:
         network = Network(gguf)
-        m = network.model
-        sizes = (m.n_layers, m.hidden_size, m.n_heads, m.n_kv_heads, m.head_dim, len(TOKEN_IDS))
-        out.write(struct.pack("<6I2f", *sizes, m.norm_eps, m.head_dim**-0.5))
+        m, rope, heads = network.model.sizes, network.model.rope, network.model.sizes.heads[0]
+        sizes = (m.n_layers, m.hidden_size, heads.n_heads, heads.n_kv_heads, heads.head_dim, len(TOKEN_IDS))
+        out.write(struct.pack("<6I2f", *sizes, m.norm_eps, heads.scale))
         out.write(Embedding(gguf).rows(TOKEN_IDS).astype("<f4").tobytes())
-        out.write(frequencies({"rotary_dim": m.rotary_dim, "theta": m.rope_theta, "scale": 1.0}, None).tobytes())
+        out.write(frequencies({"rotary_dim": rope.rotary_dim, "theta": rope.theta, "scale": 1.0}, None).tobytes())
         specs = [layer[name] for layer in network.layers for name in LAYER]
-        for spec in (*specs, network.output_norm, network.output):
+        for spec in (*specs, network.globals["output_norm"], network.output):
             N, K = (1, *spec.shape)[-2:]
             out.write(struct.pack("<3I", FORMATS[spec.type].index, N, K))
             out.write(gguf.data(spec.name))

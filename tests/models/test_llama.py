@@ -7,7 +7,8 @@ from numpy.testing import assert_allclose
 
 from ollama_zmq.errors import ModelFileError
 from ollama_zmq.formats.gguf import open_gguf
-from ollama_zmq.models.llama import ARCHITECTURE
+from ollama_zmq.models.keys import Keys
+from ollama_zmq.models.llama import Llama
 from ollama_zmq.models.network import Network
 from tests.models.reference_llama import ReferenceLlama
 from tests.models.running import running
@@ -110,23 +111,29 @@ def test_a_tensor_of_another_shape_is_named(tmp_path, name, shape):
         ({"llama.embedding_length": "64"}, "llama.embedding_length = '64'"),
         ({"llama.attention.head_count": True}, "llama.attention.head_count = True"),
         ({"llama.attention.head_count_kv": 0}, "llama.attention.head_count_kv = 0"),
-        ({"llama.attention.head_count_kv": np.array([2, 4])}, "head_count_kv = [2, 4] differs from layer to layer"),
-        ({"llama.attention.head_count_kv": np.arange(99)}, "9, 10, 11, …] differs"),
+        ({"llama.context_length": np.array([2, 4])}, "context_length = [2, 4] differs from layer to layer"),
+        ({"llama.context_length": np.arange(99)}, "9, 10, 11, …] differs"),
+        (
+            {"llama.attention.head_count_kv": np.full(3, 2)},
+            "tiny.gguf: llama.attention.head_count_kv = 3 numbers, expected one for each of 2 layers",
+        ),
         ({"llama.attention.head_count_kv": np.array([2.0, 2.0])}, "head_count_kv = 2.0"),
-        ({"llama.attention.head_count_kv": np.array([], int)}, "head_count_kv = array([]"),
-        ({"llama.attention.head_count_kv": 3}, "head_count 4 is not a multiple of head_count_kv 3"),
+        ({"llama.attention.head_count_kv": np.array([], int)}, "head_count_kv = 0 numbers"),
+        ({"llama.attention.head_count_kv": 3}, "head_count = 4, expected a multiple of head_count_kv 3"),
         ({"llama.attention.layer_norm_rms_epsilon": float("nan")}, "layer_norm_rms_epsilon = nan"),
-        ({"llama.attention.value_length": 8}, "llama.attention.value_length differs from key_length"),
-        ({"llama.expert_count": 8}, "llama.expert_used_count = 0, of llama.expert_count = 8"),
+        ({"llama.expert_count": 8}, "llama.expert_used_count = 0, expected 1 to llama.expert_count = 8"),
+        ({"llama.rope.dimension_count": 15}, "llama.rope.dimension_count = 15, expected an even number up to"),
+        ({"llama.rope.dimension_count": 18}, "llama.rope.dimension_count = 18, expected an even number up to"),
+        ({"llama.nextn_predict_layers": 2}, "llama.nextn_predict_layers = 2, expected less than block_count 2"),
         ({"llama.expert_count": 2, "llama.expert_used_count": 3}, "llama.expert_used_count = 3"),
-        ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type = 'yarn' is not supported"),
+        ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type = 'yarn'"),
         ({"llama.rope.scaling.factor": -2.0}, "llama.rope.scaling.factor = -2.0"),
     ],
 )
 def test_impossible_keys_are_named(changes, named):
     metadata = {key: value for key, value in (METADATA | changes).items() if value is not None}
     with pytest.raises(ModelFileError) as caught:
-        ARCHITECTURE.from_metadata(metadata, {})
+        Llama.of(Keys(metadata, "llama", "tiny.gguf"))
     assert named in str(caught.value)
 
 
@@ -143,14 +150,14 @@ def test_impossible_keys_are_named(changes, named):
     ],
 )
 def test_rope_scale_is_read_as_llama_cpp_reads_it(changes, scale):
-    model = ARCHITECTURE.from_metadata(METADATA | {f"llama.{key}": value for key, value in changes.items()}, {})
-    assert model.rope_scale == scale
+    model = Llama.of(Keys(METADATA | {f"llama.{key}": value for key, value in changes.items()}, "llama"))
+    assert model.rope.scale == scale
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.int64])
 def test_an_array_of_equal_numbers_is_one_number(dtype):
-    model = ARCHITECTURE.from_metadata(METADATA | {"llama.attention.head_count_kv": np.full(4, 2, dtype)}, {})
-    assert model == ARCHITECTURE.from_metadata(METADATA | {"llama.attention.head_count_kv": 2}, {})
+    model = Llama.of(Keys(METADATA | {"llama.attention.head_count_kv": np.full(2, 2, dtype)}, "llama"))
+    assert model == Llama.of(Keys(METADATA | {"llama.attention.head_count_kv": 2}, "llama"))
 
 
 def test_tensors_of_a_picture_encoder_do_not_keep_the_text_part_from_running(device, tmp_path):

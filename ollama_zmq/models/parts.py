@@ -1,0 +1,101 @@
+"""What the layers of several architectures have in common: functions, each of them a paragraph of a paper.
+
+``w`` are the weights of the layer by name. A part that an architecture does otherwise is written there, not asked for
+by a flag here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ollama_zmq.models.architecture import Given, PagedKv
+from ollama_zmq.models.keys import Keys
+from ollama_zmq.models.sizes import Heads
+from ollama_zmq.ops.builder import Ops, Value
+
+ATTENTION = {
+    "attn_q": True,  # H*E D
+    "attn_q.bias": False,  # H*E
+    "attn_k": True,  # G*E D
+    "attn_k.bias": False,  # G*E
+    "attn_v": True,  # G*F D
+    "attn_v.bias": False,  # G*F
+    "attn_output": True,  # D H*F
+    "attn_output.bias": False,  # D
+}
+GATED = {  # a feed-forward layer of width F
+    "ffn_gate": True,  # F D
+    "ffn_gate.bias": False,  # F
+    "ffn_up": True,  # F D
+    "ffn_up.bias": False,  # F
+    "ffn_down": True,  # D F
+    "ffn_down.bias": False,  # D
+}
+EXPERTS = {
+    "ffn_gate_inp": True,  # X D
+    "ffn_gate_exps": True,  # X F D
+    "ffn_up_exps": True,  # X F D
+    "ffn_down_exps": True,  # X D F
+}
+
+
+def linear(ops: Ops, x: Value, w: Mapping[str, Value], name: str) -> Value:
+    """``x @ w[name].T``, and the bias of that name where the file has one."""
+    return ops.linear(x, w[name], w.get(f"{name}.bias"))
+
+
+def paged_kv(heads: Heads) -> tuple[PagedKv, ...]:
+    """The state of a layer that attends to all that came before."""
+    return (PagedKv(heads.n_kv_heads, heads.head_dim, heads.value_dim),)
+
+
+def grouped_attention(
+    ops: Ops,
+    q: Value,
+    k: Value,
+    v: Value,
+    given: Given,
+    heads: Heads,
+    *,
+    scale: float | None = None,
+    window: int | None = None,
+    softcap: float = 0.0,
+    sinks: Value | None = None,
+) -> Value:
+    """Keys [T, G*E] and values [T, G*F] into the layer's cache; queries [T, H*E] -> [T, H*F]."""
+    sizes = {"n_kv_heads": heads.n_kv_heads, "head_dim": heads.head_dim, "value_dim": heads.value_dim}
+    cache = given.states[0]
+    ops.store_kv(k, v, cache, **sizes)
+    return ops.attention(
+        q,
+        cache,
+        sinks,
+        n_heads=heads.n_heads,
+        **sizes,
+        scale=heads.scale if scale is None else scale,
+        window=window,
+        softcap=softcap,
+    )
+
+
+def swiglu(ops: Ops, x: Value, w: Mapping[str, Value]) -> Value:
+    """``down(silu(gate(x)) * up(x))`` [T, D]: Shazeer 2020, "GLU Variants Improve Transformer"."""
+    gate, up = linear(ops, x, w, "ffn_gate"), linear(ops, x, w, "ffn_up")
+    return linear(ops, ops.silu_mul(gate, up), w, "ffn_down")
+
+
+def experts(ops: Ops, x: Value, w: Mapping[str, Value], *, n_used: int, softmax_over: str = "chosen") -> Value:
+    """SwiGLU of the ``n_used`` best experts of each token, weighted by their shares [T, D]."""
+    routing = ops.route(ops.linear(x, w["ffn_gate_inp"]), n_used=n_used, softmax_over=softmax_over)
+    gate = ops.expert_linear(x, routing, w["ffn_gate_exps"], n_used=n_used)
+    up = ops.expert_linear(x, routing, w["ffn_up_exps"], n_used=n_used)
+    down = ops.expert_linear(ops.silu_mul(gate, up), routing, w["ffn_down_exps"], n_used=n_used)
+    return ops.expert_sum(down, routing, n_used=n_used, width=int(x.shape[1]))
+
+
+def used_experts(keys: Keys) -> int:
+    """Return how many experts a token uses; 0 where the feed-forward is dense. Raises ModelFileError."""
+    n_experts, n_used = keys.integer("expert_count", 0, least=0), keys.integer("expert_used_count", 0, least=0)
+    if bool(n_experts) != bool(n_used) or n_used > n_experts:
+        raise keys.error("expert_used_count", n_used, f"1 to {keys.prefix}.expert_count = {n_experts}")
+    return n_used

@@ -1,0 +1,61 @@
+"""Qwen 2 and 2.5: llama's layer with biases on queries, keys and values, and rotary pairs of halves.
+
+Source: Yang et al. 2024, "Qwen2 Technical Report"; the text part of Wang et al. 2024, "Qwen2-VL", whose sections of
+the rotary embedding are one and the same where all positions are those of text. Files of DeepSeek-R1-Distill-Qwen,
+Qwen-Coder and QwQ have the same architecture name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ollama_zmq.models.architecture import Given, PagedKv
+from ollama_zmq.models.keys import Keys
+from ollama_zmq.models.parts import ATTENTION, GATED, grouped_attention, linear, paged_kv, swiglu
+from ollama_zmq.models.rotary import Rope
+from ollama_zmq.models.sizes import Sizes
+from ollama_zmq.ops.builder import Ops, Value
+
+
+@dataclass(frozen=True, slots=True)
+class Qwen2:
+    """The sizes of one model, and its layers written as ops."""
+
+    sizes: Sizes
+    rope: Rope
+    globals: ClassVar[Mapping[str, bool]] = {"output_norm": True}
+
+    @classmethod
+    def of(cls, keys: Keys) -> Qwen2:
+        sizes = Sizes.of(keys)
+        return cls(sizes, Rope.of(keys, sizes.heads[0].head_dim, pairing="halves"))
+
+    def layer_weights(self, i: int) -> Mapping[str, bool]:
+        return {"attn_norm": True, "ffn_norm": True} | ATTENTION | GATED
+
+    def states(self, i: int) -> tuple[PagedKv, ...]:
+        return paged_kv(self.sizes.heads[i])
+
+    def enter(self, ops: Ops, hidden_state: Value, given: Given) -> Value:
+        return hidden_state
+
+    def layer(self, ops: Ops, i: int, h: Value, given: Given) -> Value:
+        w, eps, heads = given.weights, self.sizes.norm_eps, self.sizes.heads[i]
+        x = ops.rms_norm(h, w["attn_norm"], eps=eps)
+        q = self.rope(ops, linear(ops, x, w, "attn_q"), given, heads.n_heads)
+        k = self.rope(ops, linear(ops, x, w, "attn_k"), given, heads.n_kv_heads)
+        v = linear(ops, x, w, "attn_v")
+        a = grouped_attention(ops, q, k, v, given, heads)
+        h = ops.add(h, linear(ops, a, w, "attn_output"))
+
+        x = ops.rms_norm(h, w["ffn_norm"], eps=eps)
+        return ops.add(h, swiglu(ops, x, w))
+
+    def leave(self, ops: Ops, hidden_state: Value, given: Given) -> Value:
+        x = ops.rms_norm(hidden_state, given.globals["output_norm"], eps=self.sizes.norm_eps)
+        return ops.linear(x, given.globals["output"], given.globals.get("output.bias"))
+
+
+ARCHITECTURES = {"qwen2": Qwen2.of, "qwen2vl": Qwen2.of}
