@@ -140,8 +140,8 @@ class Bench:
         match op:
             case "rms_norm":
                 out, touched = ops.rms_norm(x, ops.weight(WeightSpec("w", 0, (D,))), eps=1e-5), 2
-            case "silu_mul":
-                out, touched = ops.silu_mul(x, x), 3
+            case "gated":
+                out, touched = ops.gated(x, x, function="silu"), 3
             case "rope":
                 sizes = {"n_heads": D // 128, "head_dim": 128, "rotary_dim": 128}
                 out, touched = ops.rope(x, ops.positions, None, **sizes, theta=1e4), 2
@@ -210,7 +210,7 @@ def cases(bench: Bench, quick: bool) -> Iterator[Case]:
     yield from (bench.decode(kind) for kind in kinds)
     yield from (bench.together(kind, T) for kind in kinds for T in (4, 8))
     yield from (bench.prefill(kind, T) for kind in kinds for T in ((512,) if quick else (64, 512)))
-    yield from (bench.rows(op, T) for op in ("add", "rms_norm", "silu_mul", "rope") for T in (1, 512))
+    yield from (bench.rows(op, T) for op in ("add", "rms_norm", "gated", "rope") for T in (1, 512))
     yield from (bench.experts(kind, T) for kind in ("Q8_0", "Q4_K") for T in (1, 8, 512))
     for H, G, E in ((9, 3, 64), (32, 8, 128)):
         yield from (bench.attention_decode(kind, context, H, G, E) for context in (512, 8192) for kind in KV_TYPES)

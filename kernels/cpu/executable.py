@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal, localcontext
+from math import prod
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -16,7 +17,7 @@ from ollama_zmq.kernels.cpu.plan import Plan, PlannedOp, StepKind, Value, plan
 from ollama_zmq.kernels.cpu.pool import Pool
 from ollama_zmq.kernels.cpu.weights import FORMATS, CpuWeight
 from ollama_zmq.ops.program import CacheSpec, Verified, check_inputs
-from ollama_zmq.ops.registry import op_named
+from ollama_zmq.ops.registry import OPS, op_named
 from ollama_zmq.ops.spec import Shape
 from ollama_zmq.units import human_bytes
 
@@ -90,6 +91,14 @@ def frequencies(attrs: Mapping[str, Any], factors: Array | None) -> Array:
     return scaled if factors is None else scaled / factors.astype(np.float64)
 
 
+def _attributes(op: PlannedOp) -> dict[str, Any]:
+    """Return an op's attributes as a row's record has them: numbers in order, a word's place, others by their names."""
+    declared = OPS[op.op].attrs if op.op in OPS else {}
+    words = [attr.choices.index(op.attrs[name]) for name, attr in declared.items() if attr.type is str]
+    numbers = [float(op.attrs[name]) for name, attr in declared.items() if attr.type is float]
+    return op.attrs | {"numbers": numbers, "choice": words[0] if words else 0}
+
+
 class CpuExecutable:
     """A program that is ready to run. One caller at a time."""
 
@@ -161,7 +170,9 @@ class CpuExecutable:
         else:
             (op,) = ops
             q, cache = op.reads
-            places = self._at(q=q, out=op.writes) | self._cache_at("cache", cache) | self._weight_at("sinks", op.weight)
+            places = (
+                self._at(q=q, out=op.writes) | self._cache_at("cache", cache) | self._weight_at("sinks", op.weights[0])
+            )
             self._program.add_attention(places, self._cache_specs[cache], op.attrs)
 
     def _address(self, value: Value) -> int:
@@ -182,43 +193,47 @@ class CpuExecutable:
         return {name: self._weights[weight].address, f"{name}_nbytes": self._weights[weight].nbytes}
 
     def _linear_part(self, op: PlannedOp) -> dict[str, int]:
-        spec = self._weights[op.weight].spec
+        spec = self._weights[op.weights[0]].spec
         part = {"format": FORMATS[spec.type].index, "N": spec.shape[-2], "K": spec.shape[-1]}
-        part |= self._weight_at("weight", op.weight) | self._at(x=op.reads[0], out=op.writes)
+        part |= self._weight_at("weight", op.weights[0]) | self._at(x=op.reads[0], out=op.writes)
         return part | self._at(slots=op.reads[1]) | op.attrs if op.op == "expert_linear" else part
 
     def _row_record(self, op: PlannedOp) -> dict[str, Any]:
-        record: dict[str, Any] = {"kind": op.op, "width": self._width(op)}
+        """Return the members of ``struct row_op`` (rows/table.h); a declared op's follow from its declaration."""
+        record: dict[str, Any] = {"kind": op.op, "width": self._width(op)} | _attributes(op)
         record |= self._cache_at("out", op.writes) if op.op == "store_kv" else self._at(out=op.writes)
-        record |= self._at(**dict(zip("ab", op.reads, strict=False)))
-        if op.op == "angles":
-            factors = self._weights[op.weight].values if op.weight else None
-            made = self._frequencies[op.writes] = frequencies(op.attrs, factors)
-            record |= {"weight": made.ctypes.data, "weight_nbytes": made.nbytes}
-        else:
-            record |= self._weight_at("weight", op.weight)
+        for name, value in zip("ab", op.reads, strict=False):
+            record |= self._at(**{name: value}) | {f"{name}_width": self._floats_of_row(value)}
+        for value in op.reads:
+            record |= self._at(slots=value) if value[0] == "slots" else {}
+        record["weights"] = [self._row_weight(weight) for weight in op.weights]
         match op.op:
+            case "angles":
+                factors = self._weights[op.weights[0]].values if op.weights[0] else None
+                made = self._frequencies[op.writes] = frequencies(op.attrs, factors)
+                record["weights"] = [{"at": made.ctypes.data, "count": made.size, "nbytes": made.nbytes}]
+                record["numbers"] = [op.attrs["magnitude"]]
             case "embed":
-                record["format"] = FORMATS[self._weights[op.weight].spec.type].index
-            case "pack":
-                record["activation"] = op.attrs["activation"]
-            case "pack_slots":
-                record |= op.attrs | self._at(slots=op.reads[1])
-            case "route":
-                record |= {"n_used": op.attrs["n_used"], "shared": op.attrs["softmax_over"] == "all"}
-            case "expert_sum":
-                record |= op.attrs | self._at(slots=op.reads[2])
-            case "rms_norm" | "layer_norm":
-                record["eps"] = op.attrs["eps"]
+                record["format"] = FORMATS[self._weights[op.weights[0]].spec.type].index
             case "rope":
-                record |= {"n_heads": op.attrs["n_heads"], "head_dim": op.attrs["head_dim"]}
-                record["halves"] = op.attrs["pairing"] == "halves"
+                record["b_width"] = op.attrs["rotary_dim"]
             case "store_kv":
                 record |= {"n_heads": op.attrs["n_kv_heads"], "cache": self._cache_specs[op.writes]}
         return record
 
+    def _row_weight(self, name: str) -> dict[str, int]:
+        """A vector or a packed matrix; zeros where the call has none."""
+        if not name:
+            return {"at": 0, "count": 0, "nbytes": 0}
+        weight = self._weights[name]
+        return {"at": weight.address, "count": prod(weight.spec.shape), "nbytes": weight.nbytes}
+
+    def _floats_of_row(self, value: Value) -> int:
+        """What stands in a row of a value of the program; 0 for what the plan added."""
+        return int(self._shapes[value][1]) if isinstance(value, str) else 0
+
     def _width(self, op: PlannedOp) -> int:
-        if op.op in ("rope", "angles"):
+        if op.op == "angles":
             return int(op.attrs["rotary_dim"])
         if op.op == "pack_slots":
             return int(op.attrs["width"])

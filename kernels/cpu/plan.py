@@ -26,11 +26,11 @@ from heapq import heappop, heappush
 from typing import Any
 
 from ollama_zmq.errors import UnsupportedOp
-from ollama_zmq.kernels.cpu.program import slots_nbytes
+from ollama_zmq.kernels.cpu.program import ROW_KINDS, slots_nbytes
 from ollama_zmq.kernels.cpu.simd import activation_nbytes
 from ollama_zmq.kernels.cpu.weights import format_of
-from ollama_zmq.ops.program import Call, Verified, angles_of
-from ollama_zmq.ops.registry import op_named
+from ollama_zmq.ops.program import ROWS, Call, Verified, angles_of
+from ollama_zmq.ops.registry import OPS, op_named
 
 ALIGNMENT = 64  # bytes; a cache line, and what panels need
 
@@ -54,14 +54,14 @@ class PlannedOp:
     Attributes:
         reads: values in scratch, in the order the kernel takes them.
         writes: the value it makes, or the cache it fills.
-        weight: name of its weight, or "".
+        weights: names of its weights in the declared order, "" where the call has none.
         attrs: attributes of the call; for "pack" its kind.
     """
 
     op: str
     reads: tuple[Value, ...]
     writes: Value
-    weight: str = ""
+    weights: tuple[str, ...] = ()
     attrs: dict[str, Any] = field(default_factory=dict)
 
 
@@ -129,27 +129,29 @@ class _Planner:
                 self._linear(call)
             case "attention" | "attention_sinks":
                 self._attention(call)
-            case "rope" | "rope_factors":
+            case "rope":
                 self._rope(call)
             case "store_kv":
                 op = PlannedOp("store_kv", (call.args["k"], call.args["v"]), call.args["cache"], attrs=call.attrs)
                 self._row_op(op, "T", 0, after=self.ready.get(call.args["cache"], -1) + 1)
-            case "embed" | "take_rows" | "add" | "add_bias" | "rms_norm" | "layer_norm" | "silu_mul" | "route":
-                self._plain(call)
             case "expert_linear":
                 self._expert_linear(call)
-            case "expert_sum":
-                self._expert_sum(call)
+            case name if op_named(name).by_row and name in ROW_KINDS:
+                self._plain(call)
             case _:
                 raise UnsupportedOp(f"op {call.op!r} has no kernel on the CPU", op=call.op)
 
     def _plain(self, call: Call) -> None:
         declared = op_named(call.op)
-        reads = tuple(call.args[n] for n in declared.names("input") if declared.args[n].dtype == "float32")
-        weight = next((call.args[name] for name in declared.names("weight")), "")
+        reads: tuple[Value, ...] = tuple(
+            call.args[name] for name in declared.names("input") if declared.args[name].dtype == "float32"
+        )
+        attrs = call.attrs
+        if "routing" in declared.args:
+            reads, attrs = (*reads, self._slots(call)), attrs | self._routed(call)
         symbol, width = self.shapes[call.args["out"]]
-        op = PlannedOp(call.op, reads, call.args["out"], weight, call.attrs)
-        self._row_op(op, str(symbol), 4 * int(width), joins=call.op != "take_rows")
+        op = PlannedOp(call.op, reads, call.args["out"], _weights(call), attrs)
+        self._row_op(op, str(symbol), 4 * int(width), joins=ROWS not in declared.args)
 
     def _row_op(self, op: PlannedOp, symbol: str, nbytes: int, *, after: int = 0, joins: bool = True) -> None:
         """Append *op* to the earliest chain over the rows *symbol* that comes after everything it reads.
@@ -186,7 +188,7 @@ class _Planner:
             op = PlannedOp("pack", (x,), panels, attrs={"activation": activation, "width": int(K)})
             self._row_op(op, str(symbol), activation_nbytes(activation, int(K)))
         step = self._step(StepKind.LINEAR, str(symbol), self.ready[panels] + 1)
-        self.steps[step].ops.append(PlannedOp("linear", (panels,), out, weight))
+        self.steps[step].ops.append(PlannedOp("linear", (panels,), out, (weight,)))
         self.ready[out] = step
         self.row_nbytes[out] = str(symbol), 4 * int(self.shapes[out][1])
 
@@ -206,11 +208,6 @@ class _Planner:
             self.row_nbytes[value] = symbol, slots_nbytes(1, **attrs) - self.fixed_nbytes[value]
         return value
 
-    def _expert_sum(self, call: Call) -> None:
-        reads = (call.args["x"], call.args["routing"], self._slots(call))
-        symbol, width = self.shapes[call.args["out"]]
-        self._row_op(PlannedOp(call.op, reads, call.args["out"], attrs=self._routed(call)), str(symbol), 4 * int(width))
-
     def _expert_linear(self, call: Call) -> None:
         x, weight, out = call.args["x"], call.args["weight"], call.args["out"]
         slots, K, (symbol, W) = self._slots(call), self.weights[weight].shape[2], self.shapes[x]
@@ -221,14 +218,14 @@ class _Planner:
             op = PlannedOp("pack_slots", (x, slots), panels, attrs=attrs)
             self._row_op(op, str(symbol), attrs["n_used"] * activation_nbytes(activation, K))
         step = self._step(StepKind.EXPERTS, str(symbol), self.ready[panels] + 1)
-        self.steps[step].ops.append(PlannedOp("expert_linear", (panels, slots), out, weight, self._routed(call)))
+        self.steps[step].ops.append(PlannedOp("expert_linear", (panels, slots), out, (weight,), self._routed(call)))
         self.ready[out] = step
         self.row_nbytes[out] = str(symbol), 4 * int(self.shapes[out][1])
 
     def _rope(self, call: Call) -> None:
         angles = ("angles", *angles_of(call))
         if angles not in self.ready:
-            op = PlannedOp("angles", (), angles, call.args.get("factors", ""), call.attrs)
+            op = PlannedOp("angles", (), angles, _weights(call), call.attrs)
             self._row_op(op, "T", 4 * int(call.attrs["rotary_dim"]))
         out = call.args["out"]
         op = PlannedOp("rope", (call.args["x"], angles), out, attrs=call.attrs)
@@ -237,7 +234,7 @@ class _Planner:
     def _attention(self, call: Call) -> None:
         q, cache, out = call.args["q"], call.args["cache"], call.args["out"]
         step = self._step(StepKind.ATTENTION, "T", 0)
-        self.steps[step].ops.append(PlannedOp("attention", (q, cache), out, call.args.get("sinks", ""), call.attrs))
+        self.steps[step].ops.append(PlannedOp("attention", (q, cache), out, (call.args.get("sinks", ""),), call.attrs))
         self.ready[out] = self.ready[cache] = step
         self.row_nbytes[out] = "T", 4 * int(self.shapes[out][1])
 
@@ -247,7 +244,7 @@ class _Planner:
             value: _aligned(nbytes * most[symbol] + self.fixed_nbytes.get(value, 0))
             for value, (symbol, nbytes) in self.row_nbytes.items()
         }
-        offsets, nbytes = _place(lives, sizes, _overwrites(self.steps, lives, sizes))
+        offsets, nbytes = _place(lives, sizes, _overwrites(self.steps, lives, self.row_nbytes))
         return Plan(self.steps, offsets, sizes, nbytes)
 
 
@@ -272,23 +269,30 @@ def _lifetimes(steps: Sequence[PlannedStep], output: str) -> dict[Value, tuple[i
     return lives
 
 
-IN_PLACE = frozenset({"add", "add_bias", "rms_norm", "layer_norm", "silu_mul", "rope"})
-
-
 def _overwrites(
-    steps: Sequence[PlannedStep], lives: dict[Value, tuple[int, int]], sizes: dict[Value, int]
+    steps: Sequence[PlannedStep], lives: dict[Value, tuple[int, int]], rows: dict[Value, tuple[str, int]]
 ) -> dict[Value, Value]:
-    """Return value -> the value it may be written over: same size, and read by nobody after the op that makes it."""
+    """Return value -> the value it may be written over: equal rows, and read by nobody after the op that makes it."""
     last_reader: dict[Value, PlannedOp] = {value: op for _, op in _ops(steps) for value in op.reads}
     over: dict[Value, Value] = {}
     for at, op in _ops(steps):
-        if op.op not in IN_PLACE:
-            continue
-        for value in op.reads[: 1 if op.op == "rope" else 2]:
-            if last_reader[value] is op and lives[value][1] == at and sizes[value] == sizes[op.writes]:
+        for value in _written_over(op):
+            if last_reader[value] is op and lives[value][1] == at and rows[value] == rows[op.writes]:
                 over[op.writes] = value
                 break
     return over
+
+
+def _written_over(op: PlannedOp) -> list[Value]:
+    """Return the values that an op reads and may write over; those that the plan adds may over none."""
+    if op.op not in OPS:
+        return []
+    declared = OPS[op.op]
+    return [value for name, value in zip(declared.names("input"), op.reads, strict=False) if name in declared.in_place]
+
+
+def _weights(call: Call) -> tuple[str, ...]:
+    return tuple(call.args.get(name, "") for name in op_named(call.op).names("weight"))
 
 
 def _place(

@@ -7,6 +7,7 @@ from ollama_zmq.kernels.cpu.simd import Kernels
 from ollama_zmq.ops.program import CacheSpec
 
 ROW_KINDS: dict[str, int]
+ACTIVATIONS: tuple[str, ...]
 KV_TYPES: dict[str, int]
 SPLIT_PAGES: int
 CHECKS_INDICES: bool

@@ -13,19 +13,16 @@ from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy
 
 from program_h cimport (
-    ADD, ADD_BIAS, ANGLES, COPY, EMBED, EXPERT_SUM, LAYER_NORM, PACK, PACK_SLOTS, RMS_NORM, ROPE, ROUTE, SILU_MUL, STORE_KV,
-    TAKE_ROWS,
+    ACTIVATION_FUNCTIONS, ROW_KINDS as N_ROW_KINDS, activation_names, row_names,
     ATTENTION_STEP, EXPERTS_STEP, GATHER_STEP, LINEAR_STEP, ROWS_STEP,
     C_CHECKS_INDICES, C_SPLIT_PAGES, KV_F16, KV_Q8_0, PAGE_SLOTS,
     activation_t, attention_floats, c_page_nbytes, c_pass, c_pool, c_program, c_state_floats, c_step, format_t, gather_op,
-    groups_of, kernel_table, kv_head, kv_type_t, linear_part, program_run, row_kind_t, row_op, slots_size, step_kind_t,
+    groups_of, kernel_table, kv_head, kv_type_t, linear_part, program_run, row_kind_t, row_op, row_weight, slots_size,
+    step_kind_t,
 )
 
-ROW_KINDS = {
-    "copy": COPY, "embed": EMBED, "take_rows": TAKE_ROWS, "add": ADD, "add_bias": ADD_BIAS, "rms_norm": RMS_NORM,
-    "layer_norm": LAYER_NORM, "silu_mul": SILU_MUL, "angles": ANGLES, "rope": ROPE, "store_kv": STORE_KV, "pack": PACK,
-    "route": ROUTE, "pack_slots": PACK_SLOTS, "expert_sum": EXPERT_SUM,
-}
+ROW_KINDS = {row_names[i].decode(): i for i in range(N_ROW_KINDS) if row_names[i] != NULL}
+ACTIVATIONS = tuple(activation_names[i].decode() for i in range(ACTIVATION_FUNCTIONS))  # in the order of their numbers
 
 SPLIT_PAGES = C_SPLIT_PAGES
 KV_TYPES = {"f16": KV_F16, "q8_0": KV_Q8_0}
@@ -141,6 +138,7 @@ cdef class CompiledProgram:
         """Add a chain of ops on rows; each is a dict of ``struct row_op``'s members, addresses as integers."""
         cdef c_step *step = self._new_step(<step_kind_t>ROWS_STEP, symbol, 0)
         cdef row_op *record
+        cdef int i
         step.rows = <row_op *>calloc(len(ops), sizeof(row_op))
         if step.rows == NULL:
             raise MemoryError("no memory for a step")
@@ -150,23 +148,25 @@ cdef class CompiledProgram:
             record.a = <const float *><uintptr_t>op.get("a", 0)
             record.b = <const float *><uintptr_t>op.get("b", 0)
             record.out = <void *><uintptr_t>op["out"]
-            record.width = op["width"]
-            record.weight = <const void *><uintptr_t>op.get("weight", 0)
+            record.a_width, record.b_width, record.width = op.get("a_width", 0), op.get("b_width", 0), op["width"]
+            for i, weight in enumerate(op["weights"]):
+                record.weights[i] = row_weight(
+                    <const void *><uintptr_t>weight["at"], weight["count"], weight["nbytes"]
+                )
+            for i, number in enumerate(op["numbers"]):
+                record.numbers[i] = number
+            record.choice = op["choice"]
+            record.head_dim = op.get("head_dim", 0)
             record.format = <format_t><int>op.get("format", 0)
             record.activation = <activation_t><int>op.get("activation", 0)
-            record.n_heads = op.get("n_heads", 0)
-            record.head_dim = op.get("head_dim", 0)
             if "cache" in op:
                 record.head = head_of(op["cache"])
-            record.halves = op.get("halves", 0)
-            record.eps = op.get("eps", 0)
-            record.n_experts = op.get("n_experts", 0)
-            record.n_used = op.get("n_used", 0)
+            record.n_heads = op.get("n_heads", 0)
             record.slots = <void *><uintptr_t>op.get("slots", 0)
+            record.n_experts, record.n_used = op.get("n_experts", 0), op.get("n_used", 0)
             record.shared = op.get("shared", 0)
             record.a_nbytes, record.b_nbytes = op.get("a_nbytes", 0), op.get("b_nbytes", 0)
-            record.out_nbytes, record.weight_nbytes = op["out_nbytes"], op.get("weight_nbytes", 0)
-            record.slots_nbytes = op.get("slots_nbytes", 0)
+            record.out_nbytes, record.slots_nbytes = op["out_nbytes"], op.get("slots_nbytes", 0)
             step.count += 1
 
     def add_linears(self, str symbol, list parts, *, bint of_experts):

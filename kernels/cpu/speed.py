@@ -96,7 +96,7 @@ def _chain(width: int, n: int) -> Verified:
     ops = Builder("chain")
     x = value = ops.input("x", ("T", width))
     for i in range(n):
-        value = ops.silu_mul(value, x) if i % 2 else ops.add(value, x)
+        value = ops.gated(value, x, function="silu") if i % 2 else ops.add(value, x)
     return verify(ops.program("out", value))
 
 

@@ -190,7 +190,7 @@ class ReferenceDevice:
 
 def _carry_out(call: Call, values: dict[str, Any], step: Step) -> None:
     op = op_named(call.op)
-    read = {name: values[call.args[name]] for name in op.names("input", "weight", "cache")}
+    read = {n: values[call.args[n]] for n in op.names("input", "weight", "cache") if n in call.args}
     given = {"step": step} if op.uses_pages else {}
     result = FUNCTIONS[call.op](**given, **read, **call.attrs)
     for name in op.names("output"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import erfc
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from ollama_zmq.devices.base import Array, Step
 from ollama_zmq.ops.program import PAGE_SLOTS, CacheSpec
+from ollama_zmq.ops.registry import OPS
 
 Float64 = npt.NDArray[np.float64]
 
@@ -55,16 +57,35 @@ def embed(token_ids: Array, weight: Array) -> Float64:
     return _float64(weight[token_ids])
 
 
-def rms_norm(x: Array, weight: Array, *, eps: float) -> Float64:
-    x = _float64(x)
-    normed: Float64 = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * weight
-    return normed
+def _heads(x: Array, head_dim: int) -> Float64:
+    return _float64(x).reshape(len(x), x.shape[1] // head_dim, head_dim)
 
 
-def layer_norm(x: Array, weight: Array, *, eps: float) -> Float64:
-    centred = _float64(x) - np.mean(_float64(x), axis=-1, keepdims=True)
-    normed: Float64 = centred / np.sqrt(np.mean(centred * centred, axis=-1, keepdims=True) + eps) * weight
-    return normed
+def _learned(normed: Float64, weight: Array | None, bias: Array | None = None) -> Float64:
+    """Rows [T, H, E] times a weight and with a bias of a head or of all, where they are there: [T, H*E]."""
+    row = (1, *normed.shape[1:])
+    for learned, function in ((weight, np.multiply), (bias, np.add)):
+        if learned is not None:
+            normed = function(normed, learned if learned.size == row[2] else learned.reshape(row))
+    return normed.reshape(len(normed), row[1] * row[2])
+
+
+def rms_norm(x: Array, weight: Array | None = None, *, eps: float, head_dim: int) -> Float64:
+    heads = _heads(x, head_dim)
+    return _learned(heads / np.sqrt(np.mean(heads * heads, axis=-1, keepdims=True) + eps), weight)
+
+
+def layer_norm(
+    x: Array, weight: Array | None = None, bias: Array | None = None, *, eps: float, head_dim: int
+) -> Float64:
+    heads = _heads(x, head_dim)
+    centred = heads - np.mean(heads, axis=-1, keepdims=True)
+    return _learned(centred / np.sqrt(np.mean(centred * centred, axis=-1, keepdims=True) + eps), weight, bias)
+
+
+def l2_norm(x: Array, *, eps: float, head_dim: int) -> Float64:
+    heads = _heads(x, head_dim)
+    return _learned(heads / np.maximum(np.sqrt(np.sum(heads * heads, axis=-1, keepdims=True)), eps), None)
 
 
 def linear(x: Array, weight: Array) -> Float64:
@@ -79,10 +100,64 @@ def add_bias(x: Array, bias: Array) -> Float64:
     return _float64(x) + bias
 
 
-def silu_mul(gate: Array, up: Array) -> Float64:
-    g = _float64(gate)
-    gated: Float64 = g / (1 + np.exp(-g)) * up
-    return gated
+def mul(a: Array, b: Array) -> Float64:
+    return _float64(a) * b
+
+
+def mul_weight(x: Array, weight: Array) -> Float64:
+    return _float64(x) * weight
+
+
+def scale(x: Array, *, by: float) -> Float64:
+    return _float64(x) * by
+
+
+def clamp(x: Array, *, limit: float) -> Float64:
+    return np.clip(_float64(x), -limit, limit)
+
+
+def softcap(x: Array, *, cap: float) -> Float64:
+    capped: Float64 = cap * np.tanh(_float64(x) / cap)
+    return capped
+
+
+def scale_by_position(x: Array, positions: Array, *, beta: float, length: float, offset: float) -> Float64:
+    factors = 1 + beta * np.log(1 + np.floor((_float64(positions) + offset) / length))
+    scaled: Float64 = _float64(x) * factors[:, None]
+    return scaled
+
+
+ACTIVATIONS: dict[str, Callable[[Float64], Any]] = {
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "gelu_tanh": lambda x: x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+    "gelu_erf": lambda x: x / 2 * np.vectorize(erfc, otypes=[np.float64])(-x / np.sqrt(2)),
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "softplus": lambda x: np.logaddexp(x, 0),
+    "relu": lambda x: np.maximum(x, 0),
+    "relu2": lambda x: np.maximum(x, 0) ** 2,
+}
+
+
+def activation(x: Array, *, function: str) -> Float64:
+    activated: Float64 = ACTIVATIONS[function](_float64(x))
+    return activated
+
+
+def gated(gate: Array, up: Array, *, function: str, head_dim: int) -> Float64:
+    passed: Float64 = np.repeat(ACTIVATIONS[function](_float64(gate)), head_dim, axis=1) * up
+    return passed
+
+
+def swiglu_clamped(gate: Array, up: Array, *, alpha: float, limit: float) -> Float64:
+    g = np.minimum(_float64(gate), limit)
+    passed: Float64 = g / (1 + np.exp(-alpha * g)) * (np.clip(_float64(up), -limit, limit) + 1)
+    return passed
+
+
+def xielu(x: Array, *, alpha_p: float, alpha_n: float, beta: float, eps: float) -> Float64:
+    x = _float64(x)
+    curved = np.where(x > 0, alpha_p * x * x, alpha_n * (np.expm1(np.minimum(x, eps)) - x))
+    return curved + beta * x
 
 
 def rope(
@@ -95,6 +170,7 @@ def rope(
     rotary_dim: int,
     theta: float,
     scale: float,
+    magnitude: float,
     pairing: str,
 ) -> Float64:
     half = rotary_dim // 2
@@ -103,9 +179,9 @@ def rope(
     first = slice(0, rotary_dim, 2) if pairing == "interleaved" else slice(0, half)
     second = slice(1, rotary_dim, 2) if pairing == "interleaved" else slice(half, rotary_dim)
     heads = _float64(x).reshape(len(x), n_heads, head_dim)
-    turned = heads.copy()
-    turned[..., first] = heads[..., first] * np.cos(angle) - heads[..., second] * np.sin(angle)
-    turned[..., second] = heads[..., first] * np.sin(angle) + heads[..., second] * np.cos(angle)
+    turned, cosine, sine = heads.copy(), magnitude * np.cos(angle), magnitude * np.sin(angle)
+    turned[..., first] = heads[..., first] * cosine - heads[..., second] * sine
+    turned[..., second] = heads[..., first] * sine + heads[..., second] * cosine
     return turned.reshape(x.shape)
 
 
@@ -198,20 +274,6 @@ def _float64(array: Array) -> Float64:
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "add": add,
-    "add_bias": add_bias,
-    "attention": attention,
     "attention_sinks": attention,
-    "embed": embed,
-    "expert_linear": expert_linear,
-    "expert_sum": expert_sum,
-    "layer_norm": layer_norm,
-    "linear": linear,
-    "rms_norm": rms_norm,
-    "rope": rope,
-    "rope_factors": rope,
-    "route": route,
-    "silu_mul": silu_mul,
-    "store_kv": store_kv,
-    "take_rows": take_rows,
+    **{name: globals()[name] for name in OPS if name != "attention_sinks"},
 }

@@ -81,7 +81,7 @@ def grouped_attention(
 def swiglu(ops: Ops, x: Value, w: Mapping[str, Value]) -> Value:
     """``down(silu(gate(x)) * up(x))`` [T, D]: Shazeer 2020, "GLU Variants Improve Transformer"."""
     gate, up = linear(ops, x, w, "ffn_gate"), linear(ops, x, w, "ffn_up")
-    return linear(ops, ops.silu_mul(gate, up), w, "ffn_down")
+    return linear(ops, ops.gated(gate, up, function="silu"), w, "ffn_down")
 
 
 def experts(ops: Ops, x: Value, w: Mapping[str, Value], *, n_used: int, softmax_over: str = "chosen") -> Value:
@@ -89,7 +89,7 @@ def experts(ops: Ops, x: Value, w: Mapping[str, Value], *, n_used: int, softmax_
     routing = ops.route(ops.linear(x, w["ffn_gate_inp"]), n_used=n_used, softmax_over=softmax_over)
     gate = ops.expert_linear(x, routing, w["ffn_gate_exps"], n_used=n_used)
     up = ops.expert_linear(x, routing, w["ffn_up_exps"], n_used=n_used)
-    down = ops.expert_linear(ops.silu_mul(gate, up), routing, w["ffn_down_exps"], n_used=n_used)
+    down = ops.expert_linear(ops.gated(gate, up, function="silu"), routing, w["ffn_down_exps"], n_used=n_used)
     return ops.expert_sum(down, routing, n_used=n_used, width=int(x.shape[1]))
 
 

@@ -12,4 +12,6 @@ ADD = Op(
     args={"a": Input("T D"), "b": Input("T D"), "out": Output("T D")},
     rtol=1e-6,
     atol=1e-6,
+    by_row=True,
+    in_place=("a", "b"),
 )

@@ -12,4 +12,6 @@ ADD_BIAS = Op(
     args={"x": Input("T N"), "bias": Weight("N"), "out": Output("T N")},
     rtol=1e-6,
     atol=1e-6,
+    by_row=True,
+    in_place=("x",),
 )

@@ -30,23 +30,49 @@ class Value:
     dtype: str = "float32"
 
 
+Attrs = dict[str, int | float | str]
+
+
+def _given(**args: Value | None) -> dict[str, Value]:
+    """The arguments that are there."""
+    return {name: value for name, value in args.items() if value is not None}
+
+
+def _width(x: Value) -> int:
+    """The numbers of a row of *x*."""
+    return int(x.shape[1]) if len(x.shape) == 2 else 0
+
+
 class Ops(ABC):
     """Every op as a method that returns its output."""
 
     @abstractmethod
-    def apply(self, op: str, args: dict[str, Value], attrs: dict[str, int | float | str]) -> Value:
+    def apply(self, op: str, args: dict[str, Value], attrs: Attrs) -> Value:
         """Carry out or record one op and return its output (the last argument of an op without one)."""
 
     def embed(self, token_ids: Value, weight: Value) -> Value:
         return self.apply("embed", {"token_ids": token_ids, "weight": weight}, {})
 
-    def rms_norm(self, x: Value, weight: Value, *, eps: float) -> Value:
-        return self.apply("rms_norm", {"x": x, "weight": weight}, {"eps": eps})
+    def rms_norm(self, x: Value, weight: Value | None = None, *, eps: float, head_dim: int | None = None) -> Value:
+        """Over each head of *head_dim* numbers, over the whole row if None."""
+        return self.apply("rms_norm", _given(x=x, weight=weight), {"eps": eps, "head_dim": head_dim or _width(x)})
 
-    def layer_norm(self, x: Value, weight: Value, bias: Value | None = None, *, eps: float) -> Value:
-        """Mean 0 and variance 1, scaled, and the bias added where the file has one."""
-        out = self.apply("layer_norm", {"x": x, "weight": weight}, {"eps": eps})
-        return out if bias is None else self.apply("add_bias", {"x": out, "bias": bias}, {})
+    def layer_norm(
+        self,
+        x: Value,
+        weight: Value | None = None,
+        bias: Value | None = None,
+        *,
+        eps: float,
+        head_dim: int | None = None,
+    ) -> Value:
+        """Over each head of *head_dim* numbers, over the whole row if None."""
+        attrs: Attrs = {"eps": eps, "head_dim": head_dim or _width(x)}
+        return self.apply("layer_norm", _given(x=x, weight=weight, bias=bias), attrs)
+
+    def l2_norm(self, x: Value, *, eps: float, head_dim: int | None = None) -> Value:
+        """Of each head of *head_dim* numbers, of the whole row if None."""
+        return self.apply("l2_norm", {"x": x}, {"eps": eps, "head_dim": head_dim or _width(x)})
 
     def linear(self, x: Value, weight: Value, bias: Value | None = None) -> Value:
         """``x @ weight.T``, and the bias where the file has one."""
@@ -56,8 +82,43 @@ class Ops(ABC):
     def add(self, a: Value, b: Value) -> Value:
         return self.apply("add", {"a": a, "b": b}, {})
 
-    def silu_mul(self, gate: Value, up: Value) -> Value:
-        return self.apply("silu_mul", {"gate": gate, "up": up}, {})
+    def mul(self, a: Value, b: Value) -> Value:
+        return self.apply("mul", {"a": a, "b": b}, {})
+
+    def mul_weight(self, x: Value, weight: Value) -> Value:
+        """By a vector [D], or by one number [1]."""
+        return self.apply("mul_weight", {"x": x, "weight": weight}, {})
+
+    def scale(self, x: Value, *, by: float) -> Value:
+        return self.apply("scale", {"x": x}, {"by": by})
+
+    def clamp(self, x: Value, *, limit: float) -> Value:
+        return self.apply("clamp", {"x": x}, {"limit": limit})
+
+    def softcap(self, x: Value, *, cap: float) -> Value:
+        return self.apply("softcap", {"x": x}, {"cap": cap})
+
+    def scale_by_position(
+        self, x: Value, positions: Value, *, beta: float, length: float, offset: float = 0.0
+    ) -> Value:
+        attrs: Attrs = {"beta": beta, "length": length, "offset": offset}
+        return self.apply("scale_by_position", {"x": x, "positions": positions}, attrs)
+
+    def activation(self, x: Value, *, function: str) -> Value:
+        """*function* is one of ``activation.FUNCTIONS``."""
+        return self.apply("activation", {"x": x}, {"function": function})
+
+    def gated(self, gate: Value, up: Value, *, function: str) -> Value:
+        """*up* times the function of the gate; each number of a narrower gate stands for a head of *up*."""
+        head_dim = max(1, _width(up) // max(1, _width(gate)))
+        return self.apply("gated", {"gate": gate, "up": up}, {"function": function, "head_dim": head_dim})
+
+    def swiglu_clamped(self, gate: Value, up: Value, *, alpha: float, limit: float) -> Value:
+        return self.apply("swiglu_clamped", {"gate": gate, "up": up}, {"alpha": alpha, "limit": limit})
+
+    def xielu(self, x: Value, *, alpha_p: float, alpha_n: float, beta: float, eps: float) -> Value:
+        attrs: Attrs = {"alpha_p": alpha_p, "alpha_n": alpha_n, "beta": beta, "eps": eps}
+        return self.apply("xielu", {"x": x}, attrs)
 
     def rope(
         self,
@@ -70,25 +131,25 @@ class Ops(ABC):
         rotary_dim: int,
         theta: float,
         scale: float = 1.0,
+        magnitude: float = 1.0,
         pairing: str = "interleaved",
     ) -> Value:
-        attrs: dict[str, int | float | str] = {
+        attrs: Attrs = {
             "n_heads": n_heads,
             "head_dim": head_dim,
             "rotary_dim": rotary_dim,
             "theta": theta,
             "scale": scale,
+            "magnitude": magnitude,
             "pairing": pairing,
         }
-        if factors is None:
-            return self.apply("rope", {"x": x, "positions": positions}, attrs)
-        return self.apply("rope_factors", {"x": x, "positions": positions, "factors": factors}, attrs)
+        return self.apply("rope", _given(x=x, positions=positions, factors=factors), attrs)
 
     def store_kv(
         self, k: Value, v: Value, cache: Value, *, n_kv_heads: int, head_dim: int, value_dim: int | None = None
     ) -> None:
         """Keys of *head_dim* and values of *value_dim* numbers, the same if None, into the cache."""
-        attrs: dict[str, int | float | str] = {
+        attrs: Attrs = {
             "n_kv_heads": n_kv_heads,
             "head_dim": head_dim,
             "value_dim": head_dim if value_dim is None else value_dim,
@@ -110,7 +171,7 @@ class Ops(ABC):
         softcap: float = 0.0,
     ) -> Value:
         """To the last *window* slots, all if None; *softcap* 0 is none."""
-        attrs: dict[str, int | float | str] = {
+        attrs: Attrs = {
             "n_heads": n_heads,
             "n_kv_heads": n_kv_heads,
             "head_dim": head_dim,
@@ -171,7 +232,7 @@ class Builder(Ops):
         self._caches.append(CacheSpec(name, n_kv_heads, head_dim, value_dim, kv_type))
         return Value(name, (n_kv_heads, head_dim, value_dim), "kv")
 
-    def apply(self, op: str, args: dict[str, Value], attrs: dict[str, int | float | str]) -> Value:
+    def apply(self, op: str, args: dict[str, Value], attrs: Attrs) -> Value:
         declared = op_named(op)
         names = {name: value.name for name, value in args.items()}
         try:

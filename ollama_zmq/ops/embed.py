@@ -12,4 +12,5 @@ EMBED = Op(
     args={"token_ids": Input("T", "int32"), "weight": Weight("V D"), "out": Output("T D")},
     rtol=1e-6,
     atol=0.0,
+    by_row=True,
 )

@@ -14,5 +14,6 @@ EXPERT_SUM = Op(
     attrs={"n_used": Attr(int, 1, MAX_EXPERTS, symbol="J"), "width": Attr(int, 1, 1 << 20, symbol="D")},
     rtol=2e-6,
     atol=1e-6,
+    by_row=True,
     rule=too_few,
 )

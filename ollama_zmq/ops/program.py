@@ -28,7 +28,7 @@ import msgspec
 from ollama_zmq import packing
 from ollama_zmq.errors import OpError, ShapeError
 from ollama_zmq.ops.registry import op_named
-from ollama_zmq.ops.spec import OPEN_SYMBOLS, Op, Shape, shown
+from ollama_zmq.ops.spec import OPEN_SYMBOLS, Kind, Op, Shape, shown
 
 PAGE_SLOTS = 64  # tokens in one page of the KV cache, the same on every device
 KV_TYPES = {"f16": (1, 2), "q8_0": (32, 34)}  # numbers in a block, bytes it takes
@@ -46,6 +46,7 @@ MAX_RANK = 3  # of a weight
 MAX_HEAD = 1024  # sizes of a cache: heads, numbers of a key, numbers of a value
 NAME = re.compile(r"[A-Za-z0-9_.#-]{1,128}")
 MAX_PROGRAM_NAME = 256  # that one is for people, and identifies nothing
+ARG_KINDS: tuple[Kind, ...] = ("input", "weight", "cache", "output")
 INPUT_RANKS = {"int32": 1, "float32": 2}
 
 
@@ -199,14 +200,14 @@ def _check_size(program: Program) -> None:
 
 
 def _check_angles(program: Program) -> None:
-    angles = {angles_of(call) for call in program.calls if call.op in ("rope", "rope_factors")}
+    angles = {angles_of(call) for call in program.calls if call.op == "rope"}
     if len(angles) > MAX_ANGLES:
         raise OpError(f"program {program.name!r}: ropes by {len(angles)} tables of angles, at most {MAX_ANGLES}")
 
 
 def angles_of(rope: Call) -> tuple[Any, ...]:
-    """Return what the angles of a call of ``rope`` or ``rope_factors`` depend on besides positions."""
-    return rope.args.get("factors"), *(rope.attrs[name] for name in ("rotary_dim", "theta", "scale"))
+    """Return what the angles of a call of ``rope`` depend on besides positions."""
+    return rope.args.get("factors"), *(rope.attrs[name] for name in ("rotary_dim", "theta", "scale", "magnitude"))
 
 
 def _declare_input(tensor: TensorSpec, shapes: dict[str, Shape], dtypes: dict[str, str]) -> None:
@@ -253,9 +254,8 @@ def _declare(name: str, shape: Shape, dtype: str, shapes: dict[str, Shape], dtyp
 
 def _infer(call: Call, shapes: dict[str, Shape], dtypes: dict[str, str]) -> None:
     op = op_named(call.op)
-    if set(call.args) != set(op.args):
-        raise OpError(f"{op.name}: arguments {shown(sorted(call.args))}, expected {sorted(op.args)}", op=op.name)
-    read = {name: call.args[name] for name in op.names("input", "weight", "cache")}
+    op.check_names(call.args, *ARG_KINDS)
+    read = {name: call.args[name] for name in op.names("input", "weight", "cache") if name in call.args}
     for name, value in read.items():
         if value not in shapes:
             raise OpError(f"{op.name}.{name}: value {shown(value)} is not written before it is read", op=op.name)

@@ -5,41 +5,60 @@ from __future__ import annotations
 import hashlib
 
 from ollama_zmq.errors import UnsupportedOp
+from ollama_zmq.ops.activation import ACTIVATION
 from ollama_zmq.ops.add import ADD
 from ollama_zmq.ops.add_bias import ADD_BIAS
 from ollama_zmq.ops.attention import ATTENTION, ATTENTION_SINKS
+from ollama_zmq.ops.clamp import CLAMP
 from ollama_zmq.ops.embed import EMBED
 from ollama_zmq.ops.expert_linear import EXPERT_LINEAR
 from ollama_zmq.ops.expert_sum import EXPERT_SUM
+from ollama_zmq.ops.gated import GATED
+from ollama_zmq.ops.l2_norm import L2_NORM
 from ollama_zmq.ops.layer_norm import LAYER_NORM
 from ollama_zmq.ops.linear import LINEAR
+from ollama_zmq.ops.mul import MUL
+from ollama_zmq.ops.mul_weight import MUL_WEIGHT
 from ollama_zmq.ops.rms_norm import RMS_NORM
-from ollama_zmq.ops.rope import ROPE, ROPE_FACTORS
+from ollama_zmq.ops.rope import ROPE
 from ollama_zmq.ops.route import ROUTE
-from ollama_zmq.ops.silu_mul import SILU_MUL
+from ollama_zmq.ops.scale import SCALE
+from ollama_zmq.ops.scale_by_position import SCALE_BY_POSITION
+from ollama_zmq.ops.softcap import SOFTCAP
 from ollama_zmq.ops.spec import Op, shown
 from ollama_zmq.ops.store_kv import STORE_KV
+from ollama_zmq.ops.swiglu_clamped import SWIGLU_CLAMPED
 from ollama_zmq.ops.take_rows import TAKE_ROWS
+from ollama_zmq.ops.xielu import XIELU
 
 OPS: dict[str, Op] = {
     op.name: op
     for op in (
+        ACTIVATION,
         ADD,
         ADD_BIAS,
         ATTENTION,
         ATTENTION_SINKS,
+        CLAMP,
         EMBED,
         EXPERT_LINEAR,
         EXPERT_SUM,
+        GATED,
+        L2_NORM,
         LAYER_NORM,
         LINEAR,
+        MUL,
+        MUL_WEIGHT,
         RMS_NORM,
         ROPE,
-        ROPE_FACTORS,
         ROUTE,
-        SILU_MUL,
+        SCALE,
+        SCALE_BY_POSITION,
+        SOFTCAP,
         STORE_KV,
+        SWIGLU_CLAMPED,
         TAKE_ROWS,
+        XIELU,
     )
 }
 

@@ -1,12 +1,13 @@
 """Rotary position embedding of the first ``rotary_dim`` values of every head.
 
     angle[t, i] = positions[t] * theta^(-2i / rotary_dim) * scale / factors[i]        i < rotary_dim / 2
-    (a, b)     -> (a cos - b sin, a sin + b cos)
+    (a, b)     -> (a cos - b sin, a sin + b cos) * magnitude
 
 ``pairing`` says which values turn together: "interleaved" (2i, 2i + 1), as llama files are stored, or "halves"
-(i, i + rotary_dim / 2). ``factors`` are the frequency factors of a file's ``rope_freqs.weight`` (all 1 where it has
-none); ``scale`` is the inverse of linear scaling. Angles are taken in float64: at position 100 000 a float32 angle is
-off by 4e-3. Values from ``rotary_dim`` on are copied.
+(i, i + rotary_dim / 2). ``factors`` are the frequency factors of a file's ``rope_freqs.weight``, or of YaRN and the
+like (all 1 where there are none); ``scale`` is the inverse of linear scaling; ``magnitude`` is what YaRN multiplies
+cosines and sines with. Angles are taken in float64: at position 100 000 a float32 angle is off by 4e-3. Values from
+``rotary_dim`` on are copied as they are.
 
 Source: Su et al. 2021, "RoFormer", eq. 34.
 """
@@ -23,6 +24,7 @@ _ATTRS = {
     "rotary_dim": Attr(int, 2, 1024),
     "theta": Attr(float, 1.0, 1e12),
     "scale": Attr(float, 1e-6, 1e6),
+    "magnitude": Attr(float, 1e-3, 1e3),
     "pairing": Attr(str, choices=PAIRINGS),
 }
 
@@ -38,18 +40,16 @@ def _rule(attrs: Mapping[str, Any], sizes: Mapping[str, Size]) -> str:
 
 ROPE = Op(
     name="rope",
-    args={"x": Input("T H*E"), "positions": Input("T", "int32"), "out": Output("T H*E")},
+    args={
+        "x": Input("T H*E"),
+        "positions": Input("T", "int32"),
+        "factors": Weight("P", optional=True),
+        "out": Output("T H*E"),
+    },
     attrs=_ATTRS,
     rtol=2e-6,
     atol=2e-6,
-    rule=_rule,
-)
-
-ROPE_FACTORS = Op(
-    name="rope_factors",
-    args={"x": Input("T H*E"), "positions": Input("T", "int32"), "factors": Weight("P"), "out": Output("T H*E")},
-    attrs=_ATTRS,
-    rtol=2e-6,
-    atol=2e-6,
+    by_row=True,
+    in_place=("x",),
     rule=_rule,
 )

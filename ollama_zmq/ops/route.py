@@ -33,5 +33,6 @@ ROUTE = Op(
     attrs={"n_used": Attr(int, 1, MAX_EXPERTS), "softmax_over": Attr(str, choices=("all", "chosen"))},
     rtol=3e-6,
     atol=1e-7,
+    by_row=True,
     rule=too_few,
 )

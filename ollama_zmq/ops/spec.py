@@ -10,7 +10,7 @@ when a kernel is called directly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -38,11 +38,13 @@ class Arg:
         dims: its axes, ``"T H*E"``.
         dtype: "float32" or "int32"; a weight may be of any tensor type (``"any"``); a cache has none.
         kind: read from a step, a weight, a KV cache, or written.
+        optional: whether a call may leave it out.
     """
 
     dims: str
     dtype: str = "float32"
     kind: Kind = "input"
+    optional: bool = False
 
     def bind(self, name: str, shape: Shape, sizes: dict[str, Size]) -> None:
         """Check *shape* against this declaration, adding what it binds to *sizes*.
@@ -68,9 +70,9 @@ def Input(dims: str, dtype: str = "float32") -> Arg:  # noqa: N802 - reads as a 
     return Arg(dims, dtype, "input")
 
 
-def Weight(dims: str) -> Arg:  # noqa: N802 - reads as a declaration
+def Weight(dims: str, *, optional: bool = False) -> Arg:  # noqa: N802 - reads as a declaration
     """A tensor of the model, in whatever type the file has it."""
-    return Arg(dims, "any", "weight")
+    return Arg(dims, "any", "weight", optional)
 
 
 def Cache() -> Arg:  # noqa: N802 - reads as a declaration
@@ -118,6 +120,10 @@ class Attr:
     choices: tuple[str, ...] = ()
     symbol: str = ""
 
+    def number(self, value: Any) -> float:
+        """Return *value* as a number: of a word, which of the choices it is."""
+        return self.choices.index(value) if self.type is str else value
+
     def check(self, name: str, value: Any) -> None:
         """Raise :class:`OpError` unless *value* is of the right type and in range."""
         if self.type is str:
@@ -139,6 +145,8 @@ class Op:
         args: name -> argument, inputs first, outputs last, in the order kernels take them.
         attrs: name -> attribute; all are required.
         uses_pages: whether the op reads the step's page tables besides its arguments.
+        by_row: whether a row of what is written needs one row of what is read, so that ops may be chained row by row.
+        in_place: the inputs over which the output may be written, where nobody else reads them.
         rule: what else must hold between attributes and sizes; returns a complaint or "".
     """
 
@@ -148,11 +156,20 @@ class Op:
     atol: float
     attrs: Mapping[str, Attr] = field(default_factory=dict)
     uses_pages: bool = False
+    by_row: bool = False
+    in_place: tuple[str, ...] = ()
     rule: Callable[[Mapping[str, Any], Mapping[str, Size]], str] | None = None
 
     def names(self, *kinds: Kind) -> list[str]:
         """Return the names of the arguments of these *kinds*, in order."""
         return [name for name, arg in self.args.items() if arg.kind in kinds]
+
+    def check_names(self, given: Iterable[str], *kinds: Kind) -> None:
+        """Raise :class:`ShapeError` unless *given* are the arguments of these *kinds*, optional ones or not."""
+        wanted, found = set(self.names(*kinds)), set(given)
+        if not wanted - found <= {name for name in wanted if self.args[name].optional} or found - wanted:
+            expected = [f"{name} (optional)" if self.args[name].optional else name for name in sorted(wanted)]
+            raise ShapeError(f"{self.name}: arguments {shown(sorted(found))}, expected {expected}", op=self.name)
 
     def infer(self, shapes: Mapping[str, Shape], attrs: Mapping[str, Any]) -> dict[str, Shape]:
         """Check a call and return the shapes of its outputs.
@@ -165,10 +182,8 @@ class Op:
             OpError: an attribute is missing, surplus, or out of range.
         """
         sizes = self._sizes_from(attrs)
-        wanted = self.names("input", "weight", "cache")
-        if set(shapes) != set(wanted):
-            raise ShapeError(f"{self.name}: arguments {shown(sorted(shapes))}, expected {sorted(wanted)}", op=self.name)
-        for name in wanted:
+        self.check_names(shapes, "input", "weight", "cache")
+        for name in (name for name in self.args if name in shapes):
             self.args[name].bind(f"{self.name}.{name}", shapes[name], sizes)
         if self.rule and (complaint := self.rule(attrs, sizes)):
             raise OpError(f"{self.name}: {complaint}", op=self.name)

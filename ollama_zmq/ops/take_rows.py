@@ -12,4 +12,5 @@ TAKE_ROWS = Op(
     args={"x": Input("T D"), "rows": Input("R", "int32"), "out": Output("R D")},
     rtol=0.0,
     atol=0.0,
+    by_row=True,
 )

@@ -126,20 +126,37 @@ static void run_wide(enum format format)
     free(file), free(packed);
 }
 
+/* Every plain op (rows/table.h), with vectors of the row, of a head, and without where it need not have one; each of its words. */
+static void run_plain(enum row_kind kind, const float *x, const float *y, size_t D, size_t E, double number)
+{
+    float *gate = buffer(D / E * sizeof *gate), *out = buffer(D * sizeof *out);
+    int words = kind == ROW_activation || kind == ROW_gated ? ACTIVATION_FUNCTIONS : 1, may_lack = kind == ROW_rms_norm || kind == ROW_layer_norm;
+    memcpy(gate, x, D / E * sizeof *gate);
+    for (int word = 0; word < words; word++)
+        for (int lacks = 0; lacks <= may_lack; lacks++) {
+            size_t count = may_lack ? E : D;
+            struct row_op op = {.kind = kind, .a_width = D, .b_width = D, .width = D, .choice = word, .head_dim = E,
+                                .numbers = {number, 1.5, 0.25, -1e-6}};
+            for (int i = 0; i < ROW_WEIGHTS && !lacks; i++) op.weights[i] = (struct row_weight){y, count, count * sizeof *y};
+            k->rows[kind](&op, &(struct row){.a = kind == ROW_gated ? gate : x, .b = y, .out = out, .position = 70000});
+            report(row_names[kind], D, E, (size_t)word, digest_of(out, D));
+        }
+    free(gate), free(out);
+}
+
 static void run_rows(size_t D)
 {
     static const float extremes[] = {0.0f, -0.0f, 1e-40f, 88.5f, -88.5f, 1e30f, -1e30f, INFINITY, -INFINITY, NAN};
-    float *x = floats(D), *y = floats(D), *out = buffer(D * sizeof *out);
-    k->rms_norm(x, y, out, D, 1e-5f);
-    report("rms_norm", D, 0, 0, digest_of(out, D));
-    k->layer_norm(x, y, out, D, 1e-5f);
-    report("layer_norm", D, 0, 0, digest_of(out, D));
-    k->silu_mul(x, y, out, D);
-    report("silu_mul", D, 0, 0, digest_of(out, D));
-    for (size_t i = 0; i < D; i++) x[i] = extremes[(i + D) % 10];
-    k->silu_mul(x, y, out, D);
-    report("extremes", D, 0, 0, digest_of(out, D));
-    free(x), free(y), free(out);
+    float *x = floats(D), *y = floats(D);
+    for (int extreme = 0; extreme < 2; extreme++) {
+        for (int kind = 0; kind < PLAIN_ROW_KINDS; kind++)
+            for (size_t E = D; E; E = E > 1 ? 1 : 0) {
+                run_plain((enum row_kind)kind, x, y, D, E, 1e-5);
+                run_plain((enum row_kind)kind, x, y, D, E, 1.75);
+            }
+        for (size_t i = 0; i < D; i++) x[i] = extremes[(i + D) % 10];
+    }
+    free(x), free(y);
 }
 
 static void run_experts(size_t n_experts, size_t n_used, size_t D)
@@ -147,11 +164,13 @@ static void run_experts(size_t n_experts, size_t n_used, size_t D)
     float *logits = floats(n_experts), *x = floats(n_used * D), *routing = buffer(n_experts * sizeof *routing);
     float *out = buffer(D * sizeof *out);
     int32_t *experts = buffer(n_used * sizeof *experts);
-    for (int over_all = 0; over_all < 2; over_all++) {
-        k->route(logits, routing, n_experts, n_used, over_all);
-        report("route", n_experts, n_used, (size_t)over_all, digest_of(routing, n_experts));
+    for (int over = 0; over < 2; over++) {
+        struct row_op op = {.width = n_experts, .n_used = n_used, .choice = over};
+        k->rows[ROW_route](&op, &(struct row){.a = logits, .out = routing});
+        report("route", n_experts, n_used, (size_t)over, digest_of(routing, n_experts));
         slots_of_row(routing, n_experts, n_used, experts);
-        k->expert_sum(x, routing, experts, out, n_used, D);
+        op.width = D;
+        k->rows[ROW_expert_sum](&op, &(struct row){.a = x, .b = routing, .out = out, .experts = experts});
         report("expert_sum", n_experts, n_used, D, digest_of(out, D));
     }
     free(logits), free(x), free(routing), free(out), free(experts);
@@ -175,10 +194,11 @@ static void run_rope(size_t head_dim, size_t rotary_dim, int32_t position)
     float *x = floats(values), *out = buffer(values * sizeof *out), *angles = buffer(rotary_dim * sizeof *angles);
     double *frequency = buffer(pairs * sizeof *frequency);
     for (size_t i = 0; i < pairs; i++) frequency[i] = 1.0 / (double)(1 + 3 * i);
-    rope_table(position, frequency, pairs, angles);
+    rope_table(position, frequency, 1.25, pairs, angles);
     report("angles", rotary_dim, (size_t)position, 0, digest_of(angles, rotary_dim));
     for (int halves = 0; halves < 2; halves++) {
-        k->rope(x, angles, out, n_heads, head_dim, rotary_dim, halves);
+        struct row_op op = {.width = values, .head_dim = head_dim, .b_width = rotary_dim, .choice = halves};
+        k->rows[ROW_rope](&op, &(struct row){.a = x, .b = angles, .out = out});
         report("rope", head_dim, rotary_dim, (size_t)halves, digest_of(out, values));
     }
     free(x), free(out), free(angles), free(frequency);

@@ -51,7 +51,8 @@ static void norm(const float *x, float *out)
 {
     struct tensor found;
     float *weight = next_tensor(&found);
-    for (size_t t = 0; t < sizes.T; t++) k->rms_norm(x + t * sizes.D, weight, out + t * sizes.D, sizes.D, sizes.eps);
+    struct row_op op = {.width = sizes.D, .head_dim = sizes.D, .weights = {{weight, sizes.D}}, .numbers = {sizes.eps}};
+    for (size_t t = 0; t < sizes.T; t++) k->rows[ROW_rms_norm](&op, &(struct row){.a = x + t * sizes.D, .out = out + t * sizes.D});
     free(weight);
 }
 
@@ -77,9 +78,10 @@ static void turn(float *x, size_t n_heads, const double *frequencies)
 {
     size_t E = sizes.head_dim;
     float *angles = buffer(E * sizeof *angles);
+    struct row_op op = {.width = n_heads * E, .head_dim = E, .b_width = E};
     for (size_t t = 0; t < sizes.T; t++) {
-        rope_table((int32_t)t, frequencies, E / 2, angles);
-        k->rope(x + t * n_heads * E, angles, x + t * n_heads * E, n_heads, E, E, 0);
+        rope_table((int32_t)t, frequencies, 1.0, E / 2, angles);
+        k->rows[ROW_rope](&op, &(struct row){.a = x + t * n_heads * E, .b = angles, .out = x + t * n_heads * E});
     }
     free(angles);
 }
@@ -130,7 +132,9 @@ static void layer(float *hidden_state, float *normed, const double *frequencies)
 
     norm(hidden_state, normed);
     float *gate = linear(normed, &width), *up = linear(normed, &width);
-    for (size_t t = 0; t < sizes.T; t++) k->silu_mul(gate + t * width, up + t * width, gate + t * width, width);
+    struct row_op op = {.width = width, .head_dim = 1, .choice = ACTIVATION_silu};
+    for (size_t t = 0; t < sizes.T; t++)
+        k->rows[ROW_gated](&op, &(struct row){.a = gate + t * width, .b = up + t * width, .out = gate + t * width});
     add(hidden_state, linear(gate, &width));
     free(gate), free(up);
 }

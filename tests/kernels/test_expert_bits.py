@@ -32,7 +32,7 @@ def layer(kind, rng, X=X, J=J, F=None):
     given = {name: ops.weight(WeightSpec(name, weight.type.id, weight.shape)) for name, weight in weights.items()}
     routing = ops.route(ops.linear(x, given["router"]), n_used=J, softmax_over="chosen")
     gate, up = (ops.expert_linear(x, routing, given[name], n_used=J) for name in ("gate", "up"))
-    down = ops.expert_linear(ops.silu_mul(gate, up), routing, given["down"], n_used=J)
+    down = ops.expert_linear(ops.gated(gate, up, function="silu"), routing, given["down"], n_used=J)
     return ops.program("out", ops.expert_sum(down, routing, n_used=J, width=D)), weights, D
 
 

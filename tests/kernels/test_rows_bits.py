@@ -21,7 +21,7 @@ def chain(D):
     ops = Builder("rows")
     x = ops.input("x", ("T", D))
     normed = ops.rms_norm(x, ops.weight(WeightSpec("w", 0, (D,))), eps=1e-5)
-    gated = ops.silu_mul(ops.layer_norm(normed, ops.weight(WeightSpec("w", 0, (D,))), eps=1e-5), x)
+    gated = ops.gated(ops.layer_norm(normed, ops.weight(WeightSpec("w", 0, (D,))), eps=1e-5), x, function="silu")
     biased = ops.apply("add_bias", {"x": gated, "bias": ops.weight(WeightSpec("b", 0, (D,)))}, {})
     return ops.program("out", ops.add(biased, normed))
 

@@ -132,6 +132,8 @@ def run_op(device, name, arrays, attrs=None, step=None):
     args = {}
     for argument in op.names("input", "weight"):
         array = arrays.get(argument)
+        if array is None and op.args[argument].optional:
+            continue
         if argument in given:
             args[argument] = given[argument]
         elif isinstance(array, Weight):

@@ -46,7 +46,7 @@ from ollama_zmq.ops.program import (
     verify,
 )
 from ollama_zmq.ops.registry import OPS
-from ollama_zmq.ops.spec import Op
+from ollama_zmq.ops.spec import Attr, Op
 from tests.models_tiny import draw_linear
 from tests.ops.one_op import FLOAT_KINDS, OPTIONAL_KINDS, REQUIRED_KINDS
 from tests.ops.test_linear import FLOAT_RTOL
@@ -146,20 +146,26 @@ class Drawer:
         N = self.width()
         self.call("linear", {"x": x, "weight": self.weight((N, K)).name}, {}, symbol, N)
 
-    def draw_norm(self) -> None:
-        x, symbol, width = self.value()
-        weight = self.weight((width,), FLOAT_KINDS).name
-        match self.pick(("rms_norm", "layer_norm", "add_bias")):
-            case "add_bias":
-                self.call("add_bias", {"x": x, "bias": weight}, {}, symbol, width)
-            case op:
-                self.call(op, {"x": x, "weight": weight}, {"eps": 1e-5}, symbol, width)
-
-    def draw_pair(self) -> None:
-        a, symbol, width = self.value()
-        b = self.pick([name for name, *shape in self.values if shape == [symbol, width]])
-        op, names = self.pick((("add", ("a", "b")), ("silu_mul", ("gate", "up"))))
-        self.call(op, dict(zip(names, (a, b), strict=True)), {}, symbol, width)
+    def draw_plain(self) -> None:
+        """An op that has a row of numbers for a row of the same width; what it takes follows from its declaration."""
+        op = OPS[self.pick(PLAIN)]
+        positions = op.names("input")[-1] == POSITIONS
+        x, symbol, width = self.value("T" if positions else None)
+        head_dim = self.pick([size for size in range(1, width + 1) if width % size == 0])
+        if op.name == "gated":
+            head_dim = width // self.pick([w for _, s, w in self.values if s == symbol and width % w == 0])
+        args = {}
+        for name in op.names("input"):
+            wanted = width // head_dim if name == "gate" and "head_dim" in op.attrs else width
+            fits = [value for value, *shape in self.values if shape == [symbol, wanted]]
+            args[name] = POSITIONS if name == POSITIONS else x if x in fits and not args else self.pick(fits)
+        for name in op.names("weight"):
+            if op.args[name].optional and self.rng.random() < 0.3:
+                continue
+            short = {"P": head_dim if "head_dim" in op.attrs else 1, "Q": head_dim}.get(op.args[name].dims, width)
+            args[name] = self.weight((self.pick((short, width)),), FLOAT_KINDS).name
+        attrs = {name: self.pick(attr.choices or numbers_of(name, attr, head_dim)) for name, attr in op.attrs.items()}
+        self.call(op.name, args, attrs, symbol, width)
 
     def draw_rope(self) -> None:
         x, symbol, width = self.value("T")
@@ -171,14 +177,15 @@ class Drawer:
         attrs |= {
             "theta": self.pick((10000.0, 500000.0)),
             "scale": self.pick((1.0, 1.0, 0.5)),
+            "magnitude": self.pick((1.0, 1.0, 1.2)),
             "pairing": self.pick(("halves", "interleaved")),
         }
         args = {"x": x, "positions": POSITIONS}
-        if len({angles_of(call) for call in self.calls if "rope" in call.op}) > 6:
+        if len({angles_of(call) for call in self.calls if call.op == "rope"}) > 6:
             return
         if self.rng.random() < 0.3:
             args["factors"] = self.weight((rotary_dim // 2,), FLOAT_KINDS).name
-        self.call("rope_factors" if "factors" in args else "rope", args, attrs, symbol, width)
+        self.call("rope", args, attrs, symbol, width)
 
     def draw_route(self) -> None:
         x, symbol, width = self.value()
@@ -274,8 +281,28 @@ class Drawer:
         self.call(op, args, attrs, "T", n_heads * cache.value_dim)
 
 
+PLAIN = tuple(name for name, op in OPS.items() if op.by_row and op.in_place and name != "rope")
+NUMBERS = {
+    "alpha": (1.702,),
+    "alpha_n": (0.9,),
+    "alpha_p": (0.8,),
+    "beta": (0.1, 0.5),
+    "by": (0.5, -3.0),
+    "cap": (0.5, 30.0),
+    "eps": (1e-5, 1e-3, -1e-6),
+    "length": (1.0, 48.0, 8192.0),
+    "limit": (0.5, 7.0),
+    "offset": (0.0, 1.0),
+}
+
+
+def numbers_of(name: str, attr: Attr, head_dim: int) -> list[float]:
+    """What a plain op's attribute may be."""
+    return [number for number in NUMBERS.get(name, (head_dim,)) if attr.low <= number <= attr.high]
+
+
 DRAWN = (
-    *("linear", "linear", "norm", "norm", "pair", "pair", "rope", "route"),
+    *("linear", "linear", *["plain"] * 7, "rope", "rope", "route"),
     *("expert_linear", "expert_linear", "experts_again", "expert_sum", "take_rows"),
     *("store_kv", "attention", "attention", "attention_again", "attention_again"),
 )
@@ -385,7 +412,7 @@ class Runs:
         values |= self.caches
         for at, call in enumerate(self.program.calls):
             op = OPS[call.op]
-            read = {name: values[call.args[name]] for name in op.names("input", "weight", "cache")}
+            read = {n: values[call.args[n]] for n in op.names("input", "weight", "cache") if n in call.args}
             given = {"step": step} if op.uses_pages else {}
             with np.errstate(all="ignore"):
                 expected = FUNCTIONS[call.op](**given, **read, **call.attrs)
@@ -432,7 +459,9 @@ def bound_of(call: Call, read: dict[str, Any], expected: Array, kind: QuantType 
         case "layer_norm":
             scale = np.abs(expected) + np.abs(expected).max(axis=1, keepdims=True)
             return 4 * op.rtol * (scale + np.abs(read["x"]).max(axis=1, keepdims=True))
-        case "rope" | "rope_factors" | "rms_norm" | "embed":
+        case "xielu":
+            return 4 * op.rtol * (np.abs(expected) + np.abs(read["x"])) + op.atol
+        case "rope" | "rms_norm" | "l2_norm" | "embed":
             return 4 * op.rtol * (np.abs(expected) + np.abs(expected).max(axis=1, keepdims=True)) + op.atol
         case _:
             return 2 * op.rtol * np.abs(expected) + 2 * op.atol

@@ -1,4 +1,4 @@
-"""Laws of ``rope`` and ``rope_factors`` on every device."""
+"""Laws of ``rope`` on every device."""
 
 import numpy as np
 import pytest
@@ -8,11 +8,19 @@ from numpy.testing import assert_array_equal
 
 from ollama_zmq.devices.base import Step
 from ollama_zmq.errors import OpError, ShapeError
-from ollama_zmq.ops.rope import PAIRINGS, ROPE, ROPE_FACTORS
+from ollama_zmq.ops.rope import PAIRINGS, ROPE
 from tests.ops.one_op import FEW, plain, rows, run_op, seeds
 from tests.reference.rope import rope
 
-ATTRS = {"n_heads": 3, "head_dim": 16, "rotary_dim": 16, "theta": 1e4, "scale": 1.0, "pairing": "interleaved"}
+ATTRS = {
+    "n_heads": 3,
+    "head_dim": 16,
+    "rotary_dim": 16,
+    "theta": 1e4,
+    "scale": 1.0,
+    "magnitude": 1.0,
+    "pairing": "interleaved",
+}
 FAR = 131_072
 
 
@@ -31,20 +39,20 @@ def assert_turned(out, x, positions, factors=None, **attrs):
     head_dim=st.sampled_from([2, 6, 16, 64, 80, 128]),
     theta=st.sampled_from([1e4, 5e5, 1e6]),
     scale=st.sampled_from([1.0, 0.25]),
+    magnitude=st.sampled_from([1.0, 1.3689]),
     with_factors=st.booleans(),
     seed=seeds,
 )
-def test_agrees_with_reference(device, pairing, T, n_heads, head_dim, theta, scale, with_factors, seed):
+def test_agrees_with_reference(device, pairing, T, n_heads, head_dim, theta, scale, magnitude, with_factors, seed):
     rng = np.random.default_rng(seed)
     rotary_dim = 2 * int(rng.integers(1, head_dim // 2 + 1))
     attrs = {"n_heads": n_heads, "head_dim": head_dim, "rotary_dim": rotary_dim}
-    attrs |= {"theta": theta, "scale": scale, "pairing": pairing}
+    attrs |= {"theta": theta, "scale": scale, "magnitude": magnitude, "pairing": pairing}
     x = rng.normal(size=(T, n_heads * head_dim)).astype(np.float32)
     positions = rng.integers(0, FAR, size=T, dtype=np.int32)
     factors = rng.uniform(1, 32, size=rotary_dim // 2).astype(np.float32) if with_factors else None
     arrays = {"x": x} | ({"factors": plain(factors)} if with_factors else {})
-    name = "rope_factors" if with_factors else "rope"
-    out = run_op(device, name, arrays, attrs, Step.of([1] * T, positions))
+    out = run_op(device, "rope", arrays, attrs, Step.of([1] * T, positions))
     assert_turned(out, x, positions, factors, **attrs)
 
 
@@ -73,7 +81,7 @@ def test_an_impossible_rotary_dim_is_named(rotary_dim):
 
 def test_factors_of_another_length_are_named():
     with pytest.raises(OpError, match="P=7, expected rotary_dim/2=8"):
-        ROPE_FACTORS.infer({"x": ("T", 48), "positions": ("T",), "factors": (7,)}, ATTRS)
+        ROPE.infer({"x": ("T", 48), "positions": ("T",), "factors": (7,)}, ATTRS)
 
 
 def test_rows_of_another_width_are_named():

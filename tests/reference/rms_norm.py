@@ -1,9 +1,15 @@
-"""out[t, d] = x[t, d] / sqrt(mean_d(x[t, d]^2) + eps) * weight[d]"""
+"""out[t, h, e] = x[t, h, e] / sqrt(mean_e(x[t, h, e]^2) + eps) * weight[e], head by head"""
 
 import numpy as np
 
 
-def rms_norm(x, weight, *, eps):
+def rms_norm(x, weight=None, *, eps, head_dim=None):
     x = x.astype(np.float64)
-    mean_square = np.mean(x * x, axis=-1, keepdims=True)
-    return x / np.sqrt(mean_square + eps) * weight.astype(np.float64)
+    D, E = x.shape[1], head_dim or x.shape[1]
+    weight = np.ones(D) if weight is None else np.resize(weight.astype(np.float64), D)
+    out = np.empty_like(x)
+    for d in range(0, D, E):
+        head = x[:, d : d + E]
+        mean_square = np.einsum("te,te->t", head, head)[:, None] / E
+        out[:, d : d + E] = head / np.sqrt(mean_square + eps) * weight[d : d + E]
+    return out

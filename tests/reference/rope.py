@@ -3,7 +3,7 @@
 import numpy as np
 
 
-def rope(x, positions, factors=None, *, n_heads, head_dim, rotary_dim, theta, scale, pairing):
+def rope(x, positions, factors=None, *, n_heads, head_dim, rotary_dim, theta, scale, magnitude=1.0, pairing):
     x = x.astype(np.float64).reshape(len(x), n_heads, head_dim)
     out = x.copy()
     for i in range(rotary_dim // 2):
@@ -12,9 +12,6 @@ def rope(x, positions, factors=None, *, n_heads, head_dim, rotary_dim, theta, sc
         if factors is not None:
             frequency /= float(factors[i])
         pair = x[:, :, first] + 1j * x[:, :, second]
-        turned = pair * np.exp(1j * frequency * positions.astype(np.float64))[:, None]
+        turned = pair * magnitude * np.exp(1j * frequency * positions.astype(np.float64))[:, None]
         out[:, :, first], out[:, :, second] = turned.real, turned.imag
     return out.reshape(len(x), n_heads * head_dim)
-
-
-rope_factors = rope

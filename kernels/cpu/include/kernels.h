@@ -9,6 +9,7 @@
 #include "attention/page.h"
 #include "check.h"
 #include "formats/activations.h"
+#include "rows/table.h"
 
 /* out[t, n] = sum_k x[t, k] weight[n, k] for t < T and the 16 n of each group. */
 struct linear_job {
@@ -45,12 +46,7 @@ struct kernels {
     size_t panel_columns;       /* columns of an activation panel */
     linear_kernel *linear[FORMATS];
     void (*pack_activation)(enum activation kind, const float *x, size_t K, struct column column, void *panels);
-    void (*rms_norm)(const float *x, const float *weight, float *out, size_t D, float eps);
-    void (*layer_norm)(const float *x, const float *weight, float *out, size_t D, float eps);
-    void (*silu_mul)(const float *gate, const float *up, float *out, size_t F);
-    void (*route)(const float *logits, float *routing, size_t n_experts, size_t n_used, int over_all);
-    void (*expert_sum)(const float *x, const float *routing, const int32_t *experts, float *out, size_t n_used, size_t D);
-    void (*rope)(const float *x, const float *cos_sin, float *out, size_t n_heads, size_t head_dim, size_t rotary_dim, int halves);
+    row_kernel *rows[LANE_ROW_KINDS];
     void (*store_keys[KV_TYPES])(const float *k, char *keys, size_t slot, size_t head_dim);
     void (*store_values[KV_TYPES])(const float *v, char *values, size_t slot, size_t value_dim);
     void (*attention)(const struct attention_job *job, size_t first_column, size_t count);

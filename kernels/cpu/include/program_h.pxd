@@ -12,10 +12,11 @@ cdef extern from "runtime/program.h" nogil:
     ctypedef int row_kind_t "enum row_kind"
     ctypedef int step_kind_t "enum step_kind"
     cdef enum:
-        COPY, EMBED, TAKE_ROWS, ADD, ADD_BIAS, RMS_NORM, LAYER_NORM, SILU_MUL, ANGLES, ROPE, STORE_KV, PACK
-        ROUTE, PACK_SLOTS, EXPERT_SUM
+        ROW_KINDS, ROW_WEIGHTS, ROW_NUMBERS, ACTIVATION_FUNCTIONS
         ROWS_STEP, LINEAR_STEP, ATTENTION_STEP, GATHER_STEP, EXPERTS_STEP
         PAGE_SLOTS
+    const char *const row_names[]
+    const char *const activation_names[]
     size_t groups_of(size_t N)
     ctypedef int kv_type_t "enum kv_type"
     ctypedef struct kv_head "struct kv_head":
@@ -30,28 +31,33 @@ cdef extern from "runtime/program.h" nogil:
     size_t c_state_floats "state_floats"(const kv_head *head)
     size_t c_page_nbytes "page_nbytes"(const kv_head *head)
     size_t slots_size "slots_nbytes"(size_t T, size_t n_experts, size_t n_used)
+    ctypedef struct row_weight "struct row_weight":
+        const void *at
+        size_t count
+        size_t nbytes
     ctypedef struct row_op "struct row_op":
         row_kind_t kind
         const float *a
         const float *b
         void *out
+        size_t a_width
+        size_t b_width
         size_t width
-        const void *weight
+        row_weight weights[2]
+        double numbers[4]
+        int choice
+        size_t head_dim
         format_t format
         activation_t activation
-        size_t n_heads
-        size_t head_dim
         kv_head head
-        int halves
-        float eps
+        size_t n_heads
+        void *slots
         size_t n_experts
         size_t n_used
-        void *slots
         int shared
         size_t a_nbytes
         size_t b_nbytes
         size_t out_nbytes
-        size_t weight_nbytes
         size_t slots_nbytes
     ctypedef struct linear_part "struct linear_part":
         const void *weight

@@ -62,6 +62,12 @@ static inline f32 f32_div(f32 a, f32 b) { return PAIR(f32, _mm256_div_ps, a, b);
 static inline f32 f32_max(f32 a, f32 b) { return PAIR(f32, _mm256_max_ps, a, b); }
 static inline f32 f32_min(f32 a, f32 b) { return PAIR(f32, _mm256_min_ps, a, b); }
 
+static inline f32 f32_where_less(f32 a, f32 b, f32 yes, f32 no)
+{
+    return (f32){_mm256_blendv_ps(no.low, yes.low, _mm256_cmp_ps(a.low, b.low, _CMP_LT_OQ)),
+                 _mm256_blendv_ps(no.high, yes.high, _mm256_cmp_ps(a.high, b.high, _CMP_LT_OQ))};
+}
+
 static inline f32 f32_fma(f32 a, f32 b, f32 c)
 {
     return (f32){_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};

@@ -37,6 +37,12 @@ static inline f32 f32_fma(f32 a, f32 b, f32 c) { return _mm512_fmadd_ps(a, b, c)
 static inline f32 f32_neg_fma(f32 a, f32 b, f32 c) { return _mm512_fnmadd_ps(a, b, c); }
 static inline f32 f32_max(f32 a, f32 b) { return _mm512_max_ps(a, b); }
 static inline f32 f32_min(f32 a, f32 b) { return _mm512_min_ps(a, b); }
+
+static inline f32 f32_where_less(f32 a, f32 b, f32 yes, f32 no)
+{
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);
+}
+
 static inline f32 f32_of_i32(i32 a) { return _mm512_cvtepi32_ps(a); }
 static inline __m128i load_16_bytes(const void *p) { return _mm_loadu_si128((const __m128i *)p); }
 static inline __m256i load_32_bytes(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }

@@ -47,6 +47,9 @@ static inline f32 f32_neg_fma(f32 a, f32 b, f32 c) { EACH_LANE c.lane[l] = fmaf(
 static inline f32 f32_max(f32 a, f32 b) { EACH_LANE a.lane[l] = a.lane[l] > b.lane[l] ? a.lane[l] : b.lane[l]; return a; }
 static inline f32 f32_min(f32 a, f32 b) { EACH_LANE a.lane[l] = a.lane[l] < b.lane[l] ? a.lane[l] : b.lane[l]; return a; }
 
+/* yes where a is less than b, no elsewhere, so where one is a NaN. */
+static inline f32 f32_where_less(f32 a, f32 b, f32 yes, f32 no) { EACH_LANE if (a.lane[l] < b.lane[l]) no.lane[l] = yes.lane[l]; return no; }
+
 static inline f32 f32_of_i32(i32 a) { f32 v; EACH_LANE v.lane[l] = (float)a.lane[l]; return v; }
 static inline f32 f32_of_i8(const int8_t *p) { f32 v; EACH_LANE v.lane[l] = p[l]; return v; }
 static inline f32 f32_of_half(const uint16_t *p) { f32 v; EACH_LANE v.lane[l] = float_of_half(p[l]); return v; }

@@ -81,6 +81,12 @@ static inline float32x4_t smaller(float32x4_t x, float32x4_t y) { return vbslq_f
 static inline f32 f32_max(f32 x, f32 y) { return EACH2(f32, larger, x, y); }
 static inline f32 f32_min(f32 x, f32 y) { return EACH2(f32, smaller, x, y); }
 
+static inline f32 f32_where_less(f32 x, f32 y, f32 yes, f32 no)
+{
+    return (f32){vbslq_f32(vcltq_f32(x.a, y.a), yes.a, no.a), vbslq_f32(vcltq_f32(x.b, y.b), yes.b, no.b),
+                 vbslq_f32(vcltq_f32(x.c, y.c), yes.c, no.c), vbslq_f32(vcltq_f32(x.d, y.d), yes.d, no.d)};
+}
+
 static inline f32 f32_of_i32(i32 x) { return EACH(f32, vcvtq_f32_s32, x); }
 
 static inline i32 widened(uint16x8_t low, uint16x8_t high)

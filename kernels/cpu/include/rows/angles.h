@@ -26,7 +26,7 @@ static inline double cos_of_small(double r)
 }
 
 /* Nearest integer of |a| < 2^51 in the low bits of a + 1.5 * 2^52; pi / 2 comes off in three pieces of 33 bits. */
-static inline void cos_sin(double angle, float *cosine, float *sine)
+static inline void cos_sin(double angle, double magnitude, float *cosine, float *sine)
 {
     const double rounding = 6755399441055744.0;
     double shifted = angle * 6.36619772367581382433e-01 + rounding, n = shifted - rounding;
@@ -36,14 +36,14 @@ static inline void cos_sin(double angle, float *cosine, float *sine)
     r = r - n * 6.07710050630396597660e-11 - n * 2.02226624879595063154e-21;
     double c = cos_of_small(r), s = sin_of_small(r);
     double turned_c = quarter & 1 ? s : c, turned_s = quarter & 1 ? c : s;
-    *cosine = (float)((quarter + 1) & 2 ? -turned_c : turned_c);
-    *sine = (float)(quarter & 2 ? -turned_s : turned_s);
+    *cosine = (float)(magnitude * ((quarter + 1) & 2 ? -turned_c : turned_c));
+    *sine = (float)(magnitude * (quarter & 2 ? -turned_s : turned_s));
 }
 
-/* Angles position * frequency[i] -> cos in out[0..pairs), sin in out[pairs..2 pairs). */
-static inline void rope_table(int32_t position, const double *frequency, size_t pairs, float *out)
+/* Angles position * frequency[i] -> magnitude * cos in out[0..pairs), magnitude * sin in out[pairs..2 pairs). */
+static inline void rope_table(int32_t position, const double *frequency, double magnitude, size_t pairs, float *out)
 {
-    for (size_t i = 0; i < pairs; i++) cos_sin((double)position * frequency[i], out + i, out + pairs + i);
+    for (size_t i = 0; i < pairs; i++) cos_sin((double)position * frequency[i], magnitude, out + i, out + pairs + i);
 }
 
 #endif

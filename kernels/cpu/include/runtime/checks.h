@@ -23,59 +23,77 @@ static void check_slots(const void *table, size_t nbytes, size_t T, size_t n_exp
     }
 }
 
-/* Row t of count rows of a[width], of b[b_width] and of out[out_width], all float32. */
-static void check_row_of(const struct row_op *op, size_t t, size_t a_width, size_t b_width, size_t out_width)
+/* Row t of the floats that an op reads and writes. */
+static void check_floats(const struct row_op *op, size_t t, size_t a_width, size_t b_width, size_t out_width)
 {
     CHECK_END((t + 1) * a_width * sizeof(float), op->a_nbytes);
     CHECK_END((t + 1) * b_width * sizeof(float), op->b_nbytes);
     CHECK_END((t + 1) * out_width * sizeof(float), op->out_nbytes);
 }
 
-static void check_embed(const struct program *p, const struct row_op *op, size_t t)
+static void check_copy(const struct program *p, const struct row_op *op, size_t t, size_t count)
 {
-    int32_t token_id;
-    memcpy(&token_id, p->pass.input + t * sizeof token_id, sizeof token_id);
-    CHECK_END(groups_of((size_t)token_id + 1) * GROUP_ROWS * row_nbytes(op->format, op->width), op->weight_nbytes);
+    check_floats(op, t, 0, 0, op->width);
 }
 
-static void check_store(const struct program *p, const struct row_op *op, size_t t)
+static void check_embed(const struct program *p, const struct row_op *op, size_t t, size_t count)
 {
-    check_row_of(op, t, op->n_heads * op->head.keys, op->n_heads * op->head.values, 0);
+    size_t rows = groups_of((size_t)token_id_at(p, t) + 1) * GROUP_ROWS;
+    check_floats(op, t, 0, 0, op->width);
+    CHECK_END(rows * row_nbytes(op->format, op->width), op->weights[0].nbytes);
+}
+
+static void check_take_rows(const struct program *p, const struct row_op *op, size_t t, size_t count)
+{
+    CHECK_INDEX(p->pass.rows[t], p->pass.T);
+    check_floats(op, t, 0, 0, op->width);
+    CHECK_END(((size_t)p->pass.rows[t] + 1) * op->width * sizeof(float), op->a_nbytes);
+}
+
+static void check_angles(const struct program *p, const struct row_op *op, size_t t, size_t count)
+{
+    check_floats(op, t, 0, 0, op->width);
+    CHECK_END(op->width / 2 * sizeof(double), op->weights[0].nbytes);
+}
+
+static void check_store_kv(const struct program *p, const struct row_op *op, size_t t, size_t count)
+{
+    check_floats(op, t, op->n_heads * op->head.keys, op->n_heads * op->head.values, 0);
     CHECK_INDEX(p->pass.pages[t], p->kv_pages);
     CHECK_END(((size_t)p->pass.pages[t] + 1) * op->n_heads * page_nbytes(&op->head), op->out_nbytes);
 }
 
+static void check_pack(const struct program *p, const struct row_op *op, size_t t, size_t count)
+{
+    check_floats(op, t, op->width, 0, 0);
+    CHECK_END(count * activation_nbytes(op->activation, op->width), op->out_nbytes);
+}
+
+static void check_pack_slots(const struct program *p, const struct row_op *op, size_t t, size_t count)
+{
+    check_slots(op->slots, op->slots_nbytes, count, op->n_experts, op->n_used);
+    check_floats(op, t, (op->shared ? 1 : op->n_used) * op->width, 0, 0);
+    CHECK_END(count * op->n_used * activation_nbytes(op->activation, op->width), op->out_nbytes);
+}
+
+/* Vectors are of a row's width, of a head's, or one number; heads fill a row. */
+static void check_lanes(const struct program *p, const struct row_op *op, size_t t, size_t count)
+{
+    check_floats(op, t, op->a_width, op->b_width, op->width);
+    CHECK_INDEX(t, p->pass.T);
+    CHECK_INDEX(op->head_dim ? op->width % op->head_dim : 0, 1);
+    for (int i = 0; i < ROW_WEIGHTS; i++) CHECK_END(op->weights[i].count * sizeof(float), op->weights[i].nbytes);
+    if (op->slots) check_slots(op->slots, op->slots_nbytes, count, op->n_experts, op->n_used);
+}
+
+#define CHECK_ROW(name) case ROW_##name: check_##name(p, op, t, count); break;
+
 static void check_row(const struct program *p, const struct row_op *op, size_t t, size_t count)
 {
-    size_t width = op->width;
     CHECK_INDEX(t, count);
     switch (op->kind) {
-    case COPY: check_row_of(op, t, 0, 0, width); break;
-    case EMBED: check_row_of(op, t, 0, 0, width); check_embed(p, op, t); break;
-    case TAKE_ROWS:
-        CHECK_INDEX(p->pass.rows[t], p->pass.T);
-        check_row_of(op, t, 0, 0, width);
-        CHECK_END(((size_t)p->pass.rows[t] + 1) * width * sizeof(float), op->a_nbytes);
-        break;
-    case ADD: case SILU_MUL: check_row_of(op, t, width, width, width); break;
-    case ADD_BIAS: case RMS_NORM: case LAYER_NORM:
-        check_row_of(op, t, width, 0, width);
-        CHECK_END(width * sizeof(float), op->weight_nbytes);
-        break;
-    case ANGLES: check_row_of(op, t, 0, 0, width); CHECK_END(width / 2 * sizeof(double), op->weight_nbytes); break;
-    case ROPE: check_row_of(op, t, op->n_heads * op->head_dim, width, op->n_heads * op->head_dim); CHECK_END(width, op->head_dim); break;
-    case STORE_KV: check_store(p, op, t); break;
-    case PACK: check_row_of(op, t, width, 0, 0); CHECK_END(count * activation_nbytes(op->activation, width), op->out_nbytes); break;
-    case ROUTE: check_row_of(op, t, width, 0, width); CHECK_END(op->n_used, width); break;
-    case PACK_SLOTS:
-        check_slots(op->slots, op->slots_nbytes, count, op->n_experts, op->n_used);
-        check_row_of(op, t, (op->shared ? 1 : op->n_used) * width, 0, 0);
-        CHECK_END(count * op->n_used * activation_nbytes(op->activation, width), op->out_nbytes);
-        break;
-    case EXPERT_SUM:
-        check_slots(op->slots, op->slots_nbytes, count, op->n_experts, op->n_used);
-        check_row_of(op, t, op->n_used * width, op->n_experts, width);
-        break;
+    PASS_ROWS(CHECK_ROW)
+    default: check_lanes(p, op, t, count);
     }
 }
 

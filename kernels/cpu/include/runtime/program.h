@@ -18,7 +18,28 @@
 #include "runtime/experts.h"
 #include "runtime/steps.h"
 
-static void store_kv(const struct program *p, const struct row_op *op, size_t t)
+static void run_copy(const struct program *p, const struct row_op *op, size_t t, size_t count)
+{
+    size_t nbytes = op->width * sizeof(float);
+    memcpy((float *)op->out + t * op->width, p->pass.input + t * nbytes, nbytes);
+}
+
+static void run_embed(const struct program *p, const struct row_op *op, size_t t, size_t count)
+{
+    unpack_row(op->format, op->weights[0].at, op->width, (size_t)token_id_at(p, t), (float *)op->out + t * op->width);
+}
+
+static void run_take_rows(const struct program *p, const struct row_op *op, size_t t, size_t count)
+{
+    memcpy((float *)op->out + t * op->width, op->a + p->pass.rows[t] * op->width, op->width * sizeof(float));
+}
+
+static void run_angles(const struct program *p, const struct row_op *op, size_t t, size_t count)
+{
+    rope_table(p->pass.positions[t], op->weights[0].at, op->numbers[0], op->width / 2, (float *)op->out + t * op->width);
+}
+
+static void run_store_kv(const struct program *p, const struct row_op *op, size_t t, size_t count)
 {
     const struct kv_head *head = &op->head;
     size_t slot = (size_t)p->pass.positions[t] % PAGE_SLOTS;
@@ -29,10 +50,16 @@ static void store_kv(const struct program *p, const struct row_op *op, size_t t)
     }
 }
 
-/* A row's slots into the panels of their experts. */
-static void pack_slots(const struct program *p, const struct row_op *op, size_t t, size_t T)
+static void run_pack(const struct program *p, const struct row_op *op, size_t t, size_t count)
 {
-    struct slots s = slots_at(op->slots, T, op->n_experts, op->n_used);
+    struct column column = column_of(t, count, p->kernels->panel_columns);
+    p->kernels->pack_activation(op->activation, op->a + t * op->width, op->width, column, op->out);
+}
+
+/* A row's slots into the panels of their experts. */
+static void run_pack_slots(const struct program *p, const struct row_op *op, size_t t, size_t count)
+{
+    struct slots s = slots_at(op->slots, count, op->n_experts, op->n_used);
     size_t K = op->width, before;
     for (size_t j = 0, i = t * op->n_used; j < op->n_used; j++, i++) {
         struct column column = column_of_slot(&s, i, p->kernels->panel_columns, &before);
@@ -41,43 +68,22 @@ static void pack_slots(const struct program *p, const struct row_op *op, size_t 
     }
 }
 
+static void run_lanes(const struct program *p, const struct row_op *op, size_t t, size_t count)
+{
+    struct row row = {op->a + t * op->a_width, op->b + t * op->b_width, (float *)op->out + t * op->width};
+    row.position = p->pass.positions[t];
+    if (op->slots) row.experts = slots_at(op->slots, count, op->n_experts, op->n_used).expert + t * op->n_used;
+    p->kernels->rows[op->kind](op, &row);
+}
+
+#define RUN_ROW(name) case ROW_##name: run_##name(p, op, t, count); break;
+
 static void run_row(const struct program *p, const struct row_op *op, size_t t, size_t count)
 {
-    const struct kernels *k = p->kernels;
-    const struct pass *pass = &p->pass;
-    size_t width = op->width;
     check_row(p, op, t, count);
-    const float *a = op->a + t * width;
-    float *out = (float *)op->out + t * width;
     switch (op->kind) {
-    case COPY: memcpy(out, pass->input + t * width * sizeof *out, width * sizeof *out); break;
-    case EMBED: {
-        int32_t token_id;
-        memcpy(&token_id, pass->input + t * sizeof token_id, sizeof token_id);
-        unpack_row(op->format, op->weight, width, (size_t)token_id, out);
-        break;
-    }
-    case TAKE_ROWS: memcpy(out, op->a + pass->rows[t] * width, width * sizeof *out); break;
-    case ADD: for (size_t i = 0; i < width; i++) out[i] = a[i] + op->b[t * width + i]; break;
-    case ADD_BIAS: for (size_t i = 0; i < width; i++) out[i] = a[i] + ((const float *)op->weight)[i]; break;
-    case RMS_NORM: k->rms_norm(a, op->weight, out, width, op->eps); break;
-    case LAYER_NORM: k->layer_norm(a, op->weight, out, width, op->eps); break;
-    case SILU_MUL: k->silu_mul(a, op->b + t * width, out, width); break;
-    case ANGLES: rope_table(pass->positions[t], op->weight, width / 2, out); break;
-    case ROPE: {
-        size_t values = op->n_heads * op->head_dim;
-        k->rope(op->a + t * values, op->b + t * width, (float *)op->out + t * values, op->n_heads, op->head_dim, width, op->halves);
-        break;
-    }
-    case STORE_KV: store_kv(p, op, t); break;
-    case PACK: k->pack_activation(op->activation, a, width, column_of(t, count, k->panel_columns), op->out); break;
-    case ROUTE: k->route(a, out, width, op->n_used, op->shared); break;
-    case PACK_SLOTS: pack_slots(p, op, t, count); break;
-    case EXPERT_SUM: {
-        const int32_t *experts = slots_at(op->slots, count, op->n_experts, op->n_used).expert + t * op->n_used;
-        k->expert_sum(op->a + t * op->n_used * width, op->b + t * op->n_experts, experts, out, op->n_used, width);
-        break;
-    }
+    PASS_ROWS(RUN_ROW)
+    default: run_lanes(p, op, t, count);
     }
 }
 

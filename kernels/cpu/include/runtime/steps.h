@@ -3,29 +3,9 @@
 #define OLLAMA_STEPS_H
 
 #include "attention/page.h"
+#include "rows/table.h"
 #include "runtime/experts.h"
 #include "runtime/pool.h"
-
-enum row_kind { COPY, EMBED, TAKE_ROWS, ADD, ADD_BIAS, RMS_NORM, LAYER_NORM, SILU_MUL, ANGLES, ROPE, STORE_KV, PACK, ROUTE, PACK_SLOTS, EXPERT_SUM };
-
-/* One op of a chain. Which members count depends on the kind; a and b are read, out is written, width is values per row. */
-struct row_op {
-    enum row_kind kind;
-    const float *a, *b;             /* [rows, width] */
-    void *out;
-    size_t width;
-    const void *weight;             /* EMBED's packed [V, D]; RMS_NORM, LAYER_NORM, ADD_BIAS float [width]; ANGLES double [width / 2] */
-    enum format format;             /* of EMBED's weight */
-    enum activation activation;     /* of PACK */
-    size_t n_heads, head_dim;       /* ROPE; STORE_KV's n_heads */
-    struct kv_head head;            /* STORE_KV */
-    int halves;                     /* ROPE: which values make a pair */
-    float eps;                      /* RMS_NORM, LAYER_NORM */
-    size_t n_experts, n_used;       /* ROUTE, PACK_SLOTS, EXPERT_SUM */
-    void *slots;                    /* PACK_SLOTS, EXPERT_SUM: struct slots */
-    int shared;                     /* ROUTE: the softmax is over all; PACK_SLOTS: a row's slots have one x */
-    size_t a_nbytes, b_nbytes, out_nbytes, weight_nbytes, slots_nbytes;     /* what was planned: read by checks.h */
-};
 
 struct attention_op {
     const float *q, *sinks;
@@ -73,5 +53,12 @@ struct program {
     size_t kv_pages;                /* of each cache; 0 for a program without */
     struct pass pass;
 };
+
+static inline int32_t token_id_at(const struct program *p, size_t t)
+{
+    int32_t token_id;
+    memcpy(&token_id, p->pass.input + t * sizeof token_id, sizeof token_id);
+    return token_id;
+}
 
 #endif
