@@ -14,8 +14,9 @@ from typing import NamedTuple
 import click
 
 from ollama_zmq.cli.command import Group, wrong_use
+from ollama_zmq.cli.near_model import with_near_model
 from ollama_zmq.cli.terminal import prepare_streams
-from ollama_zmq.errors import OllamaZmqError
+from ollama_zmq.errors import ModelNotFound, OllamaZmqError
 from ollama_zmq.printable import REPLACEMENT, printable_line, whole_characters
 
 
@@ -122,6 +123,8 @@ def run_root(arguments: Sequence[str] | None, name: str = "ollama") -> int:
     except BrokenPipeError:
         _forget_stdout()
         return 0
+    except ModelNotFound as error:
+        return _failed(with_near_model(error.message))
     except OllamaZmqError as error:
         return _failed(error.message or type(error).__name__)
     except OSError as error:

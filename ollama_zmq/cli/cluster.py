@@ -59,7 +59,10 @@ def plan(model: str, **options: str | int | None) -> None:
         found = client.plan(model, {name: value for name, value in options.items() if value is not None})
     at_once = f", {found['num_parallel']} at once" if found["num_parallel"] else ""
     header, *rows = columns([PLAN_COLUMNS, *map(plan_row, found["plans"])], NARROW)
-    say(f"{found['model']}: context {found['num_ctx']}{at_once}\n\n{header}")
+    say(f"{found['model']}: context {found['num_ctx']}{at_once}\n")
+    if note := context_note(options["num_ctx"], found["num_ctx"]):
+        say(f"{paragraph(note)}\n")
+    say(header)
     for row, entry in zip(rows, found["plans"], strict=True):
         say("\n".join([row, *(paragraph(remark, "     ") for remark in remarks(entry))]))
     for entry in found["plans"]:
@@ -67,6 +70,14 @@ def plan(model: str, **options: str | int | None) -> None:
             say(f"\n{entry['name']}\n\n{table(PLANNED_COLUMNS, list(map(planned_row, entry['stages'])), NARROW)}")
     for why in found["missing"]:
         say(f"\n{paragraph(f'not there: {why}')}")
+
+
+def context_note(asked: str | int | None, planned: int) -> str:
+    """What is said when the context that was *asked* for is not the one *planned*; "" if it is."""
+    if asked is None or asked == planned:
+        return ""
+    bound = "the model's context is" if int(asked) > planned else "the least is"
+    return f"note: --num-ctx {asked}: {bound} {planned}, and a load takes that"
 
 
 def plan_row(entry: dict[str, Any]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from ollama_zmq.cli import repl_help
 from ollama_zmq.cli.answer import Answer, timings, waiting
 from ollama_zmq.cli.fields import parsed_think
 from ollama_zmq.cli.list_models import models_table
+from ollama_zmq.cli.near_model import near_model
 from ollama_zmq.cli.shown import shown
 from ollama_zmq.cli.terminal import say
 from ollama_zmq.client import Client
@@ -153,7 +154,8 @@ class Session:
             with waiting():
                 self.client.load(arguments[0], **self.fields)
         except ModelNotFound:
-            say(f"Couldn't find model '{arguments[0]}'")
+            near = near_model(arguments[0], [model["name"] for model in self.client.tags()])
+            say(f"Couldn't find model '{arguments[0]}'" + (f"; did you mean {near}?" if near else ""))
             return
         self.model, self.messages = arguments[0], []
 

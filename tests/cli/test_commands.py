@@ -7,6 +7,7 @@ import pytest
 
 from ollama_zmq.cli import COMMANDS, cluster, demo
 from ollama_zmq.cli.cluster import model_line
+from ollama_zmq.cli.near_model import near_model
 from ollama_zmq.cli.ps import processor, until
 from ollama_zmq.cli.tables import GAP, NARROW, columns, display_width, shortened, table
 from ollama_zmq.client import Client
@@ -199,6 +200,32 @@ def test_cp_and_rm_tell_what_they_did(ollama, server, store):
     assert (printed.code, printed.err) == (1, "Error: model 'nope' not found\n")
 
 
+@pytest.mark.parametrize(
+    "arguments", [("show", "tinny"), ("run", "tinny", "hi"), ("rm", "tinny"), ("cp", "tinny", "b")]
+)
+def test_a_model_with_a_typing_error_is_answered_with_the_one_that_may_be_meant(ollama, server, arguments):
+    printed = ollama(*arguments)
+    assert printed.code == 1
+    assert printed.err.startswith("Error: model ")
+    assert printed.err.endswith("; did you mean tiny?\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("smollm2:135", "smollm2:135m"),
+        ("smolm2:135m", "smollm2:135m"),
+        ("SMOLLM2", "smollm2:135m"),
+        ("lama", "Llama"),
+        ("lama:latest", "Llama"),
+        ("llama:8b", "Llama"),
+        ("nonsense", ""),
+    ],
+)
+def test_the_model_that_may_be_meant_is_like_the_name_or_of_its_family(name, near):
+    assert near_model(name, ["smollm2:135m", "Llama:latest"]) == near
+
+
 def test_rm_unloads_first_and_removes_what_cannot_be_unloaded(ollama, server, monkeypatch):
     calls = []
 
@@ -269,6 +296,25 @@ def test_cluster_verbose_adds_links_speeds_versions_and_devices(ollama, server):
     start = lines.index(["local"])
     assert [line[0] for line in lines[start + 1 : start + 5]] == ["link", "prefill", "version", "device"]
     assert ["STAGE", "WORKER", "COMPUTE", "WIRE", "QUEUE", "PREDICTED", "STEPS"] in lines
+
+
+@pytest.mark.parametrize(
+    ("asked", "planned", "note"),
+    [
+        (None, 64, ""),
+        (64, 64, ""),
+        (9999999, 8192, "note: --num-ctx 9999999: the model's context is 8192, and a load takes that"),
+        (1, 4, "note: --num-ctx 1: the least is 4, and a load takes that"),
+    ],
+)
+def test_a_context_that_no_load_takes_is_told(asked, planned, note):
+    assert cluster.context_note(asked, planned) == note
+
+
+def test_cluster_plan_says_that_a_context_is_more_than_the_model_has(ollama, server, broker):
+    lines = ollama("cluster", "plan", "tiny", "--num-ctx", "9999999").out.splitlines()
+    assert lines[:2] == [f"tiny:latest: context {broker.planned[0].num_ctx}, 1 at once", ""]
+    assert lines[2].startswith("note: --num-ctx 9999999: the model's context is ")
 
 
 def test_cluster_plan_prints_every_plan_with_its_stages(ollama, server, broker):

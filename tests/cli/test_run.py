@@ -240,6 +240,7 @@ def test_bye_ends(session, line):
         ("/wings", "Unknown command '/wings'. Type /? for help\n"),
         ("/load", "Usage:\n  /load <modelname>\n"),
         ("/load nope", "Loading model 'nope'\nCouldn't find model 'nope'\n"),
+        ("/load tunedd", "Loading model 'tunedd'\nCouldn't find model 'tunedd'; did you mean tuned?\n"),
         ("/load tuned", "Loading model 'tuned'\n"),
         ("/save", "Usage:\n  /save <modelname>\n"),
         ("/show system", "No system message was specified for this model.\n"),
