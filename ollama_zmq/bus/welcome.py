@@ -65,11 +65,13 @@ class WelcomeBuilder:
         )
 
 
-def worker_id(port: int, path: Path) -> str:
-    """Return the id of the worker of this machine at *port*, made of what is kept in the file *path*; "" without one.
+def worker_id(endpoint: str, path: Path, network: str | None = None) -> str:
+    """Return the id of the worker that is bound to *endpoint*, made of what is kept in the file *path*; "" without one.
 
-    Host and port are part of it: a home may be shared by several machines, and by several workers of one.
+    *network*, this process's own when None, and endpoint are part of it: a home may be shared by several machines,
+    which may all have one host name, and by several workers of one.
     """
+    network = _network() if network is None else network
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError), path.open("x") as file:
@@ -77,7 +79,17 @@ def worker_id(port: int, path: Path) -> str:
         kept = path.read_text()
     except OSError:
         return ""
-    return hashlib.sha256(f"{kept}\0{socket.gethostname()}\0{port}".encode()).hexdigest()[:32] if kept else ""
+    told = "\0".join((kept, socket.gethostname(), network, endpoint))
+    return hashlib.sha256(told.encode()).hexdigest()[:32] if kept else ""
+
+
+def _network() -> str:
+    """What tells this machine's network, or a container's, from every other: the boot and the namespace; "" unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/net')}"
+    except OSError:
+        return ""
 
 
 def id_file() -> Path:

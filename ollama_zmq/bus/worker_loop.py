@@ -78,7 +78,7 @@ class WorkerLoop(Service):
             self.bound_endpoint = bind(self._dealer, endpoint)
             self.port = int(self.bound_endpoint.rpartition(":")[2])
             self.worker.name = re.sub(r":\*$", f":{self.port}", name)
-            self._welcome.id = worker_id(self.port, id_file())
+            self._welcome.id = worker_id(self.bound_endpoint, id_file())
         except BaseException:
             self.close()
             raise

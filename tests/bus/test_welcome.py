@@ -47,15 +47,24 @@ def test_rubbish_in_the_file_and_a_folder_that_cannot_be_written_do_no_harm(path
     assert welcome.measured_speeds(Measuring(), path / "no folder" / "file") == SPEEDS
 
 
-def test_a_worker_is_known_by_what_its_machine_keeps_and_its_port(tmp_path):
+ENDPOINT = "tcp://10.0.0.10:50052"
+
+
+def test_a_worker_is_known_by_what_its_machine_keeps_and_its_endpoint(tmp_path):
     kept = tmp_path / "cache" / "worker-id"
-    first = welcome.worker_id(50052, kept)
+    first = welcome.worker_id(ENDPOINT, kept)
     assert len(first) == 32
-    assert welcome.worker_id(50052, kept) == first
-    assert welcome.worker_id(50053, kept) != first
-    assert welcome.worker_id(50052, tmp_path / "another") != first
+    assert welcome.worker_id(ENDPOINT, kept) == first
+    assert welcome.worker_id("tcp://10.0.0.10:50053", kept) != first
+    assert welcome.worker_id("tcp://127.0.0.1:50052", kept) != first
+    assert welcome.worker_id(ENDPOINT, tmp_path / "another") != first
+
+
+def test_machines_that_share_home_and_host_name_have_workers_of_their_own(tmp_path):
+    ids = {welcome.worker_id("tcp://0.0.0.0:50052", tmp_path / "worker-id", network) for network in ("a", "b", None)}
+    assert len(ids) == 3
 
 
 def test_a_worker_that_can_keep_nothing_has_no_id(tmp_path):
     (tmp_path / "file").write_text("")
-    assert welcome.worker_id(50052, tmp_path / "file" / "worker-id") == ""
+    assert welcome.worker_id(ENDPOINT, tmp_path / "file" / "worker-id") == ""
