@@ -210,6 +210,12 @@ def test_a_model_with_a_typing_error_is_answered_with_the_one_that_may_be_meant(
     assert printed.err.endswith("; did you mean tiny?\n")
 
 
+def test_a_model_that_a_modelfile_is_from_is_such_a_name_too(ollama, server, tmp_path):
+    recipe = tmp_path / "Modelfile"
+    recipe.write_text("FROM tinny\n")
+    assert ollama("create", "b", "-f", str(recipe)).err.endswith("model 'tinny' not found; did you mean tiny?\n")
+
+
 @pytest.mark.parametrize(
     ("name", "near"),
     [
