@@ -21,6 +21,7 @@ LAYERS = (  # a folder or file may import what stands below it, and itself
     {"bus"},
     {"cluster"},
     {"engine"},
+    {"convert"},
     {"models", "text", "store"},
     {"devices", "kernels"},
     {"formats", "ops", "wire"},

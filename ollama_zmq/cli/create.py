@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,15 @@ from ollama_zmq.printable import printable_line
 COPYING = "copying file"
 HASH_CHUNK_BYTES = 1 << 20
 DRAFTS_REFUSED = "draft models are not supported yet"
+CHECKPOINT = (  # what belongs to a model as its makers publish it
+    "*.safetensors",
+    "*.json",
+    "*.jinja",
+    "tokenizer.model",
+    "*_Pooling/config.json",
+    "*_Dense/config.json",
+    "*_Dense/model.safetensors",
+)
 OnProgress = Callable[[str, int, int], None]
 
 
@@ -62,12 +71,13 @@ def request_of(
     """
     if modelfile.drafts:
         raise RequestError(f"DRAFT {modelfile.drafts[0]}: {DRAFTS_REFUSED}; leave the line out")
-    sources = {source: local_file(source, folder) for source in modelfile.sources}
+    sources = {source: local_files(source, folder) for source in modelfile.sources}
     adapters = [_existing(adapter, folder) for adapter in modelfile.adapters]
+    files = {name: path for found in sources.values() if found for name, path in found.items()}
     fields: dict[str, Any] = {
-        "from": next((source for source, file in sources.items() if file is None), ""),
-        "files": _uploaded(client, [file for file in sources.values() if file is not None], on_progress),
-        "adapters": _uploaded(client, adapters, on_progress),
+        "from": next((source for source, found in sources.items() if found is None), ""),
+        "files": _uploaded(client, files, on_progress),
+        "adapters": _uploaded(client, {path.name: path for path in adapters}, on_progress),
         "template": modelfile.template,
         "system": modelfile.system,
         "license": list(modelfile.licenses),
@@ -80,20 +90,30 @@ def request_of(
     return {name: value for name, value in fields.items() if value}
 
 
-def local_file(source: str, folder: Path) -> Path | None:
-    """The file that ``FROM source`` means, or None if it is the name of a model.
+def local_files(source: str, folder: Path) -> dict[str, Path] | None:
+    """The files that ``FROM source`` means by the names they are sent under, or None if it is the name of a model.
+
+    A folder means the safetensors in it and what belongs to them, or else the GGUF files in it.
 
     Raises:
-        RequestError: it looks like a path, and there is no such file.
+        RequestError: it looks like a path, and there is no such file, or nothing to make a model of in the folder.
     """
     path = folder / Path(source).expanduser()
     if path.is_file():
-        return path
+        return {path.name: path}
     if path.is_dir():
-        raise RequestError(f"FROM {source}: is a folder; only GGUF files are supported, convert the model first")
+        return _files_of_folder(source, path)
     if source.startswith(("/", "./", "../", "~")) or source.endswith(".gguf"):
         raise RequestError(f"FROM {source}: no such file: {path}")
     return None
+
+
+def _files_of_folder(source: str, folder: Path) -> dict[str, Path]:
+    patterns = CHECKPOINT if any(folder.glob("*.safetensors")) else ("*.gguf",)
+    found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    if not found:
+        raise RequestError(f"FROM {source}: neither *.safetensors nor *.gguf in folder {folder}")
+    return {str(path.relative_to(folder)): path for path in sorted(found)}
 
 
 def _existing(name: str, folder: Path) -> Path:
@@ -103,14 +123,14 @@ def _existing(name: str, folder: Path) -> Path:
     return path
 
 
-def _uploaded(client: Client, paths: Sequence[Path], on_progress: OnProgress) -> dict[str, str]:
-    """File names and digests of *paths*, which the server has when this returns."""
+def _uploaded(client: Client, files: Mapping[str, Path], on_progress: OnProgress) -> dict[str, str]:
+    """Names and digests of *files*, names and paths, which the server has when this returns."""
     found: dict[str, str] = {}
-    for path in paths:
+    for name, path in files.items():
         digest, total = _digest(path, on_progress), path.stat().st_size
         if not client.has_blob(digest):
             client.upload(path, digest, _counter(f"{COPYING} {digest[:19]}", total, on_progress))
-        found[path.name] = digest
+        found[name] = digest
     return found
 
 

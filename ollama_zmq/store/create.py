@@ -27,7 +27,7 @@ from ollama_zmq.store.stored_model import StoredModel
 Status = Callable[[str], None]
 Check = Callable[[GgufFile, str | None], None]
 
-MAX_FILES = 64  # named by one request; one of them is the model
+MAX_FILES = 1024  # named by one request: the parts of the largest checkpoints are some 200
 ADAPTER_REFUSED = "adapters are not supported yet: merge it into its model first, and leave ADAPTER out"
 PROJECTOR_REFUSED = "pictures are not supported yet: leave its FROM out, and the model reads text"
 
@@ -165,9 +165,8 @@ def _utf8(text: str) -> bytes:
 
 def _layer_of_files(blobs: Blobs, files: Mapping[str, str], on_status: Status) -> tuple[Layer, ModelConfig]:
     """The layer of the one model among *files*, and its config."""
-    if len(files) > MAX_FILES:
-        raise RequestError(f"{len(files)} files for one model, at most {MAX_FILES}")
-    found = [(file_name, _uploaded(blobs, file_name, digest)) for file_name, digest in files.items()]
+    check_count(files)
+    found = [(file_name, uploaded(blobs, file_name, digest)) for file_name, digest in files.items()]
     layers, config = [], ModelConfig()
     for file_name, digest in found:
         on_status("parsing GGUF")
@@ -184,8 +183,18 @@ def _layer_of_files(blobs: Blobs, files: Mapping[str, str], on_status: Status) -
     return layers[0], config
 
 
-def _uploaded(blobs: Blobs, file_name: str, digest: str) -> str:
-    """The digest of a file that was uploaded, in the form of the store."""
+def check_count(files: Mapping[str, str]) -> None:
+    """Refuse more files than any model has. Raises RequestError."""
+    if len(files) > MAX_FILES:
+        raise RequestError(f"{len(files)} files for one model, at most {MAX_FILES}")
+
+
+def uploaded(blobs: Blobs, file_name: str, digest: str) -> str:
+    """Return the digest of a file that was uploaded, in the form of the store.
+
+    Raises:
+        RequestError: *file_name* leads out of its folder, *digest* is none, or the file is not here.
+    """
     path = PurePosixPath(file_name)
     if path.is_absolute() or ".." in path.parts or "\\" in file_name:
         raise RequestError(f"file path must be relative: {file_name}", file=file_name)

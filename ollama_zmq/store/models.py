@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import RLock
@@ -24,6 +25,7 @@ from ollama_zmq.errors import ModelFileError, ModelNotFound, OllamaZmqError, Req
 from ollama_zmq.formats import manifest as records
 from ollama_zmq.formats.manifest import ModelConfig
 from ollama_zmq.store.blobs import Blobs, parse_digest
+from ollama_zmq.store.checkpoints import Convert, convert_files, is_checkpoint
 from ollama_zmq.store.create import Check, Recipe, build
 from ollama_zmq.store.disk import INCOMING, create_incoming, explained, is_file, is_left_over
 from ollama_zmq.store.names import ModelName, name_of_path, parse_name
@@ -76,17 +78,32 @@ class Store:
         recipe: Recipe,
         on_status: Callable[[str], None] = lambda _: None,
         check: Check | None = None,
+        convert: Convert | None = None,
     ) -> StoredModel:
         """Make or replace the model *name*; ``on_status`` is told what Ollama's clients are shown.
 
-        ``check(file, template)`` refuses a model that cannot run, before anything is written.
+        ``check(file, template)`` refuses a model that cannot run, before it gets its name; ``convert`` makes a GGUF
+        file of a checkpoint.
 
         Raises:
             RequestError: the name or the recipe is wrong, or a file it is made from is none that can run.
             ModelNotFound: the model it is made from is not here.
             StorageError: the disk does not take it; nothing new stays in the store.
         """
-        target = self.resolve(name)
+        target, made = self.resolve(name), set[str]()
+        if convert is not None and is_checkpoint(recipe.files) and not recipe.from_:
+            files = convert_files(self.blobs, recipe.files, convert, on_status)
+            recipe, made = replace(recipe, files=files), set(files.values())
+        try:
+            return self._create(target, recipe, on_status, check)
+        except OllamaZmqError:
+            with self._lock:
+                self._remove_unreferenced(made)
+            raise
+
+    def _create(
+        self, target: ModelName, recipe: Recipe, on_status: Callable[[str], None], check: Check | None
+    ) -> StoredModel:
         with self._lock:
             base = self.get(recipe.from_) if recipe.from_ else None
             manifest = build(self.blobs, recipe, base, on_status, check)

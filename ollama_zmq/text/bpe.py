@@ -20,6 +20,7 @@ from ollama_zmq.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Engine
+    from tokenizers.pre_tokenizers import PreTokenizer as Cutter
 
 SPACE = "▁"
 _NUMBER = re.compile(r"\d+(?!\w)")
@@ -67,6 +68,13 @@ class BytePairs:
             return text.encode("utf-8", "surrogateescape")
 
 
+def words(text: str, rules: PreTokenizer) -> list[str]:
+    """Cut *text* as *rules* do, before any merge: words in GPT-2's byte alphabet, or as they are without it."""
+    cutter = _cutter(rules)
+    pieces = _digit_groups(text) if rules.groups_digits else [text]
+    return [word for piece in pieces for word, _ in cutter.pre_tokenize_str(piece)]
+
+
 def _digit_groups(text: str) -> list[str]:
     """*text* in pieces, its numbers cut into groups of three from the right. A number ends where a word would."""
     pieces, start = [], 0
@@ -87,7 +95,7 @@ def _pairs(merges: list[str], byte_level: bool) -> list[tuple[str, str]]:
 
 
 def _engine(vocabulary: Vocabulary, merges: list[str], rules: PreTokenizer) -> Engine:
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+    from tokenizers import Tokenizer, models
 
     try:
         model = models.BPE(
@@ -98,11 +106,15 @@ def _engine(vocabulary: Vocabulary, merges: list[str], rules: PreTokenizer) -> E
         )
     except Exception as error:  # the library raises bare Exception
         raise ModelFileError(f"tokenizer.ggml.merges: {error}", n_merges=len(merges)) from error
-    steps: list[pre_tokenizers.PreTokenizer] = [
-        pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in rules.patterns
-    ]
+    engine = Tokenizer(model)
+    engine.pre_tokenizer = _cutter(rules)
+    return engine
+
+
+def _cutter(rules: PreTokenizer) -> Cutter:
+    from tokenizers import Regex, pre_tokenizers
+
+    steps: list[Cutter] = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in rules.patterns]
     if rules.byte_level:
         steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
-    engine = Tokenizer(model)
-    engine.pre_tokenizer = pre_tokenizers.Sequence(steps)
-    return engine
+    return pre_tokenizers.Sequence(steps)

@@ -31,7 +31,7 @@ FILES = {
     ),
     "adapter": (lambda path: other(path, general_type="adapter"), "adapters are not supported yet"),
     "projector": (lambda path: other(path, "clip"), "pictures are not supported yet"),
-    "no tensors": (other, "x.gguf: metadata key llama.attention.head_count is missing"),
+    "no tensors": (other, "x.gguf: metadata key llama.embedding_length is missing"),
     "no magic": (lambda path: path.write_bytes(b"GGML") and path, "supplied file was not in GGUF format: x.gguf"),
     "cut": (lambda path: path.write_bytes(b"GGUF" + struct.pack("<I", 3)) and path, "x.gguf: truncated header"),
     "vocabulary": (lambda path: with_key(path, b"gpt2", b"gpt9"), "x.gguf: tokenizer.ggml.model='gpt9'"),

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ollama_zmq.convert.convert import converted
 from ollama_zmq.errors import ModelNotFound, RequestError
 from ollama_zmq.formats.modelfile import ROLES, ChatMessage, checked_version
 from ollama_zmq.formats.options import DEPRECATED, Options, merge_options
@@ -97,7 +98,7 @@ def _parameters(given: dict[str, object]) -> dict[str, object]:
 
 async def _progress(services: Services, name: ModelName, recipe: Recipe) -> AsyncGenerator[Progress, None]:
     def work(emit: Callable[[str], None]) -> None:
-        services.store.create(name, recipe, emit, check_model)
+        services.store.create(name, recipe, emit, check_model, converted)
 
     async for line in Statuses(work).lines():
         yield Progress(line)

@@ -1,0 +1,339 @@
+"""Decoders with mixtures of experts, and those with a latent cache, by the class that their makers run them with.
+
+Matrices of experts stand one by one in most checkpoints and stacked in some; both are known. Keys and names are those
+that llama.cpp's ``convert_hf_to_gguf.py`` writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from ollama_zmq.convert.checkpoint import Array, Checkpoint
+from ollama_zmq.convert.common import (
+    ATTENTION,
+    DECODER,
+    HEAD_NORMS,
+    NORMS_BEFORE,
+    Pairs,
+    decoder_keys,
+    rope_table,
+)
+from ollama_zmq.convert.config import Config
+from ollama_zmq.convert.conversion import (
+    Change,
+    Conversion,
+    Names,
+    Parts,
+    first_half,
+    second_half,
+)
+from ollama_zmq.convert.decoders import NEIGHBOURS, granite_keys, hunyuan_keys
+from ollama_zmq.errors import ModelFileError
+from ollama_zmq.formats.gguf_writer import NewTensor
+from ollama_zmq.formats.quants import QuantType
+
+SOFTMAX, SIGMOID = 1, 2
+STACKED_HALVES: Parts = (("ffn_gate_exps", first_half), ("ffn_up_exps", second_half))
+EXPERTS: Names = {
+    "mlp.gate": "ffn_gate_inp",
+    "mlp.experts.X.gate_proj": "ffn_gate_exps",
+    "mlp.experts.X.up_proj": "ffn_up_exps",
+    "mlp.experts.X.down_proj": "ffn_down_exps",
+    "mlp.experts.gate_up_proj": tuple((f"{name}.weight", half) for name, half in STACKED_HALVES),
+    "mlp.experts.down_proj": "ffn_down_exps.weight",
+}
+BIASED: Names = {"mlp.gate.e_score_correction_bias": "exp_probs_b.bias"}
+
+
+def _shared(name: str) -> Names:
+    parts = {"gate_proj": "ffn_gate_shexp", "up_proj": "ffn_up_shexp", "down_proj": "ffn_down_shexp"}
+    return {f"mlp.{name}.{theirs}": ours for theirs, ours in parts.items()}
+
+
+def expert_keys(config: Config) -> Pairs:
+    """Keys of a decoder and of its experts: how many there are, how many a token uses, how wide each is."""
+    found = decoder_keys(config) | {
+        "expert_count": config.integer("num_experts", "num_local_experts", "n_routed_experts"),
+        "expert_used_count": config.integer("num_experts_per_tok", "moe_topk", "top_k_experts"),
+    }
+    if width := config.get("moe_intermediate_size"):
+        found["expert_feed_forward_length"] = config.integer("moe_intermediate_size") if type(width) is int else width
+    return found
+
+
+def _mixtral_names() -> Names:
+    parts = {"w1": "ffn_gate_exps", "w3": "ffn_up_exps", "w2": "ffn_down_exps"}
+    named = {f"block_sparse_moe.experts.X.{theirs}": ours for theirs, ours in parts.items()}
+    return ATTENTION | NORMS_BEFORE | named | {"block_sparse_moe.gate": "ffn_gate_inp"}
+
+
+def _qwen2_keys(config: Config) -> Pairs:
+    return expert_keys(config) | {
+        "expert_shared_feed_forward_length": config.integer("shared_expert_intermediate_size")
+    }
+
+
+def _granite_keys(config: Config) -> Pairs:
+    found = granite_keys(config) | {
+        "expert_count": config.integer("num_local_experts"),
+        "expert_used_count": config.integer("num_experts_per_tok"),
+    }
+    if shared := config.integer("shared_intermediate_size", default=0):
+        found["expert_shared_feed_forward_length"] = shared
+    return found
+
+
+def _glm4_keys(config: Config) -> Pairs:
+    extra = config.integer("num_nextn_predict_layers", default=0)
+    return (
+        expert_keys(config)
+        | _shares(config)
+        | {
+            "block_count": config.integer("num_hidden_layers") + extra,
+            "nextn_predict_layers": extra,
+            "leading_dense_block_count": config.integer("first_k_dense_replace"),
+            "expert_shared_count": config.integer("n_shared_experts"),
+            "expert_gating_func": SIGMOID,
+        }
+    )
+
+
+def _shares(config: Config) -> Pairs:
+    return {
+        "expert_weights_scale": config.number("routed_scaling_factor", default=1.0),
+        "expert_weights_norm": config.flag("norm_topk_prob", default=True),
+    }
+
+
+def _minimax_keys(config: Config) -> Pairs:
+    return expert_keys(config) | {
+        "expert_feed_forward_length": config.integer("intermediate_size"),
+        "expert_gating_func": SIGMOID,
+        "rope.dimension_count": config.integer("rotary_dim"),
+    }
+
+
+def _hunyuan_keys(config: Config) -> Pairs:
+    width = _one_of_all(config, "intermediate_size")
+    return hunyuan_keys(config) | {
+        "expert_count": config.integer("num_experts"),
+        "expert_used_count": _one_of_all(config, "moe_topk"),
+        "expert_feed_forward_length": _one_of_all(config, "moe_intermediate_size", default=width),
+        "expert_shared_feed_forward_length": width * _one_of_all(config, "num_shared_expert", default=1),
+    }
+
+
+def _one_of_all(config: Config, name: str, default: int | None = None) -> int:
+    """A number, or the one that all entries of a list are. Raises ModelFileError."""
+    value = config.get(name)
+    if isinstance(value, list) and value and all(one == value[0] for one in value):
+        value = value[0]
+    return Config({name: value}).integer(name, default=default)
+
+
+def _ernie_keys(config: Config) -> Pairs:
+    return decoder_keys(config) | {
+        "expert_count": config.integer("moe_num_experts"),
+        "expert_used_count": config.integer("moe_k"),
+        "expert_feed_forward_length": config.integer("moe_intermediate_size"),
+        "expert_shared_count": config.integer("moe_num_shared_experts", default=0),
+        "expert_shared_feed_forward_length": config.integer("moe_intermediate_size")
+        * config.integer("moe_num_shared_experts", default=0),
+        "interleave_moe_layer_step": config.integer("moe_layer_interval", default=1),
+        "leading_dense_block_count": config.integer("moe_layer_start_index", default=0),
+    }
+
+
+def _gpt_oss_keys(config: Config) -> Pairs:
+    return expert_keys(config) | {
+        "attention.sliding_window": config.integer("sliding_window"),
+        "expert_feed_forward_length": config.integer("intermediate_size"),
+    }
+
+
+GPT_OSS: Names = (
+    ATTENTION
+    | {
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "post_attention_norm",
+        "self_attn.sinks": "attn_sinks.weight",
+        "mlp.router": "ffn_gate_inp",
+        "mlp.experts.gate_up_proj_bias": (
+            ("ffn_gate_exps.bias", lambda values, config: values[:, 0::2]),
+            ("ffn_up_exps.bias", lambda values, config: values[:, 1::2]),
+        ),
+        "mlp.experts.down_proj_bias": "ffn_down_exps.bias",
+        "mlp.experts.gate_up_proj": (
+            ("ffn_gate_exps.weight", lambda values, config: values[:, :, 0::2].swapaxes(1, 2)),
+            ("ffn_up_exps.weight", lambda values, config: values[:, :, 1::2].swapaxes(1, 2)),
+        ),
+        "mlp.experts.down_proj": (("ffn_down_exps.weight", lambda values, config: values.swapaxes(1, 2)),),
+    }
+    | dict.fromkeys(
+        (f"mlp.experts.{name}_proj_{part}" for name in ("gate_up", "down") for part in ("blocks", "scales")), ()
+    )
+)
+
+
+def _mxfp4_experts(checkpoint: Checkpoint) -> Sequence[NewTensor]:
+    """Experts that are stored as four-bit numbers and a scale for 32 of them; gate and up are every second row."""
+    made = []
+    for name in checkpoint.tensors:
+        if name.endswith("_proj_blocks"):
+            layer, matrix = name.split(".")[-4], name.split(".")[-1].removesuffix("_proj_blocks")
+            targets = {"ffn_down_exps": slice(None)}
+            if matrix == "gate_up":
+                targets = {"ffn_gate_exps": slice(0, None, 2), "ffn_up_exps": slice(1, None, 2)}
+            made += [_mxfp4(checkpoint, name, f"blk.{layer}.{ours}.weight", rows) for ours, rows in targets.items()]
+    return made
+
+
+def _mxfp4(checkpoint: Checkpoint, name: str, target: str, rows: slice) -> NewTensor:
+    """One matrix in ggml's blocks: the scale, then 16 bytes whose low halves are the first 16 numbers.
+
+    The checkpoint's bytes hold two neighbours each, the first in the low half.
+    """
+    stored, scales = checkpoint.tensors[name], checkpoint.tensors.get(f"{name.removesuffix('blocks')}scales")
+    if len(stored.shape) != 4 or stored.shape[3] != 16 or scales is None or scales.shape != stored.shape[:3]:
+        found = None if scales is None else list(scales.shape)
+        raise ModelFileError(f"tensor {name!r} has shape {list(stored.shape)} and its scales {found}", tensor=name)
+    X, N, blocks, _ = stored.shape
+    n_rows = len(range(N)[rows])
+
+    def chunks() -> Iterator[memoryview]:
+        values = checkpoint.values(name)
+        exponents = checkpoint.values(scales.name)
+        for expert in range(X):
+            halves = values[expert, rows]
+            numbers = np.stack((halves & 15, halves >> 4), axis=-1).reshape(n_rows, blocks, 32)
+            packed = numbers[..., :16] | numbers[..., 16:] << 4
+            out = np.concatenate((exponents[expert, rows][..., None], packed), axis=-1, dtype=np.uint8)
+            yield np.ascontiguousarray(out).data.cast("B")
+
+    return NewTensor(target, QuantType.MXFP4, (X, n_rows, blocks * 32), chunks)
+
+
+def _deepseek_keys(config: Config) -> Pairs:
+    rank, turned = config.integer("kv_lora_rank"), config.integer("qk_rope_head_dim")
+    plain, value = config.integer("qk_nope_head_dim"), config.integer("v_head_dim")
+    shared = config.integer("n_shared_experts", default=0)
+    found = (
+        expert_keys(config)
+        | _shares(config)
+        | {
+            "attention.head_count_kv": 1,
+            "attention.kv_lora_rank": rank,
+            "attention.key_length": rank + turned,
+            "attention.value_length": rank,
+            "attention.key_length_mla": plain + turned,
+            "attention.value_length_mla": value,
+            "rope.dimension_count": turned,
+            "leading_dense_block_count": config.integer("first_k_dense_replace", default=0),
+            "expert_shared_count": shared,
+            "expert_gating_func": SIGMOID if config.get("scoring_func") == "sigmoid" or _has_bias(config) else SOFTMAX,
+        }
+    )
+    if config.get("q_lora_rank"):
+        found["attention.q_lora_rank"] = config.integer("q_lora_rank")
+    if config.integer("n_group", default=0) > 1:
+        found["expert_group_count"] = config.integer("n_group")
+        found["expert_group_used_count"] = config.integer("topk_group")
+    table = rope_table(config)
+    if table.get("rope_type", "type") == "yarn" and "mscale_all_dim" in table:
+        found["rope.scaling.yarn_log_multiplier"] = 0.1 * table.number("mscale_all_dim")
+    return found
+
+
+def _has_bias(config: Config) -> bool:
+    return config.model_class == "DeepseekV3ForCausalLM" or config.get("topk_method") == "noaux_tc"
+
+
+def _of_head(part: str) -> Change:
+    """Rows of ``kv_b_proj`` by head: the first are those of keys, written transposed, the others those of values."""
+
+    def change(values: Array, config: Config) -> Array:
+        plain, value = config.integer("qk_nope_head_dim"), config.integer("v_head_dim")
+        heads = values.reshape(config.integer("num_attention_heads"), plain + value, values.shape[-1])
+        return heads[:, :plain].swapaxes(1, 2) if part == "k" else heads[:, plain:]
+
+    return change
+
+
+DEEPSEEK: Names = (
+    DECODER
+    | EXPERTS
+    | BIASED
+    | _shared("shared_experts")
+    | {
+        "self_attn.q_a_proj": "attn_q_a",
+        "self_attn.q_a_layernorm": "attn_q_a_norm",
+        "self_attn.q_b_proj": "attn_q_b",
+        "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa",
+        "self_attn.kv_a_layernorm": "attn_kv_a_norm",
+        "self_attn.kv_b_proj": (("attn_k_b", _of_head("k")), ("attn_v_b", _of_head("v"))),
+    }
+)
+
+CONVERSIONS = {
+    "MixtralForCausalLM": Conversion("llama", expert_keys, _mixtral_names(), changes=NEIGHBOURS),
+    "Qwen3MoeForCausalLM": Conversion("qwen3moe", expert_keys, DECODER | HEAD_NORMS | EXPERTS),
+    "Qwen2MoeForCausalLM": Conversion(
+        "qwen2moe",
+        _qwen2_keys,
+        DECODER | EXPERTS | _shared("shared_expert") | {"mlp.shared_expert_gate": "ffn_gate_inp_shexp"},
+        changes={"ffn_gate_inp_shexp": lambda values, config: values.reshape(-1)},
+    ),
+    "OlmoeForCausalLM": Conversion("olmoe", expert_keys, DECODER | HEAD_NORMS | EXPERTS),
+    "GraniteMoeForCausalLM": Conversion(
+        "granitemoe",
+        _granite_keys,
+        ATTENTION
+        | NORMS_BEFORE
+        | {
+            "block_sparse_moe.router.layer": "ffn_gate_inp",
+            "block_sparse_moe.input_linear": STACKED_HALVES,
+            "block_sparse_moe.output_linear": "ffn_down_exps",
+            "shared_mlp.input_linear": (("ffn_gate_shexp", first_half), ("ffn_up_shexp", second_half)),
+            "shared_mlp.output_linear": "ffn_down_shexp",
+        },
+        changes=NEIGHBOURS,
+    ),
+    "Glm4MoeForCausalLM": Conversion(
+        "glm4moe",
+        _glm4_keys,
+        DECODER
+        | HEAD_NORMS
+        | EXPERTS
+        | BIASED
+        | _shared("shared_experts")
+        | {"post_attention_layernorm": "post_attention_norm"},
+    ),
+    "MiniMaxM2ForCausalLM": Conversion(
+        "minimax-m2",
+        _minimax_keys,
+        _mixtral_names() | HEAD_NORMS | {"block_sparse_moe.e_score_correction_bias": "exp_probs_b.bias"},
+    ),
+    "HunYuanMoEV1ForCausalLM": Conversion(
+        "hunyuan-moe",
+        _hunyuan_keys,
+        DECODER
+        | EXPERTS
+        | _shared("shared_mlp")
+        | {
+            "mlp.gate.wg": "ffn_gate_inp",
+            "self_attn.query_layernorm": "attn_q_norm",
+            "self_attn.key_layernorm": "attn_k_norm",
+        },
+    ),
+    "Ernie4_5_MoeForCausalLM": Conversion(
+        "ernie4_5-moe",
+        _ernie_keys,
+        DECODER | EXPERTS | _shared("shared_experts") | {"mlp.moe_statics.e_score_correction_bias": "exp_probs_b.bias"},
+        changes={"exp_probs_b.bias": lambda values, config: values.reshape(-1)},
+    ),
+    "GptOssForCausalLM": Conversion("gpt-oss", _gpt_oss_keys, GPT_OSS, adds=_mxfp4_experts),
+    "DeepseekV2ForCausalLM": Conversion("deepseek2", _deepseek_keys, DEEPSEEK),
+    "DeepseekV3ForCausalLM": Conversion("deepseek2", _deepseek_keys, DEEPSEEK),
+}
