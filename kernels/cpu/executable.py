@@ -18,6 +18,7 @@ from ollama_zmq.kernels.cpu.pool import Pool
 from ollama_zmq.kernels.cpu.weights import FORMATS, CpuWeight
 from ollama_zmq.ops.program import CacheSpec, Verified, check_inputs
 from ollama_zmq.ops.registry import OPS, op_named
+from ollama_zmq.ops.rope import scales
 from ollama_zmq.ops.spec import Shape
 from ollama_zmq.units import human_bytes
 
@@ -87,7 +88,7 @@ def frequencies(attrs: Mapping[str, Any], factors: Array | None) -> Array:
     with localcontext() as context:
         context.prec = 30
         powers = [theta ** (Decimal(-2 * i) / dim) for i in range(dim // 2)]
-    scaled = np.array([float(power) for power in powers]) * float(attrs["scale"])
+    scaled = np.array([float(power) for power in powers]) * scales(attrs)
     return scaled if factors is None else scaled / factors.astype(np.float64)
 
 

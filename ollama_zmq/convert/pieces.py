@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as Engine
 
 DIFFICULT = (
-    "he'sto x'tis I'll we'VE 'tis don'T it'S camelCase HTTPServer's x1 12345678 3.14159 1 22 333 4444 "
+    "he'sto x'tis I'll we'VE 'tis don'T it'S camelCase HTTPServer's x1 12345678 3.14159 1 22 333 4444  5   66 "
     "¿Qué? naïve Ünïcode e\u0301tude \u0301x مرحبا २०२४ नमस्ते 中文字，测试。日本語カタカナ 한국어 ㄅㄆ "
     "a  b   c    d\t\te \t f\n\n\ng \n h\r\n\r\ni   \n  j\u3000k "
     "=== !!! ?! $5+$6 <|x|> `~^` @user #tag /path/to\n//x\n/ (\"q\") a_b __c__ {}[] 'x'' "

@@ -174,6 +174,9 @@ def _wordpiece(checkpoint: Checkpoint, file: dict[str, Any], model: dict[str, An
         "tokenizer.ggml.token_type_count": checkpoint.config.integer("type_vocab_size", default=1),
         "tokenizer.ggml.normalizer.lowercase": lowercase is not False,
     }
+    unknown = model.get("unk_token")
+    if isinstance(unknown, str) and unknown in texts:
+        found["tokenizer.ggml.unknown_token_id"] = texts.index(unknown)
     strips = normalizer.get("strip_accents") if isinstance(normalizer, dict) else None
     if isinstance(strips, bool):
         found["tokenizer.ggml.normalizer.strip_accents"] = strips
@@ -275,10 +278,12 @@ def _specials(checkpoint: Checkpoint, texts: list[str], settings: dict[str, Any]
             found[f"tokenizer.ggml.{key}"] = texts.index(text)
         elif type(given) is int and 0 <= given < len(texts):
             found[f"tokenizer.ggml.{key}"] = given
-    for name in ("bos", "eos"):
+    around = _put_around(checkpoint) if "tokenizer.json" in checkpoint.files else None
+    for name, other, place in (("bos", "cls_token_id", 0), ("eos", "seperator_token_id", 1)):
         adds = settings.get(f"add_{name}_token")
-        if not isinstance(adds, bool) and "tokenizer.json" in checkpoint.files:
-            adds = _is_put(checkpoint, f"tokenizer.ggml.{name}_token_id", found, first=name == "bos")
+        if not isinstance(adds, bool) and around is not None:
+            own = {found.get(f"tokenizer.ggml.{key}") for key in (f"{name}_token_id", other)}
+            adds = around[place] in own - {None}
         if isinstance(adds, bool):
             found[f"tokenizer.ggml.add_{name}_token"] = adds
     return found
@@ -293,10 +298,10 @@ def _engine(checkpoint: Checkpoint) -> Engine:
         raise ModelFileError(f"tokenizer.json: {error}") from None
 
 
-def _is_put(checkpoint: Checkpoint, key: str, found: Pairs, *, first: bool) -> bool:
-    """Whether the model's own tokenizer puts the token at *key* around a text."""
-    ids = _engine(checkpoint).encode("x").ids
-    return bool(ids) and ids[0 if first else -1] == found.get(key) and key in found
+def _put_around(checkpoint: Checkpoint) -> tuple[int, int]:
+    """The first and the last token that the model's own tokenizer makes of a text."""
+    ids = _engine(checkpoint).encode("x").ids or [-1]
+    return ids[0], ids[-1]
 
 
 def _template(checkpoint: Checkpoint, settings: dict[str, Any]) -> Pairs:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from ollama_zmq.devices.base import Array, Step
 from ollama_zmq.ops.program import PAGE_SLOTS, CacheSpec
 from ollama_zmq.ops.registry import OPS
+from ollama_zmq.ops.rope import scales
 
 Float64 = npt.NDArray[np.float64]
 
@@ -170,11 +171,14 @@ def rope(
     rotary_dim: int,
     theta: float,
     scale: float,
+    ramp_start: float,
+    ramp_end: float,
     magnitude: float,
     pairing: str,
 ) -> Float64:
     half = rotary_dim // 2
-    frequency = theta ** (-2.0 * np.arange(half) / rotary_dim) * scale
+    stretch = scales({"rotary_dim": rotary_dim, "scale": scale, "ramp_start": ramp_start, "ramp_end": ramp_end})
+    frequency = theta ** (-2.0 * np.arange(half) / rotary_dim) * stretch
     angle = np.outer(positions, frequency if factors is None else frequency / factors)[:, None, :]
     first = slice(0, rotary_dim, 2) if pairing == "interleaved" else slice(0, half)
     second = slice(1, rotary_dim, 2) if pairing == "interleaved" else slice(half, rotary_dim)

@@ -131,15 +131,19 @@ class Ops(ABC):
         rotary_dim: int,
         theta: float,
         scale: float = 1.0,
+        ramp: tuple[float, float] = (-1.0, -1.0),
         magnitude: float = 1.0,
         pairing: str = "interleaved",
     ) -> Value:
+        """Pairs of numbers turned by position; *scale* sets in along *ramp*, from the first pair on if that is -1."""
         attrs: Attrs = {
             "n_heads": n_heads,
             "head_dim": head_dim,
             "rotary_dim": rotary_dim,
             "theta": theta,
             "scale": scale,
+            "ramp_start": ramp[0],
+            "ramp_end": ramp[1],
             "magnitude": magnitude,
             "pairing": pairing,
         }

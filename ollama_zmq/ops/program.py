@@ -205,9 +205,12 @@ def _check_angles(program: Program) -> None:
         raise OpError(f"program {program.name!r}: ropes by {len(angles)} tables of angles, at most {MAX_ANGLES}")
 
 
+ANGLE_ATTRS = ("rotary_dim", "theta", "scale", "ramp_start", "ramp_end", "magnitude")
+
+
 def angles_of(rope: Call) -> tuple[Any, ...]:
     """Return what the angles of a call of ``rope`` depend on besides positions."""
-    return rope.args.get("factors"), *(rope.attrs[name] for name in ("rotary_dim", "theta", "scale", "magnitude"))
+    return rope.args.get("factors"), *(rope.attrs[name] for name in ANGLE_ATTRS)
 
 
 def _declare_input(tensor: TensorSpec, shapes: dict[str, Shape], dtypes: dict[str, str]) -> None:

@@ -2,12 +2,16 @@
 
 import pytest
 
+from tests.oracle.checkpoints import write_checkpoint
+from tests.oracle.test_oracle import golden_of
+
 
 @pytest.fixture
 def folder(tmp_path, store):
     """A folder with a GGUF file in it."""
     path = tmp_path / "work"
     path.mkdir()
+    (path / "bare").mkdir()
     (path / "other.gguf").write_bytes(store.get("tiny").gguf_path.read_bytes() + b"\0" * 32)
     return path
 
@@ -29,6 +33,29 @@ def test_a_model_from_a_file_beside_the_modelfile(ollama, server, store, folder)
     assert mine.parameters == {"stop": ["a", "b"], "temperature": 0.5}
 
 
+def test_a_model_from_a_folder_of_safetensors(ollama, server, store, folder):
+    config, shapes, _ = golden_of("llama")
+    write_checkpoint(folder / "mine", config, shapes, "BF16")
+    printed = ollama("create", "mine", "-f", modelfile(folder, "FROM ./mine"))
+    assert (printed.code, printed.err.splitlines()[-1]) == (0, "success")
+    assert "converting model" in printed.err
+    assert (store.get("mine").config.model_family, store.get("mine").config.file_type) == ("llama", "BF16")
+
+
+def test_a_folder_that_cannot_be_converted_leaves_nothing(ollama, server, store, folder):
+    config, shapes, _ = golden_of("llama")
+    write_checkpoint(folder / "mine", config | {"architectures": ["NoModel"]}, shapes)
+    before = {path.name for path in store.blobs.folder.iterdir()}
+    printed = ollama("create", "mine", "-f", modelfile(folder, "FROM ./mine"))
+    assert (printed.code, printed.err.splitlines()[-1][:58]) == (
+        1,
+        "Error: config.json: architectures names 'NoModel'; known a",
+    )
+    sent = {path.name for path in store.blobs.folder.iterdir()} - before
+    assert all(not store.blobs.read(name.replace("-", ":")).startswith(b"GGUF") for name in sent)
+    assert len(store.list()) == 2
+
+
 def test_a_model_from_a_model(ollama, server, store, folder):
     assert ollama("create", "mine", "-f", modelfile(folder, "FROM tiny\nSYSTEM Be kind.")).code == 0
     assert store.get("mine").gguf_path == store.get("tiny").gguf_path
@@ -46,7 +73,7 @@ def test_a_file_that_the_server_has_is_not_sent_again(ollama, server, store, fol
     [
         ("SYSTEM x", "no FROM line"),
         ("FROM ./missing.gguf", "FROM ./missing.gguf: no such file: "),
-        ("FROM .", "FROM .: is a folder; only GGUF files are supported, convert the model first"),
+        ("FROM ./bare", "FROM ./bare: neither *.safetensors nor *.gguf in folder "),
         ("FROM nope", "model 'nope' not found"),
         ("FROM tiny\nPARAMETER wings 2", "unknown parameter 'wings'"),
         ("FROM tiny\nADAPTER a.gguf", "ADAPTER a.gguf: no such file: "),

@@ -48,10 +48,11 @@ def model_file(smollm2_path, tmp_path_factory):
     with open_gguf(smollm2_path) as gguf, target.open("wb") as out:
         network = Network(gguf)
         m, rope, heads = network.model.sizes, network.model.rope, network.model.sizes.heads[0]
+        attrs = {"rotary_dim": rope.rotary_dim, "theta": rope.theta, "scale": 1.0, "ramp_start": -1.0, "ramp_end": -1.0}
         sizes = (m.n_layers, m.hidden_size, heads.n_heads, heads.n_kv_heads, heads.head_dim, len(TOKEN_IDS))
         out.write(struct.pack("<6I2f", *sizes, m.norm_eps, heads.scale))
         out.write(Embedding(gguf).rows(TOKEN_IDS).astype("<f4").tobytes())
-        out.write(frequencies({"rotary_dim": rope.rotary_dim, "theta": rope.theta, "scale": 1.0}, None).tobytes())
+        out.write(frequencies(attrs, None).tobytes())
         specs = [layer[name] for layer in network.layers for name in LAYER]
         for spec in (*specs, network.globals["output_norm"], network.output):
             N, K = (1, *spec.shape)[-2:]

@@ -126,7 +126,7 @@ def test_a_tensor_of_another_shape_is_named(tmp_path, name, shape):
         ({"llama.rope.dimension_count": 18}, "llama.rope.dimension_count = 18, expected an even number up to"),
         ({"llama.nextn_predict_layers": 2}, "llama.nextn_predict_layers = 2, expected less than block_count 2"),
         ({"llama.expert_count": 2, "llama.expert_used_count": 3}, "llama.expert_used_count = 3"),
-        ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type = 'yarn'"),
+        ({"llama.rope.scaling.type": "bent"}, "llama.rope.scaling.type = 'bent'"),
         ({"llama.rope.scaling.factor": -2.0}, "llama.rope.scaling.factor = -2.0"),
     ],
 )

@@ -177,6 +177,8 @@ class Drawer:
         attrs |= {
             "theta": self.pick((10000.0, 500000.0)),
             "scale": self.pick((1.0, 1.0, 0.5)),
+            "ramp_start": self.pick((-1.0, -1.0, 1.0)),
+            "ramp_end": self.pick((-1.0, -1.0, 4.0)),
             "magnitude": self.pick((1.0, 1.0, 1.2)),
             "pairing": self.pick(("halves", "interleaved")),
         }

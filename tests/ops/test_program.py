@@ -84,7 +84,7 @@ def test_bytes_and_back():
 
 def test_golden_id():
     """If this changes, programs mean something else on the wire: change PROTOCOL."""
-    assert PROGRAM.id.hex() == "c804a546c31bd3ef4c7bc9d174ebd36e"
+    assert PROGRAM.id.hex() == "454d66a788dc86db0501ab730763c35c"
     assert program_id(PROGRAM.to_bytes()) == PROGRAM.id
 
 

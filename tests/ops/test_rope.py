@@ -18,6 +18,8 @@ ATTRS = {
     "rotary_dim": 16,
     "theta": 1e4,
     "scale": 1.0,
+    "ramp_start": -1.0,
+    "ramp_end": -1.0,
     "magnitude": 1.0,
     "pairing": "interleaved",
 }
@@ -39,15 +41,19 @@ def assert_turned(out, x, positions, factors=None, **attrs):
     head_dim=st.sampled_from([2, 6, 16, 64, 80, 128]),
     theta=st.sampled_from([1e4, 5e5, 1e6]),
     scale=st.sampled_from([1.0, 0.25]),
+    ramp=st.sampled_from([(-1.0, -1.0), (1.0, 5.0), (0.0, 0.0), (2.5, 2.5), (0.0, 300.0)]),
     magnitude=st.sampled_from([1.0, 1.3689]),
     with_factors=st.booleans(),
     seed=seeds,
 )
-def test_agrees_with_reference(device, pairing, T, n_heads, head_dim, theta, scale, magnitude, with_factors, seed):
+def test_agrees_with_reference(
+    device, pairing, T, n_heads, head_dim, theta, scale, ramp, magnitude, with_factors, seed
+):
     rng = np.random.default_rng(seed)
     rotary_dim = 2 * int(rng.integers(1, head_dim // 2 + 1))
     attrs = {"n_heads": n_heads, "head_dim": head_dim, "rotary_dim": rotary_dim}
-    attrs |= {"theta": theta, "scale": scale, "magnitude": magnitude, "pairing": pairing}
+    attrs |= {"theta": theta, "scale": scale, "ramp_start": ramp[0], "ramp_end": ramp[1]}
+    attrs |= {"magnitude": magnitude, "pairing": pairing}
     x = rng.normal(size=(T, n_heads * head_dim)).astype(np.float32)
     positions = rng.integers(0, FAR, size=T, dtype=np.int32)
     factors = rng.uniform(1, 32, size=rotary_dim // 2).astype(np.float32) if with_factors else None

@@ -3,12 +3,27 @@
 import numpy as np
 
 
-def rope(x, positions, factors=None, *, n_heads, head_dim, rotary_dim, theta, scale, magnitude=1.0, pairing):
+def rope(
+    x,
+    positions,
+    factors=None,
+    *,
+    n_heads,
+    head_dim,
+    rotary_dim,
+    theta,
+    scale,
+    ramp_start=-1.0,
+    ramp_end=-1.0,
+    magnitude=1.0,
+    pairing,
+):
     x = x.astype(np.float64).reshape(len(x), n_heads, head_dim)
     out = x.copy()
     for i in range(rotary_dim // 2):
         first, second = (2 * i, 2 * i + 1) if pairing == "interleaved" else (i, i + rotary_dim // 2)
-        frequency = theta ** (-2 * i / rotary_dim) * scale
+        stretched = min(1.0, max(0.0, (i - ramp_start) / max(0.001, ramp_end - ramp_start)))
+        frequency = theta ** (-2 * i / rotary_dim) * (stretched * scale + 1 - stretched)
         if factors is not None:
             frequency /= float(factors[i])
         pair = x[:, :, first] + 1j * x[:, :, second]

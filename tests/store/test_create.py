@@ -216,5 +216,5 @@ def test_files_that_are_no_model_are_named(store, upload, other_gguf, tiny_gguf)
 
 def test_so_many_names_for_one_file_are_refused_before_any_is_opened(store, upload):
     (digest,) = upload.values()
-    with pytest.raises(RequestError, match="65 files for one model, at most 64"):
-        store.create("many", Recipe(files={f"{number}.gguf": digest for number in range(65)}))
+    with pytest.raises(RequestError, match="1025 files for one model, at most 1024"):
+        store.create("many", Recipe(files={f"{number}.gguf": digest for number in range(1025)}))

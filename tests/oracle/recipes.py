@@ -1,0 +1,139 @@
+"""Which tiny model stands for each architecture: the class of transformers and the sizes that differ from the usual.
+
+Every kind of layer is there twice, windows are shorter than the text, there are more experts than a token uses, and a
+scaling of the rotary embedding has an original context shorter than the text.
+"""
+
+from __future__ import annotations
+
+SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 128,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 1e4,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
+GEMMA = {"head_dim": 32, "tie_word_embeddings": True, "query_pre_attn_scalar": 32}
+WINDOW_ROPE = {
+    "full_attention": {"rope_type": "linear", "rope_theta": 1e5, "factor": 4.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e3},
+}
+EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+
+# recipe -> (class of transformers, what its config has beside and in place of SIZES)
+RECIPES = {
+    "llama": ("LlamaForCausalLM", {"attention_bias": True, "mlp_bias": True, "rope_parameters": LLAMA3}),
+    "llama-yarn": ("LlamaForCausalLM", {"rope_parameters": YARN}),
+    "llama-linear": (
+        "LlamaForCausalLM",
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}},
+    ),
+    "mistral": ("MistralForCausalLM", {"head_dim": 32, "sliding_window": None}),
+    "mixtral": ("MixtralForCausalLM", {"num_local_experts": 5, "num_experts_per_tok": 2, "sliding_window": None}),
+    "qwen2": ("Qwen2ForCausalLM", {"tie_word_embeddings": True}),
+    "qwen3": ("Qwen3ForCausalLM", {"head_dim": 32, "rope_parameters": YARN}),
+    "gemma": ("GemmaForCausalLM", {"head_dim": 32, "tie_word_embeddings": True}),
+    "gemma2": (
+        "Gemma2ForCausalLM",
+        GEMMA | {"sliding_window": 16, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
+    ),
+    "gemma3": (
+        "Gemma3ForCausalLM",
+        GEMMA | {"sliding_window": 16, "num_hidden_layers": 12, "rope_parameters": WINDOW_ROPE},
+    ),
+    "phi3": (
+        "Phi3ForCausalLM",
+        {
+            "max_position_embeddings": 256,
+            "original_max_position_embeddings": 16,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 1e4,
+                "partial_rotary_factor": 1.0,
+                "short_factor": [1.0 + 0.1 * i for i in range(8)],
+                "long_factor": [1.0 + 0.5 * i for i in range(8)],
+                "original_max_position_embeddings": 16,
+            },
+        },
+    ),
+    "granite": (
+        "GraniteForCausalLM",
+        {
+            "attention_multiplier": 0.2,
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.4,
+            "logits_scaling": 2.0,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "olmo2": ("Olmo2ForCausalLM", {}),
+    "glm4": ("Glm4ForCausalLM", {"head_dim": 16, "attention_bias": True, "partial_rotary_factor": 0.5}),
+    "smollm3": ("SmolLM3ForCausalLM", {"num_hidden_layers": 8}),
+    "exaone4": (
+        "Exaone4ForCausalLM",
+        {"sliding_window": 16, "sliding_window_pattern": 4, "num_hidden_layers": 8, "rope_parameters": LLAMA3},
+    ),
+    "hunyuan-dense": ("HunYuanDenseV1ForCausalLM", {"head_dim": 32}),
+    "seed_oss": ("SeedOssForCausalLM", {"head_dim": 32, "attention_bias": True}),
+    "stablelm": (
+        "StableLmForCausalLM",
+        {"partial_rotary_factor": 0.5, "use_qkv_bias": True, "qk_layernorm": True, "use_parallel_residual": False},
+    ),
+    "qwen3moe": ("Qwen3MoeForCausalLM", EXPERTS | {"head_dim": 32, "norm_topk_prob": True}),
+    "qwen2moe": ("Qwen2MoeForCausalLM", EXPERTS | {"shared_expert_intermediate_size": 80, "norm_topk_prob": False}),
+    "olmoe": ("OlmoeForCausalLM", {"num_experts": 6, "num_experts_per_tok": 2, "norm_topk_prob": False}),
+    "granitemoe": (
+        "GraniteMoeForCausalLM",
+        {
+            "attention_multiplier": 0.2,
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.4,
+            "logits_scaling": 2.0,
+            "num_local_experts": 5,
+            "num_experts_per_tok": 2,
+        },
+    ),
+    "gpt-oss": (
+        "GptOssForCausalLM",
+        {
+            "head_dim": 32,
+            "num_local_experts": 5,
+            "num_experts_per_tok": 2,
+            "sliding_window": 16,
+            "rope_parameters": YARN | {"truncate": True},
+        },
+    ),
+    "glm4moe": (
+        "Glm4MoeForCausalLM",
+        {
+            "head_dim": 32,
+            "n_routed_experts": 6,
+            "num_experts_per_tok": 2,
+            "n_shared_experts": 1,
+            "moe_intermediate_size": 48,
+            "first_k_dense_replace": 1,
+            "attention_bias": True,
+            "use_qk_norm": True,
+            "n_group": 1,
+            "topk_group": 1,
+            "routed_scaling_factor": 1.5,
+        },
+    ),
+}
+
+SALTS = {"mixtral": 1}  # other weights, where those of salt 0 leave two experts of a token nearly equal

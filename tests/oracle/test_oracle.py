@@ -1,0 +1,68 @@
+"""Every architecture computes what its makers' own code computes: through the converter, on both devices."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ollama_zmq.convert.convert import converted
+from ollama_zmq.convert.registry import CONVERSIONS
+from ollama_zmq.devices.base import Budget
+from ollama_zmq.devices.registry import open_device
+from ollama_zmq.models.registry import known
+from tests.models.running import running
+from tests.oracle.checkpoints import token_ids, write_checkpoint
+from tests.oracle.recipes import RECIPES, SALTS
+
+GOLDENS = Path(__file__).parent / "goldens"
+MAX_NMSE = 1e-6
+
+
+def architecture_of(name):
+    return CONVERSIONS[RECIPES[name][0]].architecture
+
+
+RUNNING = [name for name in RECIPES if architecture_of(name) in known()]
+NOT_YET = {name for name in RECIPES if name not in RUNNING}
+
+
+def golden_of(name):
+    """Config, shapes of tensors by name, and logits [48, V]."""
+    with np.load(GOLDENS / f"{name}.npz") as golden:
+        return json.loads(str(golden["config"])), json.loads(str(golden["shapes"])), golden["logits"]
+
+
+def write_gguf(name, folder):
+    """Write the tiny model *name* as GGUF, float32 throughout; return its path and what its makers' code computes."""
+    config, shapes, logits = golden_of(name)
+    path = folder / f"{name}.gguf"
+    path.write_bytes(b"".join(converted(write_checkpoint(folder / name, config, shapes, salt=SALTS.get(name, 0)))))
+    return path, token_ids(config["vocab_size"]), logits
+
+
+def nmse(found, wanted):
+    """The squared error over the squares of *wanted*."""
+    return float(np.square(found - wanted).sum() / np.square(wanted).sum())
+
+
+@pytest.fixture(params=["reference", "cpu"])
+def device(request):
+    opened = open_device(request.param, budget=Budget(1 << 30))
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize("name", RUNNING)
+def test_logits_are_those_of_the_models_own_code(name, device, tmp_path):
+    path, ids, wanted = write_gguf(name, tmp_path)
+    with running(device, path) as stages:
+        found = stages.run(ids)
+    assert nmse(found, wanted) <= MAX_NMSE
+    margins = np.sort(wanted, axis=1)[:, -1] - np.sort(wanted, axis=1)[:, -2]
+    clear = margins > 1e-2
+    assert (found.argmax(axis=1) == wanted.argmax(axis=1))[clear].all()
+
+
+def test_every_golden_belongs_to_a_recipe():
+    assert {path.stem for path in GOLDENS.glob("*.npz")} == set(RECIPES)
