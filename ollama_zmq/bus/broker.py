@@ -194,7 +194,7 @@ class Broker:
 
         def work() -> None:
             with open_gguf(wanted.path) as gguf:
-                order = order_of(wanted, Network(gguf), numbers)
+                order = order_of(wanted, Network(gguf, num_ctx=wanted.num_ctx), numbers)
                 joined = _waited(self._once_joined(order, resolve_all(wanted.rpc_servers)), ASK_LIMIT_S)
                 settle(future, dry_run(order, _waited(joined, JOIN_LIMIT_S)))
 

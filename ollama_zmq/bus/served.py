@@ -77,7 +77,7 @@ class Served:
         """
         gguf = open_gguf(wanted.path)
         try:
-            network = Network(gguf, wanted.kv_type)
+            network = Network(gguf, wanted.kv_type, wanted.num_ctx)
             gguf = network.gguf
             tokenizer = load_tokenizer(gguf.metadata) if has_vocabulary(gguf.metadata) else None
             embedding = Embedding(gguf) if wanted.rpc_servers else None

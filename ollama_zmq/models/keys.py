@@ -14,12 +14,17 @@ MAX_SHOWN = 12
 
 
 class Keys:
-    """The header keys of one architecture, each checked as it is read; *path* is named in errors."""
+    """The header keys of one architecture, each checked as it is read; *path* is named in errors.
 
-    def __init__(self, metadata: Mapping[str, Any], prefix: str, path: object = "") -> None:
+    Attributes:
+        num_ctx: the longest sequence that this load is for; 0 for whatever the model was trained for.
+    """
+
+    def __init__(self, metadata: Mapping[str, Any], prefix: str, path: object = "", num_ctx: int = 0) -> None:
         self.metadata = metadata
         self.prefix = prefix
         self.path = path
+        self.num_ctx = num_ctx
 
     @property
     def n_layers(self) -> int:
@@ -36,6 +41,10 @@ class Keys:
     def has(self, name: str) -> bool:
         """Whether the file says anything about *name*."""
         return self.metadata.get(f"{self.prefix}.{name}") is not None
+
+    def has_list(self, name: str) -> bool:
+        """Whether the file says something of *name* for each layer."""
+        return isinstance(self.metadata.get(f"{self.prefix}.{name}"), np.ndarray | list | tuple)
 
     def integer(self, name: str, default: int | None = None, *, least: int = 1) -> int:
         """Return a key that is a whole number, at least *least*. An array of equal ones, one a layer, counts as one.

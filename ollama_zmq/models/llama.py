@@ -19,11 +19,13 @@ from ollama_zmq.models.parts import (
     ATTENTION,
     EXPERTS,
     GATED,
+    NORMS,
     experts,
+    feed_forward,
     grouped_attention,
     linear,
     paged_kv,
-    swiglu,
+    rms_head,
     used_experts,
 )
 from ollama_zmq.models.rotary import Rope
@@ -46,7 +48,7 @@ class Llama:
         return cls(sizes, Rope.of(keys, sizes.heads[0].head_dim, pairing="interleaved"), used_experts(keys))
 
     def layer_weights(self, i: int) -> Mapping[str, bool]:
-        return {"attn_norm": True, "ffn_norm": True} | ATTENTION | (EXPERTS if self.n_used else GATED)
+        return NORMS | ATTENTION | (EXPERTS if self.n_used else GATED)
 
     def states(self, i: int) -> tuple[PagedKv, ...]:
         return paged_kv(self.sizes.heads[i])
@@ -64,11 +66,10 @@ class Llama:
         h = ops.add(h, linear(ops, a, w, "attn_output"))
 
         x = ops.rms_norm(h, w["ffn_norm"], eps=eps)
-        return ops.add(h, experts(ops, x, w, n_used=self.n_used) if self.n_used else swiglu(ops, x, w))
+        return ops.add(h, experts(ops, x, w, n_used=self.n_used) if self.n_used else feed_forward(ops, x, w))
 
     def leave(self, ops: Ops, hidden_state: Value, given: Given) -> Value:
-        x = ops.rms_norm(hidden_state, given.globals["output_norm"], eps=self.sizes.norm_eps)
-        return ops.linear(x, given.globals["output"])
+        return rms_head(ops, hidden_state, given, self.sizes.norm_eps)
 
 
 ARCHITECTURES = {"llama": Llama.of}

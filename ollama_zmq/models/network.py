@@ -33,11 +33,11 @@ class Network:
         ModelFileError: unknown architecture, or a tensor is missing, has the wrong shape, or would not be used.
     """
 
-    def __init__(self, gguf: GgufFile, kv_type: str = "f16") -> None:
+    def __init__(self, gguf: GgufFile, kv_type: str = "f16", num_ctx: int = 0) -> None:
         self.gguf = as_written(gguf)
         self.kv_type = kv_type
         name = self.gguf.architecture
-        keys = Keys(self.gguf.metadata, name, gguf.path)
+        keys = Keys(self.gguf.metadata, name, gguf.path, num_ctx)
         self.model = architecture(name)(keys)
         self.skipped = self._keep_apart(keys)
         self.globals = self._weights("", {"token_embd": True, "output": False} | dict(self.model.globals))

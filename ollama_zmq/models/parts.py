@@ -31,6 +31,9 @@ GATED = {  # a feed-forward layer of width F
     "ffn_down": True,  # D F
     "ffn_down.bias": False,  # D
 }
+HEAD_NORMS = {"attn_q_norm": True, "attn_k_norm": True}  # E, or of all heads H*E and G*E
+NORMS = {"attn_norm": True, "ffn_norm": True}  # D
+NORMS_AFTER = {"post_attention_norm": True, "post_ffw_norm": True}  # D
 EXPERTS = {
     "ffn_gate_inp": True,  # X D
     "ffn_gate_exps": True,  # X F D
@@ -42,6 +45,11 @@ EXPERTS = {
 def linear(ops: Ops, x: Value, w: Mapping[str, Value], name: str) -> Value:
     """``x @ w[name].T``, and the bias of that name where the file has one."""
     return ops.linear(x, w[name], w.get(f"{name}.bias"))
+
+
+def projections(ops: Ops, x: Value, w: Mapping[str, Value]) -> tuple[Value, Value, Value]:
+    """Queries [T, H*E], keys [T, G*E] and values [T, G*F] of *x*."""
+    return linear(ops, x, w, "attn_q"), linear(ops, x, w, "attn_k"), linear(ops, x, w, "attn_v")
 
 
 def paged_kv(heads: Heads) -> tuple[PagedKv, ...]:
@@ -78,10 +86,16 @@ def grouped_attention(
     )
 
 
-def swiglu(ops: Ops, x: Value, w: Mapping[str, Value]) -> Value:
-    """``down(silu(gate(x)) * up(x))`` [T, D]: Shazeer 2020, "GLU Variants Improve Transformer"."""
+def feed_forward(ops: Ops, x: Value, w: Mapping[str, Value], function: str = "silu") -> Value:
+    """``down(function(gate(x)) * up(x))`` [T, D]: Shazeer 2020, "GLU Variants Improve Transformer"."""
     gate, up = linear(ops, x, w, "ffn_gate"), linear(ops, x, w, "ffn_up")
-    return linear(ops, ops.gated(gate, up, function="silu"), w, "ffn_down")
+    return linear(ops, ops.gated(gate, up, function=function), w, "ffn_down")
+
+
+def rms_head(ops: Ops, hidden_state: Value, given: Given, eps: float) -> Value:
+    """The last norm and the output matrix: hidden state [R, D] -> logits [R, V]."""
+    x = ops.rms_norm(hidden_state, given.globals["output_norm"], eps=eps)
+    return ops.linear(x, given.globals["output"], given.globals.get("output.bias"))
 
 
 def experts(ops: Ops, x: Value, w: Mapping[str, Value], *, n_used: int, softmax_over: str = "chosen") -> Value:
@@ -99,3 +113,23 @@ def used_experts(keys: Keys) -> int:
     if bool(n_experts) != bool(n_used) or n_used > n_experts:
         raise keys.error("expert_used_count", n_used, f"1 to {keys.prefix}.expert_count = {n_experts}")
     return n_used
+
+
+def windows(
+    keys: Keys, period: int, *, window: int | None = None, first_global: bool = False
+) -> tuple[int | None, ...]:
+    """Return each layer's window, None where it attends to all: of *period* layers the last one does.
+
+    *period* is what the file leaves out; *window* as well. With *first_global* it is the first of them.
+
+    Raises:
+        ModelFileError: the window is 0, or the pattern has another length than there are layers.
+    """
+    key = "attention.sliding_window_pattern"
+    size, n_layers = keys.integer("attention.sliding_window", window), keys.n_layers
+    if keys.has_list(key):
+        windowed = [bool(one) for one in keys.per_layer(key)]
+    else:
+        period = keys.integer(key, period)
+        windowed = [(i % period != 0) if first_global else (i % period != period - 1) for i in range(n_layers)]
+    return tuple(size if one else None for one in windowed)

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from ollama_zmq.models.architecture import Given, PagedKv
 from ollama_zmq.models.keys import Keys
-from ollama_zmq.models.parts import ATTENTION, GATED, grouped_attention, linear, paged_kv, swiglu
+from ollama_zmq.models.parts import ATTENTION, GATED, NORMS, feed_forward, grouped_attention, linear, paged_kv, rms_head
 from ollama_zmq.models.rotary import Rope
 from ollama_zmq.models.sizes import Sizes
 from ollama_zmq.ops.builder import Ops, Value
@@ -33,7 +33,7 @@ class Qwen2:
         return cls(sizes, Rope.of(keys, sizes.heads[0].head_dim, pairing="halves"))
 
     def layer_weights(self, i: int) -> Mapping[str, bool]:
-        return {"attn_norm": True, "ffn_norm": True} | ATTENTION | GATED
+        return NORMS | ATTENTION | GATED
 
     def states(self, i: int) -> tuple[PagedKv, ...]:
         return paged_kv(self.sizes.heads[i])
@@ -51,11 +51,10 @@ class Qwen2:
         h = ops.add(h, linear(ops, a, w, "attn_output"))
 
         x = ops.rms_norm(h, w["ffn_norm"], eps=eps)
-        return ops.add(h, swiglu(ops, x, w))
+        return ops.add(h, feed_forward(ops, x, w))
 
     def leave(self, ops: Ops, hidden_state: Value, given: Given) -> Value:
-        x = ops.rms_norm(hidden_state, given.globals["output_norm"], eps=self.sizes.norm_eps)
-        return ops.linear(x, given.globals["output"], given.globals.get("output.bias"))
+        return rms_head(ops, hidden_state, given, self.sizes.norm_eps)
 
 
 ARCHITECTURES = {"qwen2": Qwen2.of, "qwen2vl": Qwen2.of}
