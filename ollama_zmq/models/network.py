@@ -170,7 +170,7 @@ class Network:
         if self.embedding.shape[1] != self.hidden_size:
             found = f"has {self.embedding.shape[1]} columns, expected {self.hidden_size}"
             raise ModelFileError(f"{self.gguf.path}: tensor {EMBED!r} {found}", tensor=EMBED)
-        read = {weight.name for weight in program.weights}
+        read = {weight.name for weight in (*program.weights, *self.globals.values())}
         for name in self.gguf.tensors:
             if name not in read:
                 raise ModelFileError(

@@ -7,18 +7,22 @@ knows, and a program is the same whether its file has the parts fused or apart.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from math import prod
 
 from ollama_zmq.errors import ModelFileError, ShapeError
 from ollama_zmq.formats.gguf import TensorInfo
 from ollama_zmq.models.architecture import Model
 
+HEAD_NORMS = ("attn_q_norm", "attn_k_norm")
 QKV, GATE_UP = "attn_qkv", "ffn_up"
 
 
 def with_parts(tensors: Mapping[str, TensorInfo], model: Model) -> dict[str, TensorInfo]:
     """Return *tensors* with the parts of fused ones in their place, where *model* reads the parts.
 
-    ``attn_qkv`` is queries, then keys, then values; ``ffn_up`` where there is no gate is the gate, then up.
+    ``attn_qkv`` is queries, then keys, then values; ``ffn_up`` where there is no gate is the gate, then up. A norm of
+    each head by weights of its own [H, E] is a vector [H*E].
 
     Raises:
         ModelFileError: a fused tensor has other rows than its parts together.
@@ -33,6 +37,9 @@ def with_parts(tensors: Mapping[str, TensorInfo], model: Model) -> dict[str, Ten
             if wanted.get("ffn_gate") and f"blk.{i}.ffn_gate.weight" not in tensors and up is not None:
                 half = up.shape[0] // 2
                 found |= _parts(up, f"blk.{i}.", ending, {"ffn_gate": half, "ffn_up": half})
+        for name in (f"blk.{i}.{norm}.weight" for norm in HEAD_NORMS):
+            if name in found:
+                found[name] = replace(found[name], shape=(prod(found[name].shape),))
     return found
 
 

@@ -71,7 +71,7 @@ def running(
             verified = verify(program)
             for spec in program.weights:
                 if spec.name not in weights:
-                    weights[spec.name] = device.load_weight(spec, gguf.data(spec.name))
+                    weights[spec.name] = device.load_weight(spec, network.gguf.data(spec.name))
                     stack.callback(weights[spec.name].close)
             mine = {spec.name: weights[spec.name] for spec in program.weights}
             executables.append(device.compile(verified, mine, kv_pages=KV_PAGES, max_tokens=max_tokens))

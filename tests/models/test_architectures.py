@@ -13,19 +13,32 @@ from ollama_zmq.models.network import Network
 from ollama_zmq.models.registry import architecture, known
 from ollama_zmq.ops.program import PAGE_SLOTS, verify
 from tests.models.running import cut, running
-from tests.models.tiny import X, write_tiny
+from tests.models.tiny import E, G, H, X, write_tiny
 
 TINY = {  # architecture, or architecture and variant -> keys of a small model
     "llama": {},
     "llama of experts": {"expert_count": X, "expert_used_count": 2},
+    "chatglm": {"rope.dimension_count": 8},
+    "exaone4": {"attention.sliding_window": 40, "attention.sliding_window_pattern": 2},
     "gemma": {},
     "gemma2": {"attention.sliding_window": 40},
     "gemma3": {"attention.sliding_window": 40, "attention.sliding_window_pattern": 2},
+    "glm4": {"rope.dimension_count": 8},
+    "granite": {"attention.scale": 0.2, "embedding_scale": 3.0, "residual_scale": 0.4, "logit_scale": 2.0},
+    "hunyuan-dense": {},
+    "mistral3": {"attention.temperature_scale": 0.3, "rope.scaling.original_context_length": 16},
+    "olmo2": {"attention.sliding_window": 40},
+    "phi3": {"rope.scaling.original_context_length": 16, "rope.scaling.attn_factor": 1.2},
     "qwen2": {},
     "qwen3": {},
     "qwen3vl": {},
+    "seed_oss": {},
+    "smollm3": {},
+    "stablelm": {"rope.dimension_count": 8},
     "qwen2vl": {"rope.dimension_sections": [4, 2, 2, 0]},
 }
+WHOLE_NORMS = {"attn_q_norm": (H * E,), "attn_k_norm": (G * E,)}
+SHAPES = {"olmo2": WHOLE_NORMS}  # of tensors that are not as wide as usual
 TOKENS = np.random.default_rng(0).integers(3, 250, size=2 * PAGE_SLOTS + 7, dtype=np.int32)
 FEW_TOKENS = TOKENS[:9]
 CHUNKS = (1, 7, 64)
@@ -42,7 +55,8 @@ def device():
 
 @pytest.fixture(params=TINY)
 def path(request, tmp_path):
-    return write_tiny(tmp_path / "tiny.gguf", request.param.split()[0], TINY[request.param])
+    name = request.param.split()[0]
+    return write_tiny(tmp_path / "tiny.gguf", name, TINY[request.param], shapes=SHAPES.get(name))
 
 
 def test_every_architecture_is_under_these_laws():

@@ -1,0 +1,73 @@
+"""Mistral Small 3, Ministral 3, Devstral: llama's layer, with queries that grow with their position.
+
+Source: Mistral AI's code of Ministral 3; the factor is that of Llama 4 (Meta 2025), 1 + beta ln(1 + floor(position /
+original context)).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ollama_zmq.models.architecture import Given, PagedKv
+from ollama_zmq.models.keys import Keys
+from ollama_zmq.models.parts import (
+    ATTENTION,
+    GATED,
+    NORMS,
+    feed_forward,
+    grouped_attention,
+    linear,
+    paged_kv,
+    projections,
+    rms_head,
+)
+from ollama_zmq.models.rotary import Rope
+from ollama_zmq.models.sizes import Sizes
+from ollama_zmq.ops.builder import Ops, Value
+
+
+@dataclass(frozen=True, slots=True)
+class Mistral3:
+    """The sizes of one model, and its layers written as ops."""
+
+    sizes: Sizes
+    rope: Rope
+    beta: float  # of the queries' growth; 0 for none
+    original_context: int
+    globals: ClassVar[Mapping[str, bool]] = {"output_norm": True}
+
+    @classmethod
+    def of(cls, keys: Keys) -> Mistral3:
+        sizes = Sizes.of(keys)
+        return cls(
+            sizes,
+            Rope.of(keys, sizes.heads[0].head_dim, pairing="interleaved"),
+            keys.number("attention.temperature_scale", 0.0),
+            keys.integer("rope.scaling.original_context_length", sizes.context_length),
+        )
+
+    def layer_weights(self, i: int) -> Mapping[str, bool]:
+        return NORMS | ATTENTION | GATED
+
+    def states(self, i: int) -> tuple[PagedKv, ...]:
+        return paged_kv(self.sizes.heads[i])
+
+    def enter(self, ops: Ops, hidden_state: Value, given: Given) -> Value:
+        return hidden_state
+
+    def layer(self, ops: Ops, i: int, h: Value, given: Given) -> Value:
+        w, eps, heads = given.weights, self.sizes.norm_eps, self.sizes.heads[i]
+        q, k, v = projections(ops, ops.rms_norm(h, w["attn_norm"], eps=eps), w)
+        q, k = self.rope(ops, q, given, heads.n_heads), self.rope(ops, k, given, heads.n_kv_heads)
+        if self.beta:
+            q = ops.scale_by_position(q, given.positions, beta=self.beta, length=float(self.original_context))
+        h = ops.add(h, linear(ops, grouped_attention(ops, q, k, v, given, heads), w, "attn_output"))
+        return ops.add(h, feed_forward(ops, ops.rms_norm(h, w["ffn_norm"], eps=eps), w))
+
+    def leave(self, ops: Ops, hidden_state: Value, given: Given) -> Value:
+        return rms_head(ops, hidden_state, given, self.sizes.norm_eps)
+
+
+ARCHITECTURES = {"mistral3": Mistral3.of}
