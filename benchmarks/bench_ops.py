@@ -159,9 +159,9 @@ class Bench:
         router, x = (rng.normal(size=(rows, K)).astype(np.float32) for rows in (X, T))
         ops = Builder("experts")
         token = ops.input("x", ("T", K))
-        routing = ops.route(ops.linear(token, ops.weight(WeightSpec("r", 0, (X, K)))), n_used=J, softmax_over="chosen")
+        chosen, _ = ops.route(ops.linear(token, ops.weight(WeightSpec("r", 0, (X, K)))), n_used=J)
         spec = WeightSpec("w", QuantType[kind].id, (X, N, K))
-        out = ops.expert_linear(token, routing, ops.weight(spec), n_used=J)
+        out = ops.expert_linear(token, chosen, ops.weight(spec), n_used=J)
         limit = self.read_limit()
         seconds = self.time(ops, out, x, Step.of([T], [0]), given={"r": router})
         name, sizes = f"experts {kind}", f"X={X} J={J} N={N}"

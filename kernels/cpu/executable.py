@@ -93,10 +93,10 @@ def frequencies(attrs: Mapping[str, Any], factors: Array | None) -> Array:
 
 
 def _attributes(op: PlannedOp) -> dict[str, Any]:
-    """Return an op's attributes as a row's record has them: numbers in order, a word's place, others by their names."""
+    """Return an op's attributes as a row's record has them: numbers in order, a word's place, and all by name."""
     declared = OPS[op.op].attrs if op.op in OPS else {}
     words = [attr.choices.index(op.attrs[name]) for name, attr in declared.items() if attr.type is str]
-    numbers = [float(op.attrs[name]) for name, attr in declared.items() if attr.type is float]
+    numbers = [float(op.attrs[name]) for name, attr in declared.items() if attr.type is not str]
     return op.attrs | {"numbers": numbers, "choice": words[0] if words else 0}
 
 
@@ -167,7 +167,7 @@ class CpuExecutable:
             self._program.add_linears(symbol, parts, of_experts=kind is StepKind.EXPERTS)
         elif kind is StepKind.GATHER:
             (op,) = ops
-            self._program.add_gather(symbol, op.attrs | self._at(routing=op.reads[0], slots=op.writes))
+            self._program.add_gather(symbol, op.attrs | self._at(chosen=op.reads[0], slots=op.writes))
         else:
             (op,) = ops
             q, cache = op.reads
@@ -214,7 +214,7 @@ class CpuExecutable:
                 made = self._frequencies[op.writes] = frequencies(op.attrs, factors)
                 record["weights"] = [{"at": made.ctypes.data, "count": made.size, "nbytes": made.nbytes}]
                 record["numbers"] = [op.attrs["magnitude"]]
-            case "embed":
+            case "embed" | "expert_bias":
                 record["format"] = FORMATS[self._weights[op.weights[0]].spec.type].index
             case "rope":
                 record["b_width"] = op.attrs["rotary_dim"]

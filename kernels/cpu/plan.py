@@ -146,11 +146,8 @@ class _Planner:
         reads: tuple[Value, ...] = tuple(
             call.args[name] for name in declared.names("input") if declared.args[name].dtype == "float32"
         )
-        attrs = call.attrs
-        if "routing" in declared.args:
-            reads, attrs = (*reads, self._slots(call)), attrs | self._routed(call)
         symbol, width = self.shapes[call.args["out"]]
-        op = PlannedOp(call.op, reads, call.args["out"], _weights(call), attrs)
+        op = PlannedOp(call.op, reads, call.args["out"], _weights(call), call.attrs)
         self._row_op(op, str(symbol), 4 * int(width), joins=ROWS not in declared.args)
 
     def _row_op(self, op: PlannedOp, symbol: str, nbytes: int, *, after: int = 0, joins: bool = True) -> None:
@@ -193,16 +190,16 @@ class _Planner:
         self.row_nbytes[out] = str(symbol), 4 * int(self.shapes[out][1])
 
     def _routed(self, call: Call) -> dict[str, Any]:
-        return {"n_experts": int(self.shapes[call.args["routing"]][1]), "n_used": int(call.attrs["n_used"])}
+        return {"n_experts": int(self.shapes[call.args["chosen"]][1]), "n_used": int(call.attrs["n_used"])}
 
     def _slots(self, call: Call) -> Value:
-        """Return the value that holds the routing's slots, sorted by expert."""
-        routing, attrs = call.args["routing"], self._routed(call)
-        value = ("slots", routing, attrs["n_used"])
+        """Return the value that holds a routing's slots, sorted by expert."""
+        chosen, attrs = call.args["chosen"], self._routed(call)
+        value = ("slots", chosen, attrs["n_used"])
         if value not in self.ready:
-            symbol = str(self.shapes[routing][0])
-            step = self._step(StepKind.GATHER, symbol, self.ready[routing] + 1)
-            self.steps[step].ops.append(PlannedOp("gather", (routing,), value, attrs=attrs))
+            symbol = str(self.shapes[chosen][0])
+            step = self._step(StepKind.GATHER, symbol, self.ready[chosen] + 1)
+            self.steps[step].ops.append(PlannedOp("gather", (chosen,), value, attrs=attrs))
             self.ready[value] = step
             self.fixed_nbytes[value] = slots_nbytes(0, **attrs)
             self.row_nbytes[value] = symbol, slots_nbytes(1, **attrs) - self.fixed_nbytes[value]

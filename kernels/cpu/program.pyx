@@ -201,8 +201,8 @@ cdef class CompiledProgram:
         """Add the sorting of slots by expert, a dict of ``struct gather_op``'s members."""
         cdef c_step *step = self._new_step(<step_kind_t>GATHER_STEP, symbol, 1)
         step.gather = gather_op(
-            <const float *><uintptr_t>op["routing"], <void *><uintptr_t>op["slots"], op["n_experts"], op["n_used"],
-            op["routing_nbytes"], op["slots_nbytes"],
+            <const float *><uintptr_t>op["chosen"], <void *><uintptr_t>op["slots"], op["n_experts"], op["n_used"],
+            op["chosen_nbytes"], op["slots_nbytes"],
         )
 
     def add_attention(self, op, cache, attrs):

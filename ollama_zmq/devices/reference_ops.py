@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ollama_zmq.devices.base import Array, Step
+from ollama_zmq.ops.expert_shares import LEAST_SUM
 from ollama_zmq.ops.program import PAGE_SLOTS, CacheSpec
 from ollama_zmq.ops.registry import OPS
 from ollama_zmq.ops.rope import scales
@@ -101,8 +102,8 @@ def add_bias(x: Array, bias: Array) -> Float64:
     return _float64(x) + bias
 
 
-def mul(a: Array, b: Array) -> Float64:
-    return _float64(a) * b
+def mul(a: Array, b: Array, *, head_dim: int) -> Float64:
+    return np.repeat(_float64(a), head_dim, axis=1) * b
 
 
 def mul_weight(x: Array, weight: Array) -> Float64:
@@ -189,34 +190,83 @@ def rope(
     return turned.reshape(x.shape)
 
 
-def route(logits: Array, *, n_used: int, softmax_over: str) -> Float64:
-    shares = np.exp(_float64(logits) - logits.max(axis=1, keepdims=True))
-    chosen = np.zeros(logits.shape, bool)
-    np.put_along_axis(chosen, np.argsort(-logits, axis=1, kind="stable")[:, :n_used], True, axis=1)
-    summed = shares if softmax_over == "all" else np.where(chosen, shares, 0)
-    routed: Float64 = np.where(chosen, shares / summed.sum(axis=1, keepdims=True), 0)
-    return routed
+def _softmax(logits: Float64) -> Float64:
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    divided: Float64 = shares / shares.sum(axis=1, keepdims=True)
+    return divided
 
 
-def expert_linear(x: Array, routing: Array, weight: Array, *, n_used: int) -> Float64:
+SCORES: dict[str, Callable[[Float64], Float64]] = {
+    "softmax": _softmax,
+    "sigmoid": ACTIVATIONS["sigmoid"],
+    "sqrt_softplus": lambda logits: np.sqrt(ACTIVATIONS["softplus"](logits)),
+}
+
+
+def choose_experts(
+    logits: Array, bias: Array | None = None, *, n_used: int, scores: str, n_groups: int, n_groups_used: int
+) -> Float64:
+    marks = _float64(logits)
+    if bias is not None or n_groups > 1:
+        marks = SCORES[scores](marks) + (0 if bias is None else bias)
+    closed = np.zeros(marks.shape, bool)
+    if n_groups > 1:
+        groups = np.sort(-marks.reshape(len(marks), n_groups, marks.shape[1] // n_groups), axis=2)  # NaN is last
+        best = _best(-groups[:, :, :2].sum(axis=2), n_groups_used)
+        closed = np.repeat(~best, groups.shape[2], axis=1)
+    order = np.lexsort((-marks, np.isnan(marks), closed), axis=1)
+    chosen = np.zeros(marks.shape)
+    np.put_along_axis(chosen, order[:, :n_used], 1, axis=1)
+    return chosen
+
+
+def _best(marks: Float64, n_used: int) -> npt.NDArray[np.bool_]:
+    """Whether a mark is one of the row's n_used largest, the lowest numbers among equals; NaNs come last."""
+    best = np.zeros(marks.shape, bool)
+    np.put_along_axis(best, np.argsort(-marks, axis=1, kind="stable")[:, :n_used], True, axis=1)
+    return best
+
+
+def expert_shares(
+    logits: Array,
+    chosen: Array,
+    weight: Array | None = None,
+    *,
+    n_used: int,
+    scores: str,
+    normalize: int,
+    scale: float,
+) -> Float64:
+    slots = _slots(chosen, n_used)
+    shares = np.take_along_axis(SCORES[scores](_float64(logits)), slots, axis=1)
+    if normalize:
+        shares = shares / np.maximum(shares.sum(axis=1, keepdims=True), LEAST_SUM)
+    shares = shares * scale
+    return shares if weight is None else shares * weight[slots]
+
+
+def expert_linear(x: Array, chosen: Array, weight: Array, *, n_used: int) -> Float64:
     K = weight.shape[2]
     inputs = np.broadcast_to(_float64(x).reshape(len(x), x.shape[1] // K, K), (len(x), n_used, K))
     products = [
         [_float64(weight[expert]) @ inputs[t, j] for j, expert in enumerate(slots)]
-        for t, slots in enumerate(_slots(routing, n_used))
+        for t, slots in enumerate(_slots(chosen, n_used))
     ]
     return np.array(products, np.float64).reshape(len(x), n_used * weight.shape[1])
 
 
-def expert_sum(x: Array, routing: Array, *, n_used: int, width: int) -> Float64:
-    shares = np.take_along_axis(routing, _slots(routing, n_used), axis=1)
+def expert_bias(x: Array, chosen: Array, bias: Array, *, n_used: int) -> Float64:
+    return _float64(x) + bias[_slots(chosen, n_used)].reshape(x.shape)
+
+
+def expert_sum(x: Array, shares: Array, *, n_used: int, width: int) -> Float64:
     summed: Float64 = np.einsum("tj,tjd->td", _float64(shares), _float64(x).reshape(len(x), n_used, width))
     return summed
 
 
-def _slots(routing: Array, n_used: int) -> Array:
+def _slots(chosen: Array, n_used: int) -> Array:
     """Return the experts of each row [T, n_used]: those that count, lowest first, then the lowest others."""
-    return np.argsort(routing == 0, axis=1, kind="stable")[:, :n_used]
+    return np.argsort(chosen == 0, axis=1, kind="stable")[:, :n_used]
 
 
 def take_rows(x: Array, rows: Array) -> Float64:

@@ -98,13 +98,13 @@ def rms_head(ops: Ops, hidden_state: Value, given: Given, eps: float) -> Value:
     return ops.linear(x, given.globals["output"], given.globals.get("output.bias"))
 
 
-def experts(ops: Ops, x: Value, w: Mapping[str, Value], *, n_used: int, softmax_over: str = "chosen") -> Value:
+def experts(ops: Ops, x: Value, w: Mapping[str, Value], *, n_used: int, normalize: bool = True) -> Value:
     """SwiGLU of the ``n_used`` best experts of each token, weighted by their shares [T, D]."""
-    routing = ops.route(ops.linear(x, w["ffn_gate_inp"]), n_used=n_used, softmax_over=softmax_over)
-    gate = ops.expert_linear(x, routing, w["ffn_gate_exps"], n_used=n_used)
-    up = ops.expert_linear(x, routing, w["ffn_up_exps"], n_used=n_used)
-    down = ops.expert_linear(ops.gated(gate, up, function="silu"), routing, w["ffn_down_exps"], n_used=n_used)
-    return ops.expert_sum(down, routing, n_used=n_used, width=int(x.shape[1]))
+    chosen, shares = ops.route(ops.linear(x, w["ffn_gate_inp"]), n_used=n_used, normalize=normalize)
+    gate = ops.expert_linear(x, chosen, w["ffn_gate_exps"], n_used=n_used)
+    up = ops.expert_linear(x, chosen, w["ffn_up_exps"], n_used=n_used)
+    down = ops.expert_linear(ops.gated(gate, up, function="silu"), chosen, w["ffn_down_exps"], n_used=n_used)
+    return ops.expert_sum(down, shares)
 
 
 def used_experts(keys: Keys) -> int:

@@ -43,6 +43,11 @@ def _width(x: Value) -> int:
     return int(x.shape[1]) if len(x.shape) == 2 else 0
 
 
+def _times(x: Value, narrower: Value) -> int:
+    """How often the numbers of *narrower* go into those of *x*, 1 where they do not."""
+    return max(1, _width(x) // max(1, _width(narrower)))
+
+
 class Ops(ABC):
     """Every op as a method that returns its output."""
 
@@ -83,7 +88,8 @@ class Ops(ABC):
         return self.apply("add", {"a": a, "b": b}, {})
 
     def mul(self, a: Value, b: Value) -> Value:
-        return self.apply("mul", {"a": a, "b": b}, {})
+        """*b* times *a*; each number of a narrower *a* stands for a head of *b*."""
+        return self.apply("mul", {"a": a, "b": b}, {"head_dim": _times(b, a)})
 
     def mul_weight(self, x: Value, weight: Value) -> Value:
         """By a vector [D], or by one number [1]."""
@@ -110,8 +116,7 @@ class Ops(ABC):
 
     def gated(self, gate: Value, up: Value, *, function: str) -> Value:
         """*up* times the function of the gate; each number of a narrower gate stands for a head of *up*."""
-        head_dim = max(1, _width(up) // max(1, _width(gate)))
-        return self.apply("gated", {"gate": gate, "up": up}, {"function": function, "head_dim": head_dim})
+        return self.apply("gated", {"gate": gate, "up": up}, {"function": function, "head_dim": _times(up, gate)})
 
     def swiglu_clamped(self, gate: Value, up: Value, *, alpha: float, limit: float) -> Value:
         return self.apply("swiglu_clamped", {"gate": gate, "up": up}, {"alpha": alpha, "limit": limit})
@@ -188,15 +193,43 @@ class Ops(ABC):
             return self.apply("attention", {"q": q, "cache": cache}, attrs)
         return self.apply("attention_sinks", {"q": q, "cache": cache, "sinks": sinks}, attrs)
 
-    def route(self, logits: Value, *, n_used: int, softmax_over: str) -> Value:
-        return self.apply("route", {"logits": logits}, {"n_used": n_used, "softmax_over": softmax_over})
+    def route(
+        self,
+        logits: Value,
+        bias: Value | None = None,
+        expert_scale: Value | None = None,
+        *,
+        n_used: int,
+        scores: str = "softmax",
+        normalize: bool = True,
+        scale: float = 1.0,
+        n_groups: int = 1,
+        n_groups_used: int = 1,
+    ) -> tuple[Value, Value]:
+        """Return which experts each row is routed to [T, X], and their shares [T, n_used].
 
-    def expert_linear(self, x: Value, routing: Value, weight: Value, *, n_used: int) -> Value:
-        """``x @ weight[expert].T`` for each expert that a row is routed to, one behind the other."""
-        return self.apply("expert_linear", {"x": x, "routing": routing, "weight": weight}, {"n_used": n_used})
+        Args:
+            bias: [X], weighs in the choice and not in the shares.
+            expert_scale: [X], what each expert's share is multiplied with.
+        """
+        attrs: Attrs = {"n_used": n_used, "scores": scores}
+        groups: Attrs = {"n_groups": n_groups, "n_groups_used": n_groups_used}
+        chosen = self.apply("choose_experts", _given(logits=logits, bias=bias), attrs | groups)
+        args = _given(logits=logits, chosen=chosen, weight=expert_scale)
+        return chosen, self.apply("expert_shares", args, attrs | {"normalize": int(normalize), "scale": scale})
 
-    def expert_sum(self, x: Value, routing: Value, *, n_used: int, width: int) -> Value:
-        return self.apply("expert_sum", {"x": x, "routing": routing}, {"n_used": n_used, "width": width})
+    def expert_linear(self, x: Value, chosen: Value, weight: Value, bias: Value | None = None, *, n_used: int) -> Value:
+        """``x @ weight[expert].T`` and its bias for each expert that a row is routed to, one behind the other."""
+        out = self.apply("expert_linear", {"x": x, "chosen": chosen, "weight": weight}, {"n_used": n_used})
+        return out if bias is None else self.expert_bias(out, chosen, bias, n_used=n_used)
+
+    def expert_bias(self, x: Value, chosen: Value, bias: Value, *, n_used: int) -> Value:
+        return self.apply("expert_bias", {"x": x, "chosen": chosen, "bias": bias}, {"n_used": n_used})
+
+    def expert_sum(self, x: Value, shares: Value) -> Value:
+        """The sum of each row's slots, weighted by its shares [T, n_used]."""
+        attrs: Attrs = {"n_used": _width(shares), "width": _times(x, shares)}
+        return self.apply("expert_sum", {"x": x, "shares": shares}, attrs)
 
     def take_rows(self, x: Value, rows: Value) -> Value:
         return self.apply("take_rows", {"x": x, "rows": rows}, {})

@@ -1,6 +1,6 @@
 """Multiply each row by the weight matrices of its own experts, and of no other.
 
-    slots[t]         = the n_used lowest experts with routing[t, x] != 0; where they are fewer, the lowest others too
+    slots[t]         = the n_used lowest experts with chosen[t, x] != 0; where they are fewer, the lowest others too
     out[t, j*N + n]  = sum_k x[t, k] * weight[slots[t, j], n, k]              the slots share x [T, K]
     out[t, j*N + n]  = sum_k x[t, j*K + k] * weight[slots[t, j], n, k]        or each has its own, [T, n_used*K]
 
@@ -11,8 +11,8 @@ are those of ``linear``. A row does not depend on which other rows use its exper
 from collections.abc import Mapping
 from typing import Any
 
-from ollama_zmq.ops.route import MAX_EXPERTS, too_few
-from ollama_zmq.ops.spec import Attr, Input, Op, Output, Size, Weight
+from ollama_zmq.ops.choose_experts import N_USED, too_few
+from ollama_zmq.ops.spec import Input, Op, Output, Size, Weight
 
 
 def _rule(attrs: Mapping[str, Any], sizes: Mapping[str, Size]) -> str:
@@ -24,8 +24,8 @@ def _rule(attrs: Mapping[str, Any], sizes: Mapping[str, Size]) -> str:
 
 EXPERT_LINEAR = Op(
     name="expert_linear",
-    args={"x": Input("T W"), "routing": Input("T X"), "weight": Weight("X N K"), "out": Output("T J*N")},
-    attrs={"n_used": Attr(int, 1, MAX_EXPERTS, symbol="J")},
+    args={"x": Input("T W"), "chosen": Input("T X"), "weight": Weight("X N K"), "out": Output("T J*N")},
+    attrs={"n_used": N_USED},
     rtol=2e-2,
     atol=1e-6,
     rule=_rule,

@@ -14,7 +14,7 @@ from ollama_zmq.ops.spec import Attr, Input, Op, Output
 GATED = Op(
     name="gated",
     args={"gate": Input("T F"), "up": Input("T F*E"), "out": Output("T F*E")},
-    attrs={"function": Attr(str, choices=FUNCTIONS), "head_dim": Attr(int, 1, 1 << 16, symbol="E")},
+    attrs={"function": Attr(str, choices=FUNCTIONS), "head_dim": Attr(int, 1, 1 << 20, symbol="E")},
     rtol=3e-6,
     atol=1e-6,
     by_row=True,

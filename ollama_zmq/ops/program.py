@@ -297,6 +297,7 @@ def row_floats(verified: Verified) -> int:
 def streamed_shares(program: Program) -> dict[str, float]:
     """Return which share of each matrix one token multiplies with: of a stack of experts, those it uses."""
     stacks = {call.args["weight"]: call.attrs["n_used"] for call in program.calls if call.op == "expert_linear"}
+    stacks |= {call.args["bias"]: call.attrs["n_used"] for call in program.calls if call.op == "expert_bias"}
     return {
         spec.name: float(stacks.get(spec.name, 1)) / (spec.shape[0] if spec.name in stacks else 1)
         for spec in program.weights

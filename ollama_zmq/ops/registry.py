@@ -9,9 +9,12 @@ from ollama_zmq.ops.activation import ACTIVATION
 from ollama_zmq.ops.add import ADD
 from ollama_zmq.ops.add_bias import ADD_BIAS
 from ollama_zmq.ops.attention import ATTENTION, ATTENTION_SINKS
+from ollama_zmq.ops.choose_experts import CHOOSE_EXPERTS
 from ollama_zmq.ops.clamp import CLAMP
 from ollama_zmq.ops.embed import EMBED
+from ollama_zmq.ops.expert_bias import EXPERT_BIAS
 from ollama_zmq.ops.expert_linear import EXPERT_LINEAR
+from ollama_zmq.ops.expert_shares import EXPERT_SHARES
 from ollama_zmq.ops.expert_sum import EXPERT_SUM
 from ollama_zmq.ops.gated import GATED
 from ollama_zmq.ops.l2_norm import L2_NORM
@@ -21,7 +24,6 @@ from ollama_zmq.ops.mul import MUL
 from ollama_zmq.ops.mul_weight import MUL_WEIGHT
 from ollama_zmq.ops.rms_norm import RMS_NORM
 from ollama_zmq.ops.rope import ROPE
-from ollama_zmq.ops.route import ROUTE
 from ollama_zmq.ops.scale import SCALE
 from ollama_zmq.ops.scale_by_position import SCALE_BY_POSITION
 from ollama_zmq.ops.softcap import SOFTCAP
@@ -39,9 +41,12 @@ OPS: dict[str, Op] = {
         ADD_BIAS,
         ATTENTION,
         ATTENTION_SINKS,
+        CHOOSE_EXPERTS,
         CLAMP,
         EMBED,
+        EXPERT_BIAS,
         EXPERT_LINEAR,
+        EXPERT_SHARES,
         EXPERT_SUM,
         GATED,
         L2_NORM,
@@ -51,7 +56,6 @@ OPS: dict[str, Op] = {
         MUL_WEIGHT,
         RMS_NORM,
         ROPE,
-        ROUTE,
         SCALE,
         SCALE_BY_POSITION,
         SOFTCAP,

@@ -161,19 +161,23 @@ static void run_rows(size_t D)
 
 static void run_experts(size_t n_experts, size_t n_used, size_t D)
 {
-    float *logits = floats(n_experts), *x = floats(n_used * D), *routing = buffer(n_experts * sizeof *routing);
-    float *out = buffer(D * sizeof *out);
-    int32_t *experts = buffer(n_used * sizeof *experts);
-    for (int over = 0; over < 2; over++) {
-        struct row_op op = {.width = n_experts, .n_used = n_used, .choice = over};
-        k->rows[ROW_route](&op, &(struct row){.a = logits, .out = routing});
-        report("route", n_experts, n_used, (size_t)over, digest_of(routing, n_experts));
-        slots_of_row(routing, n_experts, n_used, experts);
-        op.width = D;
-        k->rows[ROW_expert_sum](&op, &(struct row){.a = x, .b = routing, .out = out, .experts = experts});
-        report("expert_sum", n_experts, n_used, D, digest_of(out, D));
-    }
-    free(logits), free(x), free(routing), free(out), free(experts);
+    float *logits = floats(n_experts), *x = floats(n_used * D), *chosen = buffer(n_experts * sizeof *chosen);
+    float *shares = buffer(n_used * sizeof *shares), *out = buffer(D * sizeof *out);
+    for (int scores = SCORES_softmax; scores <= SCORES_sqrt_softplus; scores++)
+        for (int way = 0; way < 4; way++) {
+            const struct row_weight bias = {way & 1 ? x : NULL, n_experts};
+            size_t n_groups = way & 2 && n_experts % 4 == 0 && n_experts / 2 >= n_used ? 4 : 1;
+            struct row_op op = {.width = n_experts, .choice = scores, .numbers = {n_used, n_groups, (n_groups + 1) / 2}, .weights = {bias}};
+            k->rows[ROW_choose_experts](&op, &(struct row){.a = logits, .out = chosen});
+            report("choose_experts", n_experts, n_used, (size_t)(scores * 4 + way), digest_of(chosen, n_experts));
+            op = (struct row_op){.a_width = n_experts, .width = n_used, .choice = scores, .numbers = {n_used, way & 1, 1.5}, .weights = {bias}};
+            k->rows[ROW_expert_shares](&op, &(struct row){.a = logits, .b = chosen, .out = shares});
+            report("expert_shares", n_experts, n_used, (size_t)(scores * 4 + way), digest_of(shares, n_used));
+            op = (struct row_op){.width = D, .b_width = n_used};
+            k->rows[ROW_expert_sum](&op, &(struct row){.a = x, .b = shares, .out = out});
+            report("expert_sum", n_experts, n_used, D, digest_of(out, D));
+        }
+    free(logits), free(x), free(chosen), free(shares), free(out);
 }
 
 static void run_logits(size_t V)
@@ -270,7 +274,7 @@ int main(int count, char **arguments)
     state = 88172645463325252u;
     for (int format = 0; format < FORMATS; format++) run_format((enum format)format), run_wide((enum format)format);
     for (size_t i = 0; i < sizeof widths / sizeof *widths; i++) run_rows(widths[i]);
-    run_experts(8, 2, 64), run_experts(1, 1, 15), run_experts(61, 7, 97);
+    run_experts(8, 2, 64), run_experts(1, 1, 15), run_experts(61, 7, 97), run_experts(32, 5, 16);
     run_logits(5), run_logits(64), run_logits(1500);
     run_rope(64, 64, 1000), run_rope(80, 32, 131071), run_rope(6, 2, 1);
     for (size_t i = 0; i < sizeof heads / sizeof *heads; i++)

@@ -11,7 +11,7 @@ from ollama_zmq.formats.quants import QuantType
 from ollama_zmq.ops.builder import Builder
 from ollama_zmq.ops.program import WeightSpec
 from tests.kernels.test_linear_bits import KINDS
-from tests.ops.one_op import drawn, hidden, ready
+from tests.ops.one_op import drawn, hidden, plain, ready
 from tests.ops.test_experts import stack
 
 FEW = settings(max_examples=10, deadline=None)
@@ -23,6 +23,8 @@ def layer(kind, rng, X=X, J=J, F=None):
     D = F = F or max(QuantType[kind].block_size, 24)
     weights = {
         "router": drawn(rng, "F32", X, D),
+        "balance": plain(rng.normal(size=X)),
+        "bias": drawn(rng, "F32", X, F),
         "gate": stack(rng, kind, X, F, D),
         "up": stack(rng, kind, X, F, D),
         "down": stack(rng, kind, X, D, F),
@@ -30,10 +32,10 @@ def layer(kind, rng, X=X, J=J, F=None):
     ops = Builder("experts")
     x = ops.input("x", ("T", D))
     given = {name: ops.weight(WeightSpec(name, weight.type.id, weight.shape)) for name, weight in weights.items()}
-    routing = ops.route(ops.linear(x, given["router"]), n_used=J, softmax_over="chosen")
-    gate, up = (ops.expert_linear(x, routing, given[name], n_used=J) for name in ("gate", "up"))
-    down = ops.expert_linear(ops.gated(gate, up, function="silu"), routing, given["down"], n_used=J)
-    return ops.program("out", ops.expert_sum(down, routing, n_used=J, width=D)), weights, D
+    chosen, shares = ops.route(ops.linear(x, given["router"]), given["balance"], n_used=J, scores="sigmoid")
+    gate, up = (ops.expert_linear(x, chosen, given[name], given["bias"], n_used=J) for name in ("gate", "up"))
+    down = ops.expert_linear(ops.gated(gate, up, function="silu"), chosen, given["down"], n_used=J)
+    return ops.program("out", ops.expert_sum(down, shares)), weights, D
 
 
 def outputs(device, program, weights, *inputs):
@@ -92,9 +94,7 @@ def test_wide_rows_that_are_cut_into_segments_have_the_bits_of_whole_ones(device
     ops = Builder("experts")
     x = ops.input("x", ("T", K))
     router, w = (ops.weight(WeightSpec(name, weight.type.id, weight.shape)) for name, weight in weights.items())
-    program = ops.program(
-        "out", ops.expert_linear(x, ops.route(ops.linear(x, router), n_used=1, softmax_over="all"), w, n_used=1)
-    )
+    program = ops.program("out", ops.expert_linear(x, ops.route(ops.linear(x, router), n_used=1)[0], w, n_used=1))
     rows = hidden(rng, 64, K)
     for device in devices.values():
         whole, *alone = outputs(device, program, weights, rows, *np.split(rows, 64))

@@ -32,6 +32,7 @@ from ollama_zmq.formats.quants import QuantType, type_of_id
 from ollama_zmq.kernels.cpu import isa_names
 from ollama_zmq.kernels.cpu.device import CpuDevice
 from ollama_zmq.ops.attention import Q8_0_RTOL
+from ollama_zmq.ops.choose_experts import SCORES
 from ollama_zmq.ops.program import (
     PAGE_SLOTS,
     POSITIONS,
@@ -152,11 +153,12 @@ class Drawer:
         positions = op.names("input")[-1] == POSITIONS
         x, symbol, width = self.value("T" if positions else None)
         head_dim = self.pick([size for size in range(1, width + 1) if width % size == 0])
-        if op.name == "gated":
+        narrower = op.names("input")[0] if any("*" in arg.dims for arg in op.args.values()) else ""
+        if narrower:
             head_dim = width // self.pick([w for _, s, w in self.values if s == symbol and width % w == 0])
         args = {}
         for name in op.names("input"):
-            wanted = width // head_dim if name == "gate" and "head_dim" in op.attrs else width
+            wanted = width // head_dim if name == narrower else width
             fits = [value for value, *shape in self.values if shape == [symbol, wanted]]
             args[name] = POSITIONS if name == POSITIONS else x if x in fits and not args else self.pick(fits)
         for name in op.names("weight"):
@@ -190,22 +192,46 @@ class Drawer:
         self.call("rope", args, attrs, symbol, width)
 
     def draw_route(self) -> None:
-        x, symbol, width = self.value()
-        attrs = {"n_used": int(self.rng.integers(1, min(width, 6) + 1)), "softmax_over": self.pick(("all", "chosen"))}
-        self.call("route", {"logits": x}, attrs, symbol, width)
+        logits, symbol, X = self.value()
+        attrs = {"n_used": int(self.rng.integers(1, min(X, 6) + 1)), "scores": self.pick(SCORES)}
+        groups = {"n_groups": 1, "n_groups_used": 1}
+        if X % 8 == 0 and self.rng.random() < 0.4:
+            groups = {"n_groups": X // 4, "n_groups_used": min(2, X // 4)}
+        args = {"logits": logits}
+        if self.rng.random() < 0.4:
+            args["bias"] = self.weight((X,), FLOAT_KINDS).name
+        self.call("choose_experts", args, attrs | groups, symbol, X)
+        self.draw_shares()
+
+    def draw_shares(self) -> None:
+        """Whom a row is routed to may be any row of few numbers; so may its logits."""
+        chosen, symbol, X = self.value()
+        logits = self.pick([name for name, *shape in self.values if shape == [symbol, X]])
+        args = {"logits": logits, "chosen": chosen}
+        if self.rng.random() < 0.3:
+            args["weight"] = self.weight((X,), FLOAT_KINDS).name
+        attrs = {"n_used": int(self.rng.integers(1, min(X, 6) + 1)), "scores": self.pick(SCORES)}
+        attrs |= {"normalize": int(self.rng.integers(2)), "scale": self.pick((1.0, 2.5))}
+        self.call("expert_shares", args, attrs, symbol, attrs["n_used"])
+
+    def draw_expert_bias(self) -> None:
+        x, symbol, W = self.value()
+        chosen, _, X = self.pick([value for value in self.values if value[1] == symbol])
+        J = self.pick([J for J in range(1, min(X, 8) + 1) if W % J == 0])
+        args = {"x": x, "chosen": chosen, "bias": self.weight((X, W // J)).name}
+        self.call("expert_bias", args, {"n_used": J}, symbol, W)
 
     def draw_expert_linear(self) -> None:
-        """Routings are any rows of few numbers."""
-        routings = [value for value in self.values if value[2] <= 64]
-        if not routings:
+        choices = [value for value in self.values if value[2] <= 64]
+        if not choices:
             return
-        routing, symbol, X = self.pick(routings)
+        chosen, symbol, X = self.pick(choices)
         x, _, W = self.value(symbol)
         J = self.pick([J for J in range(1, min(X, 8) + 1) if W % J == 0])
         K = self.pick((W, W // J))
         N = int(self.pick((1, 16, 33)))
         weight = self.weight((X, N, K)).name
-        args = {"x": x, "routing": routing, "weight": weight}
+        args = {"x": x, "chosen": chosen, "weight": weight}
         self.call("expert_linear", args, {"n_used": J}, symbol, J * N)
 
     def draw_experts_again(self) -> None:
@@ -215,7 +241,7 @@ class Drawer:
             return
         earlier = self.pick(calls)
         _, symbol, W = next(value for value in self.values if value[0] == earlier.args["x"])
-        X = next(width for name, _, width in self.values if name == earlier.args["routing"])
+        X = next(width for name, _, width in self.values if name == earlier.args["chosen"])
         J = int(earlier.attrs["n_used"])
         N = int(self.pick((1, 16, 33)))
         weight = self.weight((X, N, self.pick([K for K in (W, W // J) if K * J == W or K == W])))
@@ -240,10 +266,9 @@ class Drawer:
         self.call(earlier.op, earlier.args, earlier.attrs, "T", width)
 
     def draw_expert_sum(self) -> None:
-        routing, symbol, X = self.pick(self.values)
-        x, _, W = self.value(symbol)
-        J = self.pick([J for J in range(1, min(X, 8) + 1) if W % J == 0])
-        self.call("expert_sum", {"x": x, "routing": routing}, {"n_used": J, "width": W // J}, symbol, W // J)
+        shares, symbol, J = self.pick(self.values)
+        x, _, W = self.pick([value for value in self.values if value[1] == symbol and value[2] % J == 0])
+        self.call("expert_sum", {"x": x, "shares": shares}, {"n_used": J, "width": W // J}, symbol, W // J)
 
     def draw_take_rows(self) -> None:
         x, _, width = self.value("T")
@@ -305,7 +330,7 @@ def numbers_of(name: str, attr: Attr, head_dim: int) -> list[float]:
 
 DRAWN = (
     *("linear", "linear", *["plain"] * 7, "rope", "rope", "route"),
-    *("expert_linear", "expert_linear", "experts_again", "expert_sum", "take_rows"),
+    *("expert_linear", "expert_linear", "experts_again", "expert_bias", "expert_sum", "take_rows"),
     *("store_kv", "attention", "attention", "attention_again", "attention_again"),
 )
 
@@ -456,17 +481,28 @@ def bound_of(call: Call, read: dict[str, Any], expected: Array, kind: QuantType 
         case "attention" | "attention_sinks":
             return _attention_bound(op, call.attrs["scale"], read["q"], read["cache"], expected)
         case "expert_sum":
-            largest = [np.abs(read[name]).max(axis=1, keepdims=True) for name in ("x", "routing")]
+            largest = [np.abs(read[name]).max(axis=1, keepdims=True) for name in ("x", "shares")]
             return op.rtol * 8 * largest[0] * largest[1] + op.atol * (1 + np.abs(expected))
         case "layer_norm":
             scale = np.abs(expected) + np.abs(expected).max(axis=1, keepdims=True)
             return 4 * op.rtol * (scale + np.abs(read["x"]).max(axis=1, keepdims=True))
+        case "choose_experts":
+            return _choice_bound(call, read, expected)
         case "xielu":
             return 4 * op.rtol * (np.abs(expected) + np.abs(read["x"])) + op.atol
         case "rope" | "rms_norm" | "l2_norm" | "embed":
             return 4 * op.rtol * (np.abs(expected) + np.abs(expected).max(axis=1, keepdims=True)) + op.atol
         case _:
             return 2 * op.rtol * np.abs(expected) + 2 * op.atol
+
+
+def _choice_bound(call: Call, read: dict[str, Any], expected: Array) -> Array:
+    """Where marks are all but equal, the rounding of one decides who is chosen."""
+    near = (np.random.default_rng(i).normal(1, 1e-5, size=read["logits"].shape) for i in range(4))
+    others = [FUNCTIONS[call.op](**read | {"logits": read["logits"] * factor}, **call.attrs) for factor in near]
+    changed = np.any([other != expected for other in others], axis=0).any(axis=1, keepdims=True)
+    clear = "bias" not in read and call.attrs["n_groups"] == 1
+    return np.where(changed & (not clear), 1.0, 0.0) * np.ones(expected.shape)
 
 
 def _attention_bound(op: Op, scale: float, q: Array, cache: KvCache, expected: Array) -> Array:
@@ -490,7 +526,7 @@ def _linear_bound(x: Array, weight: Array, kind: QuantType | None) -> Array:
 def _expert_bound(call: Call, read: dict[str, Any], kind: QuantType | None) -> Array:
     x, weight, J = read["x"], read["weight"], int(call.attrs["n_used"])
     K = weight.shape[2]
-    slots = np.argsort(read["routing"] == 0, axis=1, kind="stable")[:, :J]
+    slots = np.argsort(read["chosen"] == 0, axis=1, kind="stable")[:, :J]
     rows = np.broadcast_to(x.reshape(len(x), x.shape[1] // K, K), (len(x), J, K))
     bounds = [
         [_linear_bound(rows[t, j : j + 1], weight[e], kind)[0] for j, e in enumerate(experts)]

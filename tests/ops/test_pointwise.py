@@ -19,11 +19,13 @@ def assert_close(out, expected, name):
 
 
 @FEW
-@given(T=rows, D=widths, seed=seeds)
-def test_a_product_agrees_with_float64(device, T, D, seed):
+@given(T=rows, F=widths, E=st.sampled_from([1, 1, 3, 16, 33]), seed=seeds)
+def test_a_product_agrees_with_float64(device, T, F, E, seed):
+    """A number of the narrower stands for E of the other."""
     rng = np.random.default_rng(seed)
-    a, b = hidden(rng, T, D), hidden(rng, T, D)
-    assert_close(run_op(device, "mul", {"a": a, "b": b}), a.astype(np.float64) * b, "mul")
+    a, b = hidden(rng, T, F), hidden(rng, T, F * E)
+    out = run_op(device, "mul", {"a": a, "b": b}, {"head_dim": E})
+    assert_close(out, np.repeat(a, E, axis=1).astype(np.float64) * b, "mul")
 
 
 @FEW
@@ -118,7 +120,7 @@ def test_a_row_shorter_than_eps_is_divided_by_eps(device):
 @pytest.mark.parametrize(
     ("name", "shapes", "attrs", "error", "complaint"),
     [
-        ("mul", {"a": ("T", 4), "b": ("T", 3)}, {}, ShapeError, r"mul\.b: D=3, but D=4 elsewhere"),
+        ("mul", {"a": ("T", 4), "b": ("T", 3)}, {"head_dim": 1}, ShapeError, r"mul\.b: F\*E=3, but F\*E=4"),
         ("mul_weight", {"x": ("T", 4), "weight": (3,)}, {}, OpError, "weight: P=3, expected D=4 or 1"),
         ("clamp", {"x": ("T", 4)}, {"limit": 0.0}, OpError, r"clamp\.limit=0.0 is outside"),
         ("clamp", {"x": ("T", 4)}, {"limit": -1.0}, OpError, r"clamp\.limit=-1.0 is outside"),

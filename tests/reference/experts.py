@@ -1,26 +1,31 @@
 import numpy as np
 
 
-def slots(routing, n_used):
-    """Expert numbers [T, n_used]: those that count, rising, then the lowest that do not."""
+def slots(chosen, n_used):
+    """Expert numbers [T, n_used]: those that are chosen, rising, then the lowest that are not."""
     return [
         ([x for x in range(len(row)) if row[x] != 0] + [x for x in range(len(row)) if row[x] == 0])[:n_used]
-        for row in routing
+        for row in chosen
     ]
 
 
-def expert_linear(x, routing, weight, *, n_used):
+def expert_linear(x, chosen, weight, *, n_used):
     K = weight.shape[2]
     out = []
-    for row, experts in zip(x.astype(np.float64), slots(routing, n_used), strict=True):
+    for row, experts in zip(x.astype(np.float64), slots(chosen, n_used), strict=True):
         own = row.reshape(-1, K) if len(row) > K else [row] * n_used
         out.append(np.concatenate([weight[e].astype(np.float64) @ own[j] for j, e in enumerate(experts)]))
     return np.array(out)
 
 
-def expert_sum(x, routing, *, n_used, width):
+def expert_bias(x, chosen, bias, *, n_used):
+    added = [np.concatenate([bias[e] for e in experts]) for experts in slots(chosen, n_used)]
+    return x.astype(np.float64) + np.array(added)
+
+
+def expert_sum(x, shares):
+    width = x.shape[1] // shares.shape[1]
     out = np.zeros((len(x), width))
-    for t, experts in enumerate(slots(routing, n_used)):
-        for j, e in enumerate(experts):
-            out[t] += float(routing[t, e]) * x[t, j * width : (j + 1) * width].astype(np.float64)
+    for j in range(shares.shape[1]):
+        out += shares[:, j : j + 1].astype(np.float64) * x[:, j * width : (j + 1) * width]
     return out

@@ -44,7 +44,7 @@ cdef extern from "runtime/program.h" nogil:
         size_t b_width
         size_t width
         row_weight weights[2]
-        double numbers[4]
+        double numbers[8]
         int choice
         size_t head_dim
         format_t format
@@ -90,11 +90,11 @@ cdef extern from "runtime/program.h" nogil:
         size_t out_nbytes
         size_t cache_nbytes
     ctypedef struct gather_op "struct gather_op":
-        const float *routing
+        const float *chosen
         void *slots
         size_t n_experts
         size_t n_used
-        size_t routing_nbytes
+        size_t chosen_nbytes
         size_t slots_nbytes
     ctypedef struct c_step "struct step":
         step_kind_t kind

@@ -40,6 +40,8 @@ static void row_activation(const struct row_op *op, const struct row *row)
     switch ((enum activation_function)op->choice) { ACTIVATIONS(APPLY, activate) }
 }
 
+static inline f32 itself(f32 x) { return x; }
+
 /* A number of the gate stands for head_dim numbers of the row. */
 ALWAYS_INLINE void gate(const struct row_op *op, const struct row *row, f32 (*function)(f32))
 {
@@ -61,6 +63,8 @@ static void row_gated(const struct row_op *op, const struct row *row)
 {
     switch ((enum activation_function)op->choice) { ACTIVATIONS(APPLY, gate) }
 }
+
+static void row_mul(const struct row_op *op, const struct row *row) { gate(op, row, itself); }
 
 static inline f32 clamped(f32 x, f32 limit) { return f32_min(limit, f32_max(f32_sub(f32_zero(), limit), x)); }
 

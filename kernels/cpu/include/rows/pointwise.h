@@ -9,7 +9,6 @@
 #define WEIGHT line_load((const float *)op->weights[0].at + d, n)
 
 static void row_add(const struct row_op *op, const struct row *row) { EACH_LINE(op, row, f32_add(x, Y)) }
-static void row_mul(const struct row_op *op, const struct row *row) { EACH_LINE(op, row, f32_mul(x, Y)) }
 static void row_add_bias(const struct row_op *op, const struct row *row) { EACH_LINE(op, row, f32_add(x, WEIGHT)) }
 
 static void scale_row(const struct row_op *op, const struct row *row, float factor)

@@ -15,13 +15,13 @@
 #define PLAIN_ROWS(op) \
     op(activation) op(add) op(add_bias) op(clamp) op(gated) op(l2_norm) op(layer_norm) op(mul) op(mul_weight) op(rms_norm) \
     op(scale) op(scale_by_position) op(softcap) op(swiglu_clamped) op(xielu)
-#define LANE_ROWS(op) PLAIN_ROWS(op) op(expert_sum) op(rope) op(route)
-#define PASS_ROWS(op) op(angles) op(copy) op(embed) op(pack) op(pack_slots) op(store_kv) op(take_rows)
+#define LANE_ROWS(op) PLAIN_ROWS(op) op(choose_experts) op(expert_shares) op(expert_sum) op(rope)
+#define PASS_ROWS(op) op(angles) op(copy) op(embed) op(expert_bias) op(pack) op(pack_slots) op(store_kv) op(take_rows)
 
 #define ROW_NUMBER(name) ROW_##name,
 #define ROW_NAME(name) #name,
 enum row_kind { LANE_ROWS(ROW_NUMBER) LANE_ROW_KINDS, LAST_LANE_ROW = LANE_ROW_KINDS - 1, PASS_ROWS(ROW_NUMBER) ROW_KINDS };
-enum { PLAIN_ROW_KINDS = ROW_expert_sum, ROW_WEIGHTS = 2, ROW_NUMBERS = 4 };
+enum { PLAIN_ROW_KINDS = ROW_choose_experts, ROW_WEIGHTS = 2, ROW_NUMBERS = 8 };
 static const char *const row_names[] = {LANE_ROWS(ROW_NAME) PASS_ROWS(ROW_NAME)};
 
 /* The functions of activation and gated, in the order in which ops/activation.py declares them. */
@@ -31,6 +31,9 @@ static const char *const row_names[] = {LANE_ROWS(ROW_NAME) PASS_ROWS(ROW_NAME)}
 #define ACTIVATION_NAME(name, with) #name,
 enum activation_function { ACTIVATIONS(ACTIVATION_NUMBER, 0) ACTIVATION_FUNCTIONS };
 static const char *const activation_names[] = {ACTIVATIONS(ACTIVATION_NAME, 0)};
+
+/* The scores of experts, in the order in which ops/choose_experts.py declares them. */
+enum expert_scores { SCORES_softmax, SCORES_sigmoid, SCORES_sqrt_softplus };
 
 /* A weight of an op, NULL where a call has none: a vector of float32, or packed. */
 struct row_weight { const void *at; size_t count, nbytes; };    /* numbers; bytes planned, read by checks.h */
@@ -42,15 +45,15 @@ struct row_op {
     void *out;                              /* floats, a cache, or panels */
     size_t a_width, b_width, width;         /* width: of out; pack: of a; angles: rotary_dim */
     struct row_weight weights[ROW_WEIGHTS]; /* in the declared order; angles: double frequencies [width / 2] */
-    double numbers[ROW_NUMBERS];            /* the op's attributes that are float, in the declared order */
+    double numbers[ROW_NUMBERS];            /* the op's attributes that are no words, in the declared order */
     int choice;                             /* which of its words an attribute is */
     size_t head_dim;                        /* numbers of a head */
     enum format format;                     /* of a packed weight */
     enum activation activation;             /* pack, pack_slots */
     struct kv_head head;                    /* store_kv */
     size_t n_heads;                         /* store_kv */
-    void *slots;                            /* of a routing: struct slots (runtime/experts.h) */
-    size_t n_experts, n_used;               /* of a routing */
+    void *slots;                            /* pack_slots: struct slots (runtime/experts.h) */
+    size_t n_experts, n_used;               /* pack_slots */
     int shared;                             /* pack_slots: a row's slots have one x */
     size_t a_nbytes, b_nbytes, out_nbytes, slots_nbytes;    /* what was planned: read by checks.h */
 };
@@ -59,7 +62,6 @@ struct row_op {
 struct row {
     const float *a, *b;
     float *out;
-    const int32_t *experts;                 /* [n_used], of a row with a routing */
     int32_t position;                       /* of the row's token */
 };
 

@@ -76,6 +76,14 @@ static void check_pack_slots(const struct program *p, const struct row_op *op, s
     CHECK_END(count * op->n_used * activation_nbytes(op->activation, op->width), op->out_nbytes);
 }
 
+static void check_expert_bias(const struct program *p, const struct row_op *op, size_t t, size_t count)
+{
+    size_t J = (size_t)op->numbers[0];
+    check_floats(op, t, op->a_width, op->b_width, op->width);
+    CHECK_INDEX(op->width % J, 1);
+    CHECK_END(groups_of(op->b_width) * GROUP_ROWS * row_nbytes(op->format, op->width / J), op->weights[0].nbytes);
+}
+
 /* Vectors are of a row's width, of a head's, or one number; heads fill a row. */
 static void check_lanes(const struct program *p, const struct row_op *op, size_t t, size_t count)
 {
@@ -83,7 +91,6 @@ static void check_lanes(const struct program *p, const struct row_op *op, size_t
     CHECK_INDEX(t, p->pass.T);
     CHECK_INDEX(op->head_dim ? op->width % op->head_dim : 0, 1);
     for (int i = 0; i < ROW_WEIGHTS; i++) CHECK_END(op->weights[i].count * sizeof(float), op->weights[i].nbytes);
-    if (op->slots) check_slots(op->slots, op->slots_nbytes, count, op->n_experts, op->n_used);
 }
 
 #define CHECK_ROW(name) case ROW_##name: check_##name(p, op, t, count); break;
@@ -114,7 +121,7 @@ static void check_experts(const struct linear_part *part, size_t T)
 
 static void check_gather(const struct gather_op *op, size_t T)
 {
-    CHECK_END(T * op->n_experts * sizeof(float), op->routing_nbytes);
+    CHECK_END(T * op->n_experts * sizeof(float), op->chosen_nbytes);
     CHECK_END(slots_nbytes(T, op->n_experts, op->n_used), op->slots_nbytes);
 }
 

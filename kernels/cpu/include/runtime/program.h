@@ -68,11 +68,21 @@ static void run_pack_slots(const struct program *p, const struct row_op *op, siz
     }
 }
 
+static void run_expert_bias(const struct program *p, const struct row_op *op, size_t t, size_t count)
+{
+    size_t J = (size_t)op->numbers[0], N = op->width / J;
+    const float *x = op->a + t * op->width;
+    float *out = (float *)op->out + t * op->width;
+    int32_t experts[MAX_EXPERTS];
+    slots_of_row(op->b + t * op->b_width, op->b_width, J, experts);
+    for (size_t j = 0; j < J; j++) unpack_row(op->format, op->weights[0].at, N, (size_t)experts[j], out + j * N);
+    for (size_t i = 0; i < op->width; i++) out[i] += x[i];
+}
+
 static void run_lanes(const struct program *p, const struct row_op *op, size_t t, size_t count)
 {
     struct row row = {op->a + t * op->a_width, op->b + t * op->b_width, (float *)op->out + t * op->width};
     row.position = p->pass.positions[t];
-    if (op->slots) row.experts = slots_at(op->slots, count, op->n_experts, op->n_used).expert + t * op->n_used;
     p->kernels->rows[op->kind](op, &row);
 }
 
@@ -139,7 +149,7 @@ static void run_gather(const struct program *p, const struct step *step, int thr
 {
     const struct gather_op *op = &step->gather;
     check_gather(op, rows_of(p, step));
-    if (thread == 0) gather_slots(op->routing, rows_of(p, step), op->n_experts, op->n_used, op->slots);
+    if (thread == 0) gather_slots(op->chosen, rows_of(p, step), op->n_experts, op->n_used, op->slots);
 }
 
 static void run_experts(const struct program *p, const struct step *step, int thread)
