@@ -1,4 +1,4 @@
-"""Granite 3 and 4 (dense): llama's layer with four scales, of embedding, scores, branches and logits.
+"""Granite 3 and 4, dense or with experts: llama's layer with four scales, of embedding, scores, branches and logits.
 
 Source: IBM 2024, "Granite 3.0 Language Models".
 """
@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from ollama_zmq.models.architecture import Given, PagedKv
 from ollama_zmq.models.keys import Keys
+from ollama_zmq.models.mixtures import EXPERTS, SHARED, Routing, experts, shared_expert
 from ollama_zmq.models.parts import (
     ATTENTION,
     GATED,
@@ -33,6 +34,7 @@ class Granite:
 
     sizes: Sizes
     rope: Rope
+    routing: Routing  # to no experts where the feed-forward is dense
     embedding_scale: float
     branch_scale: float
     score_scale: float
@@ -48,6 +50,7 @@ class Granite:
         return cls(
             sizes,
             Rope.of(keys, heads.head_dim, pairing="interleaved"),
+            Routing.of(keys),
             embedding_scale=keys.number("embedding_scale", 1.0),
             branch_scale=keys.number("residual_scale", 1.0),
             score_scale=keys.number("attention.scale", heads.scale),
@@ -55,7 +58,9 @@ class Granite:
         )
 
     def layer_weights(self, i: int) -> Mapping[str, bool]:
-        return NORMS | ATTENTION | GATED
+        if not self.routing.n_used:
+            return NORMS | ATTENTION | GATED
+        return NORMS | ATTENTION | EXPERTS | dict.fromkeys(SHARED, False)
 
     def states(self, i: int) -> tuple[PagedKv, ...]:
         return paged_kv(self.sizes.heads[i])
@@ -69,11 +74,14 @@ class Granite:
         q, k = self.rope(ops, q, given, heads.n_heads), self.rope(ops, k, given, heads.n_kv_heads)
         a = grouped_attention(ops, q, k, v, given, heads, scale=self.score_scale)
         h = ops.add(h, ops.scale(linear(ops, a, w, "attn_output"), by=self.branch_scale))
-        f = feed_forward(ops, ops.rms_norm(h, w["ffn_norm"], eps=eps), w)
+        x = ops.rms_norm(h, w["ffn_norm"], eps=eps)
+        f = experts(ops, x, w, self.routing) if self.routing.n_used else feed_forward(ops, x, w)
+        if "ffn_up_shexp" in w:
+            f = ops.add(f, shared_expert(ops, x, w))
         return ops.add(h, ops.scale(f, by=self.branch_scale))
 
     def leave(self, ops: Ops, hidden_state: Value, given: Given) -> Value:
         return ops.scale(rms_head(ops, hidden_state, given, self.sizes.norm_eps), by=self.logit_scale)
 
 
-ARCHITECTURES = {"granite": Granite.of}
+ARCHITECTURES = {"granite": Granite.of, "granitemoe": Granite.of}

@@ -15,18 +15,16 @@ from typing import ClassVar
 
 from ollama_zmq.models.architecture import Given, PagedKv
 from ollama_zmq.models.keys import Keys
+from ollama_zmq.models.mixtures import EXPERTS, Routing, experts
 from ollama_zmq.models.parts import (
     ATTENTION,
-    EXPERTS,
     GATED,
     NORMS,
-    experts,
     feed_forward,
     grouped_attention,
     linear,
     paged_kv,
     rms_head,
-    used_experts,
 )
 from ollama_zmq.models.rotary import Rope
 from ollama_zmq.models.sizes import Sizes
@@ -39,16 +37,16 @@ class Llama:
 
     sizes: Sizes
     rope: Rope
-    n_used: int  # experts of one token; 0 where the feed-forward is dense
+    routing: Routing  # to no experts where the feed-forward is dense
     globals: ClassVar[Mapping[str, bool]] = {"output_norm": True, "rope_freqs": False}
 
     @classmethod
     def of(cls, keys: Keys) -> Llama:
         sizes = Sizes.of(keys)
-        return cls(sizes, Rope.of(keys, sizes.heads[0].head_dim, pairing="interleaved"), used_experts(keys))
+        return cls(sizes, Rope.of(keys, sizes.heads[0].head_dim, pairing="interleaved"), Routing.of(keys))
 
     def layer_weights(self, i: int) -> Mapping[str, bool]:
-        return NORMS | ATTENTION | (EXPERTS if self.n_used else GATED)
+        return NORMS | ATTENTION | (EXPERTS if self.routing.n_used else GATED)
 
     def states(self, i: int) -> tuple[PagedKv, ...]:
         return paged_kv(self.sizes.heads[i])
@@ -66,7 +64,7 @@ class Llama:
         h = ops.add(h, linear(ops, a, w, "attn_output"))
 
         x = ops.rms_norm(h, w["ffn_norm"], eps=eps)
-        return ops.add(h, experts(ops, x, w, n_used=self.n_used) if self.n_used else feed_forward(ops, x, w))
+        return ops.add(h, experts(ops, x, w, self.routing) if self.routing.n_used else feed_forward(ops, x, w))
 
     def leave(self, ops: Ops, hidden_state: Value, given: Given) -> Value:
         return rms_head(ops, hidden_state, given, self.sizes.norm_eps)

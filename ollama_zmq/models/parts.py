@@ -34,12 +34,6 @@ GATED = {  # a feed-forward layer of width F
 HEAD_NORMS = {"attn_q_norm": True, "attn_k_norm": True}  # E, or of all heads H*E and G*E
 NORMS = {"attn_norm": True, "ffn_norm": True}  # D
 NORMS_AFTER = {"post_attention_norm": True, "post_ffw_norm": True}  # D
-EXPERTS = {
-    "ffn_gate_inp": True,  # X D
-    "ffn_gate_exps": True,  # X F D
-    "ffn_up_exps": True,  # X F D
-    "ffn_down_exps": True,  # X D F
-}
 
 
 def linear(ops: Ops, x: Value, w: Mapping[str, Value], name: str) -> Value:
@@ -86,33 +80,16 @@ def grouped_attention(
     )
 
 
-def feed_forward(ops: Ops, x: Value, w: Mapping[str, Value], function: str = "silu") -> Value:
+def feed_forward(ops: Ops, x: Value, w: Mapping[str, Value], function: str = "silu", suffix: str = "") -> Value:
     """``down(function(gate(x)) * up(x))`` [T, D]: Shazeer 2020, "GLU Variants Improve Transformer"."""
-    gate, up = linear(ops, x, w, "ffn_gate"), linear(ops, x, w, "ffn_up")
-    return linear(ops, ops.gated(gate, up, function=function), w, "ffn_down")
+    gate, up = linear(ops, x, w, f"ffn_gate{suffix}"), linear(ops, x, w, f"ffn_up{suffix}")
+    return linear(ops, ops.gated(gate, up, function=function), w, f"ffn_down{suffix}")
 
 
 def rms_head(ops: Ops, hidden_state: Value, given: Given, eps: float) -> Value:
     """The last norm and the output matrix: hidden state [R, D] -> logits [R, V]."""
     x = ops.rms_norm(hidden_state, given.globals["output_norm"], eps=eps)
     return ops.linear(x, given.globals["output"], given.globals.get("output.bias"))
-
-
-def experts(ops: Ops, x: Value, w: Mapping[str, Value], *, n_used: int, normalize: bool = True) -> Value:
-    """SwiGLU of the ``n_used`` best experts of each token, weighted by their shares [T, D]."""
-    chosen, shares = ops.route(ops.linear(x, w["ffn_gate_inp"]), n_used=n_used, normalize=normalize)
-    gate = ops.expert_linear(x, chosen, w["ffn_gate_exps"], n_used=n_used)
-    up = ops.expert_linear(x, chosen, w["ffn_up_exps"], n_used=n_used)
-    down = ops.expert_linear(ops.gated(gate, up, function="silu"), chosen, w["ffn_down_exps"], n_used=n_used)
-    return ops.expert_sum(down, shares)
-
-
-def used_experts(keys: Keys) -> int:
-    """Return how many experts a token uses; 0 where the feed-forward is dense. Raises ModelFileError."""
-    n_experts, n_used = keys.integer("expert_count", 0, least=0), keys.integer("expert_used_count", 0, least=0)
-    if bool(n_experts) != bool(n_used) or n_used > n_experts:
-        raise keys.error("expert_used_count", n_used, f"1 to {keys.prefix}.expert_count = {n_experts}")
-    return n_used
 
 
 def windows(

@@ -12,7 +12,7 @@ from ollama_zmq.models.architecture import Model
 from ollama_zmq.models.keys import Keys
 
 MAX_SHOWN = 80
-_SHARED = ("architecture", "keys", "names", "network", "parts", "registry", "rotary", "sizes", "views")
+_SHARED = ("architecture", "keys", "mixtures", "names", "network", "parts", "registry", "rotary", "sizes", "views")
 Architecture = Callable[[Keys], Model]  # raises ModelFileError
 
 

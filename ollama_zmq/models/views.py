@@ -15,6 +15,7 @@ from ollama_zmq.formats.gguf import TensorInfo
 from ollama_zmq.models.architecture import Model
 
 HEAD_NORMS = ("attn_q_norm", "attn_k_norm")
+GATE_OF_SHARED = "ffn_gate_inp_shexp"
 QKV, GATE_UP = "attn_qkv", "ffn_up"
 
 
@@ -22,7 +23,7 @@ def with_parts(tensors: Mapping[str, TensorInfo], model: Model) -> dict[str, Ten
     """Return *tensors* with the parts of fused ones in their place, where *model* reads the parts.
 
     ``attn_qkv`` is queries, then keys, then values; ``ffn_up`` where there is no gate is the gate, then up. A norm of
-    each head by weights of its own [H, E] is a vector [H*E].
+    each head by weights of its own [H, E] is a vector [H*E], the gate of a shared expert [D] a matrix of one row.
 
     Raises:
         ModelFileError: a fused tensor has other rows than its parts together.
@@ -40,6 +41,9 @@ def with_parts(tensors: Mapping[str, TensorInfo], model: Model) -> dict[str, Ten
         for name in (f"blk.{i}.{norm}.weight" for norm in HEAD_NORMS):
             if name in found:
                 found[name] = replace(found[name], shape=(prod(found[name].shape),))
+        gate = found.get(f"blk.{i}.{GATE_OF_SHARED}.weight")
+        if gate is not None and len(gate.shape) == 1:
+            found[gate.name] = replace(gate, shape=(1, *gate.shape))
     return found
 
 

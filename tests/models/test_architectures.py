@@ -15,22 +15,30 @@ from ollama_zmq.ops.program import PAGE_SLOTS, verify
 from tests.models.running import cut, running
 from tests.models.tiny import E, G, H, X, write_tiny
 
+MIXTURE = {"expert_count": X, "expert_used_count": 2}
 TINY = {  # architecture, or architecture and variant -> keys of a small model
     "llama": {},
-    "llama of experts": {"expert_count": X, "expert_used_count": 2},
+    "llama of experts": MIXTURE,
     "chatglm": {"rope.dimension_count": 8},
     "exaone4": {"attention.sliding_window": 40, "attention.sliding_window_pattern": 2},
     "gemma": {},
     "gemma2": {"attention.sliding_window": 40},
     "gemma3": {"attention.sliding_window": 40, "attention.sliding_window_pattern": 2},
     "glm4": {"rope.dimension_count": 8},
+    "glm4moe": MIXTURE | {"leading_dense_block_count": 1, "rope.dimension_count": 8, "expert_weights_scale": 1.5},
+    "gpt-oss": MIXTURE | {"attention.sliding_window": 40},
+    "granitemoe": MIXTURE,
     "granite": {"attention.scale": 0.2, "embedding_scale": 3.0, "residual_scale": 0.4, "logit_scale": 2.0},
     "hunyuan-dense": {},
     "mistral3": {"attention.temperature_scale": 0.3, "rope.scaling.original_context_length": 16},
     "olmo2": {"attention.sliding_window": 40},
+    "olmoe": MIXTURE,
     "phi3": {"rope.scaling.original_context_length": 16, "rope.scaling.attn_factor": 1.2},
     "qwen2": {},
+    "qwen2moe": MIXTURE,
     "qwen3": {},
+    "qwen3moe": MIXTURE,
+    "qwen3vlmoe": MIXTURE,
     "qwen3vl": {},
     "seed_oss": {},
     "smollm3": {},
@@ -38,7 +46,7 @@ TINY = {  # architecture, or architecture and variant -> keys of a small model
     "qwen2vl": {"rope.dimension_sections": [4, 2, 2, 0]},
 }
 WHOLE_NORMS = {"attn_q_norm": (H * E,), "attn_k_norm": (G * E,)}
-SHAPES = {"olmo2": WHOLE_NORMS}  # of tensors that are not as wide as usual
+SHAPES = {"olmo2": WHOLE_NORMS, "olmoe": WHOLE_NORMS}  # of tensors that are not as wide as usual
 TOKENS = np.random.default_rng(0).integers(3, 250, size=2 * PAGE_SLOTS + 7, dtype=np.int32)
 FEW_TOKENS = TOKENS[:9]
 CHUNKS = (1, 7, 64)

@@ -46,6 +46,12 @@ SHAPES = {
     "ffn_gate_exps": (X, F, D),
     "ffn_up_exps": (X, F, D),
     "ffn_down_exps": (X, D, F),
+    "exp_probs_b": (X,),
+    "ffn_gate_shexp": (F, D),
+    "ffn_up_shexp": (F, D),
+    "ffn_down_shexp": (D, F),
+    "ffn_gate_inp_shexp": (D,),
+    "attn_sinks": (H,),
 }
 
 
@@ -80,7 +86,8 @@ def write_tiny(path, name, keys=None, *, without=(), shapes=None, seed=0) -> Pat
 def shape_of(name, shapes):
     """The shape of the tensor called *name* within its layer; of a bias the rows of its matrix."""
     if name.endswith(".bias"):
-        return shape_of(name.removesuffix(".bias"), shapes)[:1]
+        matrix = name.removesuffix(".bias")
+        return shape_of(matrix, shapes)[: 2 if matrix.endswith("_exps") else 1]
     return shapes.get(name, (D,))
 
 
