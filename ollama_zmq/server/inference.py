@@ -24,7 +24,7 @@ from ollama_zmq.formats import manifest as records
 from ollama_zmq.formats.options import MIN_NUM_CTX, Options, merge_options
 from ollama_zmq.server.facts import Facts, facts_of
 from ollama_zmq.server.names import checked_name
-from ollama_zmq.server.schema import Inference, Logprob, TopLogprob
+from ollama_zmq.server.schema.generation import Inference, Logprob, TopLogprob
 from ollama_zmq.server.services import Services
 from ollama_zmq.store.stored_model import StoredModel
 from ollama_zmq.text.prompts import encode_ends

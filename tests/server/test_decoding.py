@@ -12,7 +12,7 @@ from ollama_zmq.errors import RequestError
 from ollama_zmq.server import services
 from ollama_zmq.server.decoding import decode
 from ollama_zmq.server.errors import BodyTooLarge
-from ollama_zmq.server.schema import ChatRequest, GenerateRequest
+from ollama_zmq.server.schema.generation import ChatRequest, GenerateRequest
 from ollama_zmq.server.services import unpacked
 
 json_values = st.recursive(

@@ -7,7 +7,7 @@ import threading
 import msgspec
 import pytest
 
-from ollama_zmq.server.schema import rfc3339
+from ollama_zmq.server.schema.times import rfc3339
 from ollama_zmq.server.streaming import Statuses, encode
 from tests.server.caller import Caller
 from tests.server.conftest import site

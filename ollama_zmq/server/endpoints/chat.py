@@ -16,7 +16,8 @@ from ollama_zmq.errors import RequestError
 from ollama_zmq.server.inference import PreparedRequest, encoded, logprobs_of, metrics, outputs, prepare, tokenizer_of
 from ollama_zmq.server.names import required_name
 from ollama_zmq.server.resident import Resident
-from ollama_zmq.server.schema import ChatRequest, ChatResponse, DebugInfo, ReceivedMessage, ResponseMessage, now
+from ollama_zmq.server.schema.generation import ChatRequest, ChatResponse, DebugInfo, ReceivedMessage, ResponseMessage
+from ollama_zmq.server.schema.times import now
 from ollama_zmq.server.services import Services, body_as, services_of
 from ollama_zmq.server.streaming import Chunked, json_response
 from ollama_zmq.text import templates

@@ -15,7 +15,7 @@ from ollama_zmq.cluster.state import DryRun
 from ollama_zmq.errors import RequestError
 from ollama_zmq.server.facts import facts_of
 from ollama_zmq.server.inference import load_of
-from ollama_zmq.server.schema import PlanRequest
+from ollama_zmq.server.schema.models import PlanRequest
 from ollama_zmq.server.services import body_as, services_of
 from ollama_zmq.server.streaming import json_response
 

@@ -13,7 +13,7 @@ from ollama_zmq.formats.modelfile import ROLES, ChatMessage, checked_version
 from ollama_zmq.formats.options import DEPRECATED, Options, merge_options
 from ollama_zmq.server.model_check import check_model, check_template
 from ollama_zmq.server.names import checked_name, plain_name
-from ollama_zmq.server.schema import CreateRequest, Progress
+from ollama_zmq.server.schema.models import CreateRequest, Progress
 from ollama_zmq.server.services import Services, body_as, services_of
 from ollama_zmq.server.streaming import Chunked, Statuses
 from ollama_zmq.store.create import Recipe

@@ -15,7 +15,8 @@ from ollama_zmq.engine.requests import Finished
 from ollama_zmq.errors import RequestError
 from ollama_zmq.server.inference import PreparedRequest, encoded, logprobs_of, metrics, outputs, prepare, tokenizer_of
 from ollama_zmq.server.resident import Resident
-from ollama_zmq.server.schema import DebugInfo, GenerateRequest, GenerateResponse, now
+from ollama_zmq.server.schema.generation import DebugInfo, GenerateRequest, GenerateResponse
+from ollama_zmq.server.schema.times import now
 from ollama_zmq.server.services import Services, body_as, services_of
 from ollama_zmq.server.streaming import Chunked, json_response
 from ollama_zmq.text.prompts import encode_ends, render_generate

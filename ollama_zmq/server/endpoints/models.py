@@ -19,18 +19,18 @@ from ollama_zmq.formats.options import format_parameters
 from ollama_zmq.server.facts import facts_of
 from ollama_zmq.server.names import named, required_name
 from ollama_zmq.server.resident import Resident
-from ollama_zmq.server.schema import (
+from ollama_zmq.server.schema.generation import ResponseMessage
+from ollama_zmq.server.schema.models import (
     CopyRequest,
     Details,
     ModelEntry,
     ModelRequest,
-    ResponseMessage,
     RunningModel,
     ShowRequest,
     ShowResponse,
     TensorEntry,
-    rfc3339,
 )
+from ollama_zmq.server.schema.times import rfc3339
 from ollama_zmq.server.services import body_as, services_of
 from ollama_zmq.server.streaming import json_response
 from ollama_zmq.store.models import Store
