@@ -5,6 +5,7 @@
     connected    the first byte of a request    ``HEAD_S``                                    closed
     head         the empty line behind it       ``HEAD_S``, ``MAX_HEAD_BYTES``                408, 431
     body         its last byte                  ``BODY_BYTES`` come in every ``BODY_S``       408
+                 beside it, of its chunks       ``MAX_HEAD_BYTES``                            431
     answering    the answer's last byte         no limit; pacing is the engine's business
     idle         the next request               ``KEEP_ALIVE_S``, by uvicorn                  closed
 
@@ -42,6 +43,7 @@ BODY_S = 60.0  # what is uploaded may come out of a pipe that pauses
 BODY_BYTES = 5_000
 KEEP_ALIVE_S = 120  # longer than clients keep a connection that they do not use, so that they close it and not we
 MAX_HEAD_BYTES = 64 << 10
+CHUNK_HEAD_BYTES = 16  # what a chunk may take beside its bytes, and twice these: as Go's net/http counts
 REFUSAL_S = 2.0
 
 
@@ -67,6 +69,7 @@ MALFORMED = Refusal(400, "malformed HTTP request")
 BAD_URL = Refusal(400, "malformed URL: it begins with /, and bytes above 0x7E are written as %XX")
 HEAD_TOO_LARGE = Refusal(431, f"the head of the request is larger than {MAX_HEAD_BYTES} bytes")
 HEAD_TOO_SLOW = Refusal(408, f"the head of the request was not complete after {HEAD_S:.0f} s")
+NOT_BODY = Refusal(431, f"more than {MAX_HEAD_BYTES} bytes of chunk extensions or trailers in the request")
 BODY_TOO_SLOW = Refusal(408, f"the body of the request came slower than {BODY_BYTES} bytes in {BODY_S:.0f} s")
 NO_HOST = Refusal(400, "missing required Host header")
 TWO_HOSTS = Refusal(400, "too many Host headers")
@@ -93,6 +96,7 @@ class HttpConnection(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.limit_concurrency = None  # uvicorn's check of it comes after the head; ours is in connection_made
         self._received = 0
+        self._not_body = 0
         self._refusal: Refusal | None = None
         self._enter(ConnectionPhase.CONNECTED, HEAD_S)
 
@@ -129,6 +133,7 @@ class HttpConnection(HttpToolsProtocol):
         ):  # read, so that closing does not throw away the answer with what was not read
             return self._refuse(self._refusal or MALFORMED)
         self._unset_keepalive_if_required()
+        self._not_body += len(data)
         try:
             self._parse(data)
         except httptools.HttpParserInvalidURLError:
@@ -138,6 +143,8 @@ class HttpConnection(HttpToolsProtocol):
         self._received += len(data)  # since the phase began, or a read more
         if self.phase is ConnectionPhase.HEAD and self._received > MAX_HEAD_BYTES:
             self._refuse(HEAD_TOO_LARGE)
+        elif self.phase is ConnectionPhase.BODY and self._not_body > MAX_HEAD_BYTES:
+            self._refuse(NOT_BODY)
         return None
 
     def _parse(self, data: bytes) -> None:
@@ -176,7 +183,13 @@ class HttpConnection(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return  # it is parsed again
         super().on_headers_complete()
+        self._not_body = 0
         self._enter(ConnectionPhase.BODY, BODY_S)
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body is there, which pays for what frames it."""
+        self._not_body = max(0, self._not_body - CHUNK_HEAD_BYTES - 3 * len(body))
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The whole request is there."""

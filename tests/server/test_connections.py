@@ -463,6 +463,49 @@ def test_headers_behind_a_body_in_chunks_are_none_of_the_request():
     play(scenario, app)
 
 
+CHUNKED = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("begun", "more"),
+    [
+        (b"0\r\n", b"a:\r\n"),
+        (b"0\r\na: ", b"aaaa"),
+        (b"2;", b"aaaa"),
+        (b"", b"1;" + b"a" * 1000 + b"\r\nx\r\n"),
+    ],
+)
+@pytest.mark.parametrize("n", [1, 100])
+def test_what_a_body_in_chunks_has_beside_its_bytes_has_an_end(begun, more, n):
+    async def scenario(world):
+        connection = world.connect()
+        connection.data_received(CHUNKED + begun)
+        for _ in range(MAX_HEAD_BYTES // len(more * n) + 2):
+            if not connection.transport.closed:
+                connection.data_received(more * n)
+        transport = connection.transport
+        assert (transport.status, transport.error, transport.closed) == (431, connections.NOT_BODY.error, True)
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("n", [1, 5000])
+def test_a_body_may_come_in_as_small_chunks_as_it_likes(n):
+    app, seen = bodies()
+
+    async def scenario(world):
+        connection = world.connect()
+        connection.data_received(CHUNKED)
+        for _ in range(20_000 // n):
+            connection.data_received(b"1\r\nx\r\n" * n)
+        connection.data_received(b"0\r\n\r\n")
+        await settle()
+        assert (connection.transport.status, connection.transport.closed) == (200, False)
+        assert [(path, len(body)) for _, path, body, _ in seen] == [("/", 20_000)]
+
+    play(scenario, app)
+
+
 def test_http_1_0_gets_its_own_version_and_a_plain_body_until_the_end():
     async def scenario(world):
         connection = world.connect()
