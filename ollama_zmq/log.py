@@ -17,6 +17,7 @@
     request.failed      request_id error
     request.broken      error (with traceback: a fault of our own)
     option.ignored      name value
+    options.ignored     more (of one request or Modelfile, beside those that are named)
     context.reduced     num_ctx trained
     manifest.rejected   model error
     model.loaded        model num_ctx load_ms

@@ -8,7 +8,7 @@ option takes a float and cuts it, a float option takes an integer, null means ab
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -78,6 +78,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 MAX_STOPS = 256
 MAX_STOP_LENGTH = 4096  # characters
 MAX_LOGGED = 100  # characters of what a request calls an option, and of its value
+MAX_IGNORED_LOGGED = 8  # options of one request
 _KINDS = {
     name: next(kind for kind in ("bool", "int", "float", "tuple", "str") if kind in annotation)
     for name, annotation in Options.__annotations__.items()
@@ -88,16 +89,38 @@ def merge_options(defaults: Options, model: Mapping[str, object], request: Mappi
     """*defaults*, overlaid with a model's parameters, overlaid with a request's options.
 
     Raises:
-        RequestError: a value has the wrong type.
+        RequestError: a value has the wrong type, or there are too many stop texts, or too long ones.
     """
     changes: dict[str, Any] = {}
+    ignored: list[tuple[str, object]] = []
     for name, value in [*model.items(), *(request or {}).items()]:
         if name not in _KINDS:
-            log.warning("option.ignored", name=name[:MAX_LOGGED], value=str(value)[:MAX_LOGGED])
+            ignored.append((name, value))
         elif value is not None:
             changes[name] = _typed(name, value)
+    _log_ignored(ignored)
     merged = msgspec.structs.replace(defaults, **changes)
     return msgspec.structs.replace(merged, num_ctx=max(merged.num_ctx, MIN_NUM_CTX))
+
+
+def _log_ignored(ignored: Sequence[tuple[str, object]]) -> None:
+    """Log a few of the options that were *ignored*, cut short, and how many there are besides."""
+    for name, value in ignored[:MAX_IGNORED_LOGGED]:
+        log.warning("option.ignored", name=name[:MAX_LOGGED], value=_logged(value))
+    if len(ignored) > MAX_IGNORED_LOGGED:
+        log.warning("options.ignored", more=len(ignored) - MAX_IGNORED_LOGGED)
+
+
+def _logged(value: object) -> object:
+    """What a log shows of *value*, which may be as large as a request."""
+    match value:
+        case str():
+            return value[:MAX_LOGGED]
+        case list() | tuple() | dict():
+            return f"{type(value).__name__} of {len(value)}"
+        case int() if value.bit_length() > 64:
+            return f"int of {value.bit_length()} bits"
+    return value
 
 
 def _typed(name: str, value: object) -> object:
@@ -139,18 +162,21 @@ def typed_parameters(parameters: Iterable[tuple[str, str]]) -> dict[str, object]
     """The ``PARAMETER`` lines of a Modelfile as typed values; a repeated ``stop`` is a list, else the last one counts.
 
     Raises:
-        RequestError: an unknown name, or text that is no value of its type.
+        RequestError: an unknown name, text that is no value of its type, or too many stop texts, or too long ones.
     """
     typed: dict[str, object] = {}
     stops: list[str] = []
+    ignored: list[tuple[str, object]] = []
     for name, text in parameters:
         if name in DEPRECATED:
-            log.warning("option.ignored", name=name, value=text)
+            ignored.append((name, text))
         elif name == "stop":
             stops.append(text)
             typed[name] = stops
         else:
             typed[name] = parse_parameter(name, text)
+    _stops(tuple(stops))
+    _log_ignored(ignored)
     return typed
 
 

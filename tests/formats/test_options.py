@@ -19,12 +19,24 @@ json_values = st.none() | st.booleans() | st.integers() | st.floats() | st.text(
 def test_stop_texts_have_a_largest_number_and_length(stop):
     with pytest.raises(RequestError, match=r'option "stop" has .*, at most'):
         merge_options(Options(), {}, {"stop": stop})
+    with pytest.raises(RequestError, match=r'option "stop" has .*, at most'):
+        typed_parameters(("stop", text) for text in stop)
 
 
-def test_what_is_logged_of_an_unknown_option_has_an_end():
+@pytest.mark.parametrize("value", ["y" * 10_000, ["y" * 10_000] * 100, {"y" * 10_000: 1}, 10**4000])
+def test_what_is_logged_of_unknown_options_does_not_grow_with_the_request(value):
     with structlog.testing.capture_logs() as logs:
-        merge_options(Options(), {}, {"x" * 10_000: "y" * 10_000})
-    assert [(len(entry["name"]), len(entry["value"])) for entry in logs] == [(100, 100)]
+        merge_options(Options(), {}, {f"{i}" + "x" * 10_000: value for i in range(999)})
+    assert [entry["event"] for entry in logs] == ["option.ignored"] * 8 + ["options.ignored"]
+    assert len(repr(logs)) < 3000
+    assert logs[-1]["more"] == 991
+
+
+def test_what_is_logged_of_removed_parameters_does_not_grow_with_the_modelfile():
+    with structlog.testing.capture_logs() as logs:
+        assert typed_parameters([("mirostat", "2" * 10_000)] * 999) == {}
+    assert [entry["event"] for entry in logs] == ["option.ignored"] * 8 + ["options.ignored"]
+    assert len(repr(logs)) < 3000
 
 
 def test_a_request_wins_over_the_model_over_the_defaults():
