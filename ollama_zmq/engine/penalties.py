@@ -3,8 +3,10 @@
     logit = logit / repeat, or logit * repeat where it is not positive
     logit = logit - count * frequency - presence
 
-for every token that occurs, *count* times, among those looked back at. Source: Keskar et al. 2019, "CTRL", 4.1,
-with the sign of the logit respected; frequency and presence as in OpenAI's API.
+within +-``LARGEST_LOGIT``, for every token that occurs, *count* times, among those looked back at. Any *repeat* is
+taken as llama.cpp takes it: 0 makes what came lately the likeliest if its logit was positive, and a negative one turns
+signs round. A logit of -inf, a token that may never come, stays so. Source: Keskar et al. 2019, "CTRL", 4.1, with the
+sign of the logit respected; frequency and presence as in OpenAI's API.
 """
 
 from __future__ import annotations
@@ -25,7 +27,10 @@ def penalized(
     known = ids < len(logits)
     ids, counts = ids[known], counts[known]
     values = logits[ids].astype(np.float64)
-    values = np.where(values <= 0.0, values * repeat, values / repeat)
+    possible = values > -np.inf
+    ids, counts, values = ids[possible], counts[possible], values[possible]
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # 0 / 0 is not taken, and inf is cut
+        values = np.where(values <= 0.0, values * repeat, values / repeat)
     values -= counts * frequency + presence
     copy = logits.copy()
     copy[ids] = np.clip(values, -LARGEST_LOGIT, LARGEST_LOGIT)

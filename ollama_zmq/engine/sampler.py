@@ -28,7 +28,7 @@ import numpy.typing as npt
 from ollama_zmq.engine.filters import draw, keep_min_p, keep_top_p, keep_typical, largest
 from ollama_zmq.engine.head import drawn_from_head
 from ollama_zmq.engine.penalties import penalized
-from ollama_zmq.errors import OpError, RequestError
+from ollama_zmq.errors import OpError
 from ollama_zmq.formats.options import Options
 
 
@@ -38,14 +38,9 @@ class Sampler:
     Args:
         seed: any integer; it alone decides what is drawn.
         num_ctx: how far ``repeat_last_n`` = -1 looks back.
-
-    Raises:
-        RequestError: a ``repeat_penalty`` that divides by zero.
     """
 
     def __init__(self, options: Options, *, seed: int, num_ctx: int) -> None:
-        if options.repeat_penalty <= 0.0:
-            raise RequestError(f"repeat_penalty={options.repeat_penalty:g}: must be above 0; 1 turns it off")
         self._options = options
         self._bits = np.random.PCG64(seed % 2**64)
         self._last_n = num_ctx if options.repeat_last_n < 0 else options.repeat_last_n

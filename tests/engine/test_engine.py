@@ -252,7 +252,6 @@ def test_a_prompt_that_just_fits_is_not_cut():
         (generation(prompt=()), "token_ids is empty: there must be at least one token to go on from"),
         (generation(prompt=(1, V)), f"token_ids[1]={V}: the vocabulary has {V}"),
         (generation(prompt=(1, 2, -1)), f"token_ids[2]=-1: the vocabulary has {V}"),
-        (generation(repeat_penalty=-1.0), "repeat_penalty=-1: must be above 0; 1 turns it off"),
         (ScoreRequest("r", ()), "token_ids is empty: there must be at least one token to go on from"),
         (ScoreRequest("r", (1,), chunk=0), "chunk=0: starts at 1"),
         (ScoreRequest("r", (1,) * 300), "300 tokens do not fit num_ctx=256: raise num_ctx to 300"),

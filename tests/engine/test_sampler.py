@@ -5,7 +5,7 @@ import pytest
 
 from ollama_zmq.engine.penalties import penalized
 from ollama_zmq.engine.sampler import Sampler
-from ollama_zmq.errors import OpError, RequestError
+from ollama_zmq.errors import OpError
 from ollama_zmq.formats.options import Options
 
 GOLDEN = [3868, 803, 3220, 1529, 2522, 4880, 3868, 185, 2522, 803, 639, 1969]
@@ -80,9 +80,24 @@ def test_enormous_penalties_stay_finite():
     assert chooser.sample(logits(3.0, 2.5, 1.0), [1, 1, 1]) == 1
 
 
-def test_a_repeat_penalty_of_zero_is_refused():
-    with pytest.raises(RequestError, match=r"repeat_penalty=0: must be above 0; 1 turns it off"):
-        sampler(repeat_penalty=0.0)
+def test_a_repeat_penalty_of_zero_is_llama_cpps():
+    """A positive logit by zero is as large as can be, another one times zero is zero."""
+    changed = penalized(logits(2.0, -2.0, 0.0, 1.0, -np.inf), [0, 1, 2, 4], repeat=0.0, presence=0.0, frequency=0.0)
+    assert changed.tolist() == [np.float32(3e38), 0.0, 0.0, 1.0, -np.inf]
+    assert sampler(temperature=0.0, repeat_penalty=0.0).sample(logits(3.0, 2.5, -1.0), [2, 1]) == 1
+    assert {sampler(seed=s, repeat_penalty=0.0).sample(logits(3.0, 2.5, -1.0), [2, 1]) for s in range(20)} == {1}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-30, 0.8, 3e38])
+@pytest.mark.parametrize("repeat", [0.0, -0.0, -1.0, 1e-45, -1e-45, 3e38, -3e38])
+@pytest.mark.parametrize("other", [0.0, 3e38, -3e38])
+@pytest.mark.parametrize("filters", [{}, {"top_k": 0, "top_p": 1.0}, {"typical_p": 0.5, "min_p": 0.1}])
+def test_any_penalty_leaves_numbers_and_never_brings_what_may_never_come(temperature, repeat, other, filters):
+    penalties = {"repeat_penalty": repeat, "presence_penalty": other, "frequency_penalty": other}
+    row = logits(3.0, -np.inf, -2.0, 0.0, 1e-45, 3e38)
+    for seed in range(5):
+        chooser = sampler(seed=seed, temperature=temperature, **penalties, **filters)
+        assert chooser.sample(row, [0, 1, 1, 2, 3, 4, 5]) in (0, 2, 3, 4, 5)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
