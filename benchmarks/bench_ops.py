@@ -28,7 +28,8 @@ from ollama_zmq.kernels.cpu.device import CpuDevice
 from ollama_zmq.kernels.cpu.memory import Memory
 from ollama_zmq.kernels.cpu.weights import FORMATS
 from ollama_zmq.ops.builder import Builder, Value
-from ollama_zmq.ops.program import KV_TYPES, PAGE_SLOTS, CacheSpec, WeightSpec, verify
+from ollama_zmq.ops.program import WeightSpec, verify
+from ollama_zmq.ops.state import KV_TYPES, PAGE_SLOTS, PagedKvSpec
 
 GIB = 1 << 30
 STREAMED_NBYTES = 128 << 20
@@ -185,7 +186,7 @@ class Bench:
 
     def attention_decode(self, kv_type: str, context: int, H: int, G: int, E: int) -> Case:
         """One token of a sequence of *context*, in bytes of keys and values; as many layers as no cache holds."""
-        pages, spec = -(-context // PAGE_SLOTS), CacheSpec("kv", G, E, E, kv_type)
+        pages, spec = -(-context // PAGE_SLOTS), PagedKvSpec("kv", G, E, E, kv_type)
         layers = -(-STREAMED_NBYTES // spec.nbytes(pages))
         ops = Builder("attention")
         token_ids = ops.input("token_ids", ("T",), "int32")

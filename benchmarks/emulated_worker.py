@@ -100,7 +100,7 @@ class SleepingDevice(Device):
         threads: int = 0,
     ) -> Sleeper:
         """A program takes as long as its layers, each of which has a cache."""
-        n_layers = len(verified.program.caches)
+        n_layers = len(verified.program.states)
         return Sleeper(verified, self.fixed_s * n_layers, self.row_s * n_layers)
 
     def measure(self) -> Speeds:

@@ -44,7 +44,8 @@ from ollama_zmq.devices.base import Budget, Device, DeviceWeight, Executable, St
 from ollama_zmq.devices.registry import default_budget, open_device
 from ollama_zmq.formats.gguf import GgufFile, open_gguf
 from ollama_zmq.models.network import Network
-from ollama_zmq.ops.program import PAGE_SLOTS, verify
+from ollama_zmq.ops.program import verify
+from ollama_zmq.ops.state import PAGE_SLOTS
 
 PARTS = ("compute", "wire", "queue")
 

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from ollama_zmq.devices.base import Array, Budget, Step
+from ollama_zmq.devices.base import Array, Budget, Step, paged_states
 from ollama_zmq.errors import OpError, OutOfDeviceMemory, ShapeError
 from ollama_zmq.kernels.cpu import program as compiled
 from ollama_zmq.kernels.cpu.memory import Memory
 from ollama_zmq.kernels.cpu.plan import Plan, PlannedOp, StepKind, Value, plan
 from ollama_zmq.kernels.cpu.pool import Pool
 from ollama_zmq.kernels.cpu.weights import FORMATS, CpuWeight
-from ollama_zmq.ops.program import CacheSpec, Verified, check_inputs
+from ollama_zmq.ops.program import Verified, check_inputs
 from ollama_zmq.ops.registry import OPS, op_named
 from ollama_zmq.ops.rope import scales
 from ollama_zmq.ops.spec import Shape
+from ollama_zmq.ops.state import PagedKvSpec
 from ollama_zmq.units import human_bytes
 
 if TYPE_CHECKING:
@@ -29,14 +30,14 @@ ALIGNMENT = 64
 NUMBERS_PER_TOKEN = 5 * 4 + 8  # position, page, row, pages of a table, first token; a page table's address
 
 
-def cache_nbytes(cache: CacheSpec, kv_pages: int) -> int:
+def cache_nbytes(cache: PagedKvSpec, kv_pages: int) -> int:
     """Return the bytes of one layer's pages. Heads that are no multiple of 16 (q8_0: 32) are padded."""
     return kv_pages * cache.n_kv_heads * int(compiled.page_nbytes(cache))
 
 
 def executable_nbytes(planned: Plan, verified: Verified, threads: int, *, kv_pages: int, max_tokens: int) -> int:
     """Return the bytes of KV cache, scratch and bookkeeping."""
-    caches = sum(_aligned(cache_nbytes(cache, kv_pages)) for cache in verified.program.caches)
+    caches = sum(_aligned(cache_nbytes(cache, kv_pages)) for cache in paged_states(verified.program))
     return (
         caches
         + _aligned(planned.scratch_nbytes)
@@ -50,9 +51,9 @@ def _aligned(nbytes: int) -> int:
     return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
-def _attended(planned: Plan, verified: Verified) -> list[tuple[PlannedOp, CacheSpec]]:
+def _attended(planned: Plan, verified: Verified) -> list[tuple[PlannedOp, PagedKvSpec]]:
     """Return every attention with the cache it attends to."""
-    caches: dict[Value, CacheSpec] = {cache.name: cache for cache in verified.program.caches}
+    caches: dict[Value, PagedKvSpec] = {cache.name: cache for cache in paged_states(verified.program)}
     return [(op, caches[op.reads[1]]) for step in planned.steps for op in step.ops if op.op == "attention"]
 
 
@@ -126,7 +127,7 @@ class CpuExecutable:
         embeds = [call.args["weight"] for call in verified.program.calls if call.op == "embed"]
         self._vocabulary = min((int(verified.shapes[weight][0]) for weight in embeds), default=0)
         self._caches: dict[Value, int] = {}
-        self._cache_specs: dict[Value, CacheSpec] = {cache.name: cache for cache in verified.program.caches}
+        self._cache_specs: dict[Value, PagedKvSpec] = {cache.name: cache for cache in paged_states(verified.program)}
         self._place_caches()
         self._weights = dict(weights)
         self._shapes: Mapping[Any, Shape] = verified.shapes
@@ -154,7 +155,7 @@ class CpuExecutable:
 
     def _place_caches(self) -> None:
         address = int(self._memory.address)
-        for cache in self.verified.program.caches:
+        for cache in paged_states(self.verified.program):
             self._caches[cache.name] = address
             address += _aligned(cache_nbytes(cache, self.kv_pages))
         self._scratch = address

@@ -30,7 +30,7 @@ CHECKS_INDICES = bool(C_CHECKS_INDICES)  # whether this is a debug build, whose 
 
 
 cdef kv_head head_of(cache):
-    """Return how a kv head of *cache*, a CacheSpec, is kept."""
+    """Return how a kv head of *cache*, a PagedKvSpec, is kept."""
     return kv_head(<kv_type_t><int>KV_TYPES[cache.type], cache.head_dim, cache.value_dim)
 
 
@@ -206,7 +206,7 @@ cdef class CompiledProgram:
         )
 
     def add_attention(self, op, cache, attrs):
-        """Add attention with the op's attributes to *cache*, a CacheSpec.
+        """Add attention with the op's attributes to *cache*, a PagedKvSpec.
 
         Args:
             op: a dict of ``struct attention_op``'s addresses and sizes in bytes: q, sinks, out, cache.

@@ -25,7 +25,8 @@ from math import prod
 
 from ollama_zmq.engine.costs import Line
 from ollama_zmq.formats.quants import QuantType
-from ollama_zmq.ops.program import PAGE_SLOTS, Program, WeightSpec, row_floats, verify
+from ollama_zmq.ops.program import Program, WeightSpec, row_floats, verify
+from ollama_zmq.ops.state import PAGE_SLOTS, PagedKvSpec
 from ollama_zmq.wire.messages import MatrixSpeed
 
 CACHE_SHARE = 0.8
@@ -151,7 +152,7 @@ def cost_of(program: Program, matrices: Matrices, context: int) -> CostEstimate:
 
 def costs_of(program: Program, matrices: Sequence[Matrices], context: int) -> tuple[CostEstimate, ...]:
     """The same of each of its layers: their own matrices, and equal parts of what else there is."""
-    caches, parts = {cache.name: cache for cache in program.caches}, len(matrices)
+    caches, parts = {s.name: s for s in program.states if isinstance(s, PagedKvSpec)}, len(matrices)
     cache_nbytes = attention_macs = 0.0
     for call in program.calls:
         if call.op.startswith("attention"):

@@ -28,7 +28,7 @@ from ollama_zmq.cluster.cost_model import CostEstimate, WorkerProfile
 from ollama_zmq.engine.costs import Line
 from ollama_zmq.engine.pacing import SAMPLING
 from ollama_zmq.errors import OutOfDeviceMemory
-from ollama_zmq.ops.program import PAGE_SLOTS
+from ollama_zmq.ops.state import PAGE_SLOTS
 from ollama_zmq.units import human_bytes
 
 WEIGHT_HEADROOM = 1.1

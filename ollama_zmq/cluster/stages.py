@@ -23,7 +23,8 @@ from ollama_zmq.cluster.placement import Demand, Placement, Policy
 from ollama_zmq.cluster.state import StageState
 from ollama_zmq.engine.requests import Microbatch
 from ollama_zmq.models.network import Network
-from ollama_zmq.ops.program import PAGE_SLOTS, Program, program_id, row_floats, streamed_shares, verify
+from ollama_zmq.ops.program import Program, program_id, row_floats, streamed_shares, verify
+from ollama_zmq.ops.state import PAGE_SLOTS
 from ollama_zmq.wire.messages import Define, Run, WeightSource
 
 LOCAL = "local"
@@ -215,7 +216,7 @@ def _stage(
         for spec in program.weights
     )
     code = msgspec.structs.replace(program, name=f"{program.name} of {order.name[:80]} #{number}").to_bytes()
-    kv_pages = order.kv_pages if program.caches else 0
+    kv_pages = order.kv_pages if program.states else 0
     threads = order.num_thread if address == LOCAL else 0
     define = Define(program_id(code), code, sources, kv_pages, order.max_tokens, order.max_rows, threads)
     shares = {name: s for name, s in streamed_shares(program).items() if not _only_embedded(order, name)}

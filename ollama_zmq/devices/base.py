@@ -14,8 +14,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from ollama_zmq.errors import OutOfDeviceMemory, ShapeError
-from ollama_zmq.ops.program import PAGE_SLOTS, Verified, WeightSpec
+from ollama_zmq.errors import OpError, OutOfDeviceMemory, ShapeError
+from ollama_zmq.ops.program import Program, Verified, WeightSpec
+from ollama_zmq.ops.state import PAGE_SLOTS, PagedKvSpec
 from ollama_zmq.units import human_bytes
 from ollama_zmq.wire.messages import MatrixSpeed
 
@@ -91,6 +92,20 @@ class Step(msgspec.Struct, frozen=True):
         """Return int32 [T], the absolute position of every token."""
         ranges = [np.arange(start, start + n) for start, n in zip(self.positions, self.lengths, strict=True)]
         return np.concatenate([np.zeros(0, np.int32), *ranges]).astype(np.int32)
+
+
+def paged_states(program: Program) -> tuple[PagedKvSpec, ...]:
+    """Return what a program keeps of its sequences, all of it in the pages of a step's one table for each of them.
+
+    Raises:
+        OpError: a state is kept in slots or in pages of another group than 0, for which a step has no numbers.
+    """
+    for state in program.states:
+        if not isinstance(state, PagedKvSpec):
+            raise OpError(f"state {state.name!r}: a step has no slots, expected keys and values in pages")
+        if state.group != 0:
+            raise OpError(f"state {state.name!r}: group {state.group}, but a step has the page tables of group 0 only")
+    return tuple(state for state in program.states if isinstance(state, PagedKvSpec))
 
 
 def _integers(name: str, values: Any) -> tuple[int, ...]:

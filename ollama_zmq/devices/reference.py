@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ollama_zmq.devices.base import Array, Budget, DeviceWeight, Speeds, Step
+from ollama_zmq.devices.base import Array, Budget, DeviceWeight, Speeds, Step, paged_states
 from ollama_zmq.devices.reference_ops import FUNCTIONS, KvCache
 from ollama_zmq.errors import ModelFileError, OpError, ShapeError, UnsupportedOp
 from ollama_zmq.formats.dequantize import SUPPORTED, dequantize
@@ -63,7 +63,7 @@ class ReferenceExecutable:
         budget.take(self.nbytes, f"program {verified.program.name!r}")
         self._budget = budget
         self._weights = dict(weights)
-        self._caches = {spec.name: KvCache.empty(spec, kv_pages) for spec in verified.program.caches}
+        self._caches = {spec.name: KvCache.empty(spec, kv_pages) for spec in paged_states(verified.program)}
         self._uses_pages = any(op_named(call.op).uses_pages for call in verified.program.calls)
         self._kv_pages = kv_pages
         self._max_tokens, self._max_rows = max_tokens, max_rows
@@ -190,7 +190,7 @@ class ReferenceDevice:
 
 def _carry_out(call: Call, values: dict[str, Any], step: Step) -> None:
     op = op_named(call.op)
-    read = {n: values[call.args[n]] for n in op.names("input", "weight", "cache") if n in call.args}
+    read = {n: values[call.args[n]] for n in op.names("input", "weight", "state") if n in call.args}
     given = {"step": step} if op.uses_pages else {}
     result = FUNCTIONS[call.op](**given, **read, **call.attrs)
     for name in op.names("output"):
@@ -198,7 +198,7 @@ def _carry_out(call: Call, values: dict[str, Any], step: Step) -> None:
 
 
 def _executable_nbytes(verified: Verified, *, kv_pages: int, max_tokens: int) -> int:
-    caches = sum(spec.nbytes(kv_pages) for spec in verified.program.caches)
+    caches = sum(spec.nbytes(kv_pages) for spec in paged_states(verified.program))
     return caches + max_tokens * row_floats(verified) * FLOAT32_NBYTES
 
 

@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 from ollama_zmq.devices.base import Array, Step
 from ollama_zmq.ops.expert_shares import LEAST_SUM
-from ollama_zmq.ops.program import PAGE_SLOTS, CacheSpec
 from ollama_zmq.ops.registry import OPS
 from ollama_zmq.ops.rope import scales
+from ollama_zmq.ops.state import PAGE_SLOTS, PagedKvSpec
 
 Float64 = npt.NDArray[np.float64]
 
@@ -34,7 +34,7 @@ class KvCache:
     v: Array
 
     @classmethod
-    def empty(cls, spec: CacheSpec, kv_pages: int) -> KvCache:
+    def empty(cls, spec: PagedKvSpec, kv_pages: int) -> KvCache:
         """Return a cache of zeros."""
         slots = kv_pages * PAGE_SLOTS, spec.n_kv_heads
         dtype = np.float16 if spec.type == "f16" else np.float32

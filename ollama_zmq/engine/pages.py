@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ollama_zmq.ops.program import PAGE_SLOTS
+from ollama_zmq.ops.state import PAGE_SLOTS
 
 ROOT = b""  # the digest before the first page
 

@@ -32,7 +32,7 @@ from ollama_zmq.engine.pacing import Pace, Pacing
 from ollama_zmq.engine.pages import PagePool, common_prefix, pages_for
 from ollama_zmq.engine.sequence import Generation, Scoring, Sequence
 from ollama_zmq.engine.slices import Slice
-from ollama_zmq.ops.program import PAGE_SLOTS
+from ollama_zmq.ops.state import PAGE_SLOTS
 
 
 class Scheduler:

@@ -8,15 +8,39 @@ from typing import Protocol
 
 from ollama_zmq.models.sizes import Sizes
 from ollama_zmq.ops.builder import Ops, Value
+from ollama_zmq.ops.state import NO_WINDOW
 
 
 @dataclass(frozen=True, slots=True)
 class PagedKv:
-    """Keys and values of a layer by position: *n_kv_heads* keys of *head_dim*, values of *value_dim* numbers."""
+    """Keys and values of a layer by position: *n_kv_heads* keys of *head_dim*, values of *value_dim* numbers.
+
+    Attributes:
+        window: the last positions that any op of the model reads, the token's own among them.
+    """
 
     n_kv_heads: int
     head_dim: int
     value_dim: int
+    window: int = NO_WINDOW
+
+
+@dataclass(frozen=True, slots=True)
+class SlotState:
+    """Float32 numbers of *shape* for each sequence, whatever its length. They do not rewind."""
+
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OfLayer:
+    """The state number *n* of an earlier *layer*, which this one only reads. No stage is cut between the two."""
+
+    layer: int
+    n: int = 0
+
+
+State = PagedKv | SlotState | OfLayer
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +77,7 @@ class Model(Protocol):
     def layer_weights(self, i: int) -> Mapping[str, bool]:
         """Name within layer *i* -> whether every file must have it."""
 
-    def states(self, i: int) -> tuple[PagedKv, ...]:
+    def states(self, i: int) -> tuple[State, ...]:
         """What layer *i* keeps of a sequence from step to step."""
 
     def enter(self, ops: Ops, hidden_state: Value, given: Given) -> Value:

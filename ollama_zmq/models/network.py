@@ -7,16 +7,18 @@ are, which tensors they need, and what they cost in memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 
 from ollama_zmq.errors import ModelFileError, OpError
 from ollama_zmq.formats.gguf import GgufFile
-from ollama_zmq.models.architecture import Given
+from ollama_zmq.models.architecture import Given, OfLayer, PagedKv, SlotState, State
 from ollama_zmq.models.keys import Keys
 from ollama_zmq.models.names import as_written, belongs_to_text
 from ollama_zmq.models.registry import architecture
 from ollama_zmq.models.views import with_parts
 from ollama_zmq.ops.builder import Builder, Value
-from ollama_zmq.ops.program import PAGE_SLOTS, CacheSpec, Program, WeightSpec
+from ollama_zmq.ops.program import Program, WeightSpec
+from ollama_zmq.ops.state import PAGE_SLOTS, PagedKvSpec, SlotSpec, StateSpec
 
 EMBED, HEAD = "token_embd.weight", "output.weight"
 Specs = Mapping[str, WeightSpec]
@@ -75,12 +77,39 @@ class Network:
         """The matrix that makes logits: the embedding where the file has no other."""
         return self.globals["output"]
 
-    def caches(self, i: int) -> tuple[CacheSpec, ...]:
-        """The KV caches of layer *i*."""
-        return tuple(
-            CacheSpec(f"kv.{i}.{n}" if n else f"kv.{i}", kept.n_kv_heads, kept.head_dim, kept.value_dim, self.kv_type)
-            for n, kept in enumerate(self.model.states(i))
+    @cached_property
+    def windows(self) -> tuple[int, ...]:
+        """The window of each group of layers that share page tables, in the order of the groups' numbers."""
+        kept = (state for i in range(self.n_layers) for state in self.model.states(i))
+        return tuple(sorted({state.window for state in kept if isinstance(state, PagedKv)}))
+
+    @property
+    def rewinds(self) -> bool:
+        """Whether a sequence can go back to any earlier position; if not, drafts cannot be tried."""
+        return not any(isinstance(state, SlotSpec) for i in range(self.n_layers) for state in self.states(i))
+
+    def states(self, i: int) -> tuple[StateSpec, ...]:
+        """What layer *i* keeps, or reads of an earlier layer."""
+        return tuple(self._state(i, n, kept) for n, kept in enumerate(self.model.states(i)))
+
+    def _state(self, i: int, n: int, kept: State) -> StateSpec:
+        name = f"{i}.{n}" if n else f"{i}"
+        if isinstance(kept, OfLayer):
+            if not (0 <= kept.layer < i and kept.n < len(self.model.states(kept.layer))):
+                raise ModelFileError(f"{self.gguf.path}: layer {i} reads state {kept.n} of layer {kept.layer}")
+            return self.states(kept.layer)[kept.n]
+        if isinstance(kept, SlotState):
+            return SlotSpec(f"slot.{name}", kept.shape)
+        sizes = kept.n_kv_heads, kept.head_dim, kept.value_dim
+        return PagedKvSpec(f"kv.{name}", *sizes, self.kv_type, self.windows.index(kept.window), kept.window)
+
+    @property
+    def uncut(self) -> frozenset[int]:
+        """The layers before which no stage may begin: they, or later ones, read the state of a layer before."""
+        reads = (
+            (i, kept.layer) for i in range(self.n_layers) for kept in self.model.states(i) if isinstance(kept, OfLayer)
         )
+        return frozenset(cut for reader, source in reads for cut in range(source + 1, reader + 1))
 
     def layer_nbytes(self, i: int) -> int:
         """Return the bytes of layer *i*'s weights in the file."""
@@ -93,7 +122,10 @@ class Network:
     def kv_nbytes(self, n_tokens: int) -> int:
         """Return the bytes of one layer's keys and values for *n_tokens* tokens, in whole pages: of the largest."""
         pages = -(-n_tokens // PAGE_SLOTS)
-        return max(sum(cache.nbytes(pages) for cache in self.caches(i)) for i in range(self.n_layers))
+        return max(self._kept_nbytes(i, pages) for i in range(self.n_layers))
+
+    def _kept_nbytes(self, i: int, pages: int) -> int:
+        return sum(state.nbytes(pages) for state in self.states(i) if isinstance(state, PagedKvSpec))
 
     def layers_program(self, layers: range) -> Program:
         """Hidden state [T, D] -> hidden state [T, D] after *layers*; [R, D], the rows asked for, after the last one.
@@ -124,11 +156,8 @@ class Network:
         if layers.start == 0:
             hidden_state = self.model.enter(ops, hidden_state, self._given(ops, {}, ()))
         for i in layers:
-            caches = tuple(
-                ops.cache(c.name, n_kv_heads=c.n_kv_heads, head_dim=c.head_dim, value_dim=c.value_dim, kv_type=c.type)
-                for c in self.caches(i)
-            )
-            hidden_state = self.model.layer(ops, i, hidden_state, self._given(ops, self.layers[i], caches))
+            states = tuple(ops.state(spec) for spec in self.states(i))
+            hidden_state = self.model.layer(ops, i, hidden_state, self._given(ops, self.layers[i], states))
         return hidden_state
 
     def _run_head(self, ops: Builder, hidden_state: Value) -> Value:

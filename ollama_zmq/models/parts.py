@@ -12,6 +12,7 @@ from ollama_zmq.models.architecture import Given, PagedKv
 from ollama_zmq.models.keys import Keys
 from ollama_zmq.models.sizes import Heads
 from ollama_zmq.ops.builder import Ops, Value
+from ollama_zmq.ops.state import NO_WINDOW
 
 ATTENTION = {
     "attn_q": True,  # H*E D
@@ -46,9 +47,9 @@ def projections(ops: Ops, x: Value, w: Mapping[str, Value]) -> tuple[Value, Valu
     return linear(ops, x, w, "attn_q"), linear(ops, x, w, "attn_k"), linear(ops, x, w, "attn_v")
 
 
-def paged_kv(heads: Heads) -> tuple[PagedKv, ...]:
-    """The state of a layer that attends to all that came before."""
-    return (PagedKv(heads.n_kv_heads, heads.head_dim, heads.value_dim),)
+def paged_kv(heads: Heads, window: int = NO_WINDOW) -> tuple[PagedKv, ...]:
+    """The state of a layer that attends to the last *window* positions, or to all that came before."""
+    return (PagedKv(heads.n_kv_heads, heads.head_dim, heads.value_dim, window),)
 
 
 def grouped_attention(

@@ -22,8 +22,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ollama_zmq.ops.spec import Attr, Cache, Input, Op, Output, Size, Weight
+from ollama_zmq.ops.state import NO_WINDOW
 
-NO_WINDOW = (1 << 31) - 1
 Q8_0_RTOL = 1e-3
 
 

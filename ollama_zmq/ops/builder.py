@@ -10,10 +10,10 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from ollama_zmq.errors import OpError
-from ollama_zmq.ops.attention import NO_WINDOW
-from ollama_zmq.ops.program import POSITIONS, ROWS, CacheSpec, Call, Program, TensorSpec, WeightSpec, verify
+from ollama_zmq.ops.program import POSITIONS, ROWS, Call, Program, TensorSpec, WeightSpec, verify
 from ollama_zmq.ops.registry import op_named
 from ollama_zmq.ops.spec import Shape
+from ollama_zmq.ops.state import NO_WINDOW, PagedKvSpec, StateSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Value:
 
     Attributes:
         shape: its sizes; "T" and "R" stay open.
-        dtype: "float32", "int32", "any" for a weight, "kv" for a cache.
+        dtype: "float32", "int32", "any" for a weight, "kv" or "slot" for a state.
     """
 
     name: str
@@ -236,7 +236,7 @@ class Ops(ABC):
 
 
 class Builder(Ops):
-    """Records what an architecture does with its one input, its weights and its caches."""
+    """Records what an architecture does with its one input, its weights and its states."""
 
     positions = Value(POSITIONS, ("T",), "int32")
     rows = Value(ROWS, ("R",), "int32")
@@ -245,7 +245,7 @@ class Builder(Ops):
         self.name = name
         self._inputs: list[TensorSpec] = []
         self._weights: dict[str, WeightSpec] = {}
-        self._caches: list[CacheSpec] = []
+        self._states: list[StateSpec] = []
         self._calls: list[Call] = []
 
     def input(self, name: str, shape: Shape, dtype: str = "float32") -> Value:
@@ -264,10 +264,18 @@ class Builder(Ops):
     def cache(
         self, name: str, *, n_kv_heads: int, head_dim: int, value_dim: int | None = None, kv_type: str = "f16"
     ) -> Value:
-        """Declare the KV cache of one layer; values are as long as keys if *value_dim* is None."""
+        """Declare the KV cache of one layer, of group 0; values are as long as keys if *value_dim* is None."""
         value_dim = head_dim if value_dim is None else value_dim
-        self._caches.append(CacheSpec(name, n_kv_heads, head_dim, value_dim, kv_type))
-        return Value(name, (n_kv_heads, head_dim, value_dim), "kv")
+        return self.state(PagedKvSpec(name, n_kv_heads, head_dim, value_dim, kv_type))
+
+    def state(self, spec: StateSpec) -> Value:
+        """Declare what a layer keeps of its sequences; declaring the same one again is the same state."""
+        declared = {state.name: state for state in self._states}
+        if spec.name not in declared:
+            self._states.append(spec)
+        elif declared[spec.name] != spec:
+            raise OpError(f"state {spec.name!r} is declared twice: {declared[spec.name]} and {spec}", value=spec.name)
+        return Value(spec.name, spec.shape, "kv" if isinstance(spec, PagedKvSpec) else "slot")
 
     def apply(self, op: str, args: dict[str, Value], attrs: Attrs) -> Value:
         declared = op_named(op)
@@ -305,7 +313,7 @@ class Builder(Ops):
             tuple(self._inputs),
             (TensorSpec(output.name, output.dtype, output.shape),),
             tuple(self._weights.values()),
-            tuple(self._caches),
+            tuple(self._states),
             tuple(self._calls),
         )
         verify(program)

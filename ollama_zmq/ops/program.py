@@ -1,11 +1,11 @@
 """A program: the tensor ops of one stage, recorded once, verified once, run at every step.
 
-    Program   name, inputs, outputs, weights, caches, calls
+    Program   name, inputs, outputs, weights, states, calls
     Call      op name, {argument: value name}, {attribute: number or word}
 
 A program carries no data and no addresses. Its MessagePack bytes are hashed and the hash is its id, so both sides
 mean the same thing by it. ``verify`` is the only gate: after it every value has a known shape, every attribute is in
-range, every weight and cache is declared, every value is written before it is read and written once, and no name is
+range, every weight and state is declared, every value is written before it is read and written once, and no name is
 more than an identifier (``NAME``). How large a program may be is bounded, so that planning one takes no time.
 
 Two sizes stay open until a step runs: ``T``, the tokens of the pass, and ``R``, the rows somebody wants. Two values are
@@ -29,9 +29,8 @@ from ollama_zmq import packing
 from ollama_zmq.errors import OpError, ShapeError
 from ollama_zmq.ops.registry import op_named
 from ollama_zmq.ops.spec import OPEN_SYMBOLS, Kind, Op, Shape, shown
+from ollama_zmq.ops.state import KV_TYPES, MAX_GROUPS, NO_WINDOW, PagedKvSpec, StateSpec
 
-PAGE_SLOTS = 64  # tokens in one page of the KV cache, the same on every device
-KV_TYPES = {"f16": (1, 2), "q8_0": (32, 34)}  # numbers in a block, bytes it takes
 POSITIONS = "positions"
 ROWS = "rows"
 STEP_VALUES = (POSITIONS, ROWS)
@@ -46,7 +45,7 @@ MAX_RANK = 3  # of a weight
 MAX_HEAD = 1024  # sizes of a cache: heads, numbers of a key, numbers of a value
 NAME = re.compile(r"[A-Za-z0-9_.#-]{1,128}")
 MAX_PROGRAM_NAME = 256  # that one is for people, and identifies nothing
-ARG_KINDS: tuple[Kind, ...] = ("input", "weight", "cache", "output")
+ARG_KINDS: tuple[Kind, ...] = ("input", "weight", "state", "output")
 INPUT_RANKS = {"int32": 1, "float32": 2}
 
 
@@ -66,25 +65,6 @@ class WeightSpec(msgspec.Struct, frozen=True, array_like=True):
     shape: tuple[int, ...]
 
 
-class CacheSpec(msgspec.Struct, frozen=True, array_like=True):
-    """The paged keys and values of one layer: *n_kv_heads* keys of *head_dim* and values of *value_dim* numbers a slot.
-
-    ``type`` is one of ``KV_TYPES``; what each keeps stands in ``ops/store_kv.py``.
-    """
-
-    name: str
-    n_kv_heads: int
-    head_dim: int
-    value_dim: int
-    type: str
-
-    def nbytes(self, kv_pages: int) -> int:
-        """Return the bytes of *kv_pages* pages, without what a device pads them with."""
-        block, block_nbytes = KV_TYPES[self.type]
-        blocks = -(-self.head_dim // block) + -(-self.value_dim // block)
-        return kv_pages * PAGE_SLOTS * self.n_kv_heads * blocks * block_nbytes
-
-
 class Call(msgspec.Struct, frozen=True, array_like=True):
     """One op applied: argument name -> value name, attribute name -> value."""
 
@@ -100,7 +80,7 @@ class Program(msgspec.Struct, frozen=True, array_like=True):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     weights: tuple[WeightSpec, ...]
-    caches: tuple[CacheSpec, ...]
+    states: tuple[StateSpec, ...]
     calls: tuple[Call, ...]
 
     def to_bytes(self) -> bytes:
@@ -147,7 +127,7 @@ class Verified:
     """A program that passed :func:`verify`.
 
     Attributes:
-        shapes: value name -> shape, of every input, step value and call output; weights and caches too.
+        shapes: value name -> shape, of every input, step value and call output; weights and states too.
     """
 
     program: Program
@@ -179,10 +159,10 @@ def verify(program: Program) -> Verified:
         if not 1 <= len(weight.shape) <= MAX_RANK:
             raise ShapeError(f"weight {shown(weight.name)}: {len(weight.shape)} axes, expected 1 to {MAX_RANK}")
         _declare(weight.name, weight.shape, "any", shapes, dtypes)
-    for cache in program.caches:
-        _declare_cache(cache, shapes, dtypes)
+    _declare_states(program, shapes, dtypes)
     for call in program.calls:
         _infer(call, shapes, dtypes)
+    _check_windows(program)
     _check_angles(program)
     _check_output(program.outputs[0], shapes, dtypes)
     return Verified(program, shapes)
@@ -222,14 +202,39 @@ def _declare_input(tensor: TensorSpec, shapes: dict[str, Shape], dtypes: dict[st
     _declare(tensor.name, tensor.shape, tensor.dtype, shapes, dtypes)
 
 
-def _declare_cache(cache: CacheSpec, shapes: dict[str, Shape], dtypes: dict[str, str]) -> None:
-    shape = (cache.n_kv_heads, cache.head_dim, cache.value_dim)
-    _declare(cache.name, shape, "kv", shapes, dtypes)
-    if max(shape) > MAX_HEAD:
-        raise ShapeError(f"cache {cache.name!r}: sizes {list(shape)}, expected 1..{MAX_HEAD}", arg=cache.name)
-    if cache.type not in KV_TYPES:
+def _declare_states(program: Program, shapes: dict[str, Shape], dtypes: dict[str, str]) -> None:
+    windows: dict[int, int] = {}  # group -> window
+    for state in program.states:
+        _declare(state.name, state.shape, "kv" if isinstance(state, PagedKvSpec) else "slot", shapes, dtypes)
+        if isinstance(state, PagedKvSpec):
+            _check_paged(state)
+            if windows.setdefault(state.group, state.window) != state.window:
+                raise OpError(
+                    f"state {state.name!r}: window {state.window}, but group {state.group} has {windows[state.group]}"
+                )
+        elif not 1 <= len(state.shape) <= MAX_RANK:
+            raise ShapeError(f"state {state.name!r}: {len(state.shape)} axes, expected 1 to {MAX_RANK}")
+
+
+def _check_paged(state: PagedKvSpec) -> None:
+    if max(state.shape) > MAX_HEAD:
+        raise ShapeError(f"state {state.name!r}: sizes {list(state.shape)}, expected 1..{MAX_HEAD}", arg=state.name)
+    if state.type not in KV_TYPES:
         known = ", ".join(KV_TYPES)
-        raise OpError(f"cache {cache.name!r}: type {shown(cache.type)}, expected one of {known}")
+        raise OpError(f"state {state.name!r}: type {shown(state.type)}, expected one of {known}")
+    if not 0 <= state.group < MAX_GROUPS:
+        raise OpError(f"state {state.name!r}: group {state.group}, expected 0..{MAX_GROUPS - 1}")
+    if not 1 <= state.window <= NO_WINDOW:
+        raise OpError(f"state {state.name!r}: window {state.window}, expected 1..{NO_WINDOW}")
+
+
+def _check_windows(program: Program) -> None:
+    """Refuse a call that reads further back than its state is kept."""
+    kept = {state.name: state.window for state in program.states if isinstance(state, PagedKvSpec)}
+    for call in program.calls:
+        window, read = kept.get(call.args.get("cache", ""), NO_WINDOW), int(call.attrs.get("window", 1))
+        if read > window:
+            raise OpError(f"{call.op}: window {read}, but its state has one of {window}", op=call.op)
 
 
 def _check_output(tensor: TensorSpec, shapes: dict[str, Shape], dtypes: dict[str, str]) -> None:
@@ -258,7 +263,7 @@ def _declare(name: str, shape: Shape, dtype: str, shapes: dict[str, Shape], dtyp
 def _infer(call: Call, shapes: dict[str, Shape], dtypes: dict[str, str]) -> None:
     op = op_named(call.op)
     op.check_names(call.args, *ARG_KINDS)
-    read = {name: call.args[name] for name in op.names("input", "weight", "cache") if name in call.args}
+    read = {name: call.args[name] for name in op.names("input", "weight", "state") if name in call.args}
     for name, value in read.items():
         if value not in shapes:
             raise OpError(f"{op.name}.{name}: value {shown(value)} is not written before it is read", op=op.name)

@@ -18,7 +18,7 @@ from ollama_zmq.errors import OpError, ShapeError
 
 Size = int | str  # a number, or a symbol that stays open until a step runs: "T" or "R"
 Shape = tuple[Size, ...]
-Kind = Literal["input", "weight", "cache", "output"]
+Kind = Literal["input", "weight", "state", "output"]
 
 OPEN_SYMBOLS = frozenset({"T", "R"})
 MAX_SHOWN = 160
@@ -36,8 +36,8 @@ class Arg:
 
     Attributes:
         dims: its axes, ``"T H*E"``.
-        dtype: "float32" or "int32"; a weight may be of any tensor type (``"any"``); a cache has none.
-        kind: read from a step, a weight, a KV cache, or written.
+        dtype: "float32" or "int32"; a weight may be of any tensor type (``"any"``); a state is "kv" or "slot".
+        kind: read from a step, a weight, a state of the sequences, or written.
         optional: whether a call may leave it out.
     """
 
@@ -77,7 +77,12 @@ def Weight(dims: str, *, optional: bool = False) -> Arg:  # noqa: N802 - reads a
 
 def Cache() -> Arg:  # noqa: N802 - reads as a declaration
     """The paged keys and values of one layer."""
-    return Arg("G E F", "kv", "cache")
+    return Arg("G E F", "kv", "state")
+
+
+def Slot(dims: str) -> Arg:  # noqa: N802 - reads as a declaration
+    """What an op keeps of each sequence besides keys and values: read from one slot, written to another."""
+    return Arg(dims, "slot", "state")
 
 
 def Output(dims: str, dtype: str = "float32") -> Arg:  # noqa: N802 - reads as a declaration
@@ -175,14 +180,14 @@ class Op:
         """Check a call and return the shapes of its outputs.
 
         Args:
-            shapes: argument name -> shape, for every argument that is not an output; a cache's is (G, E, F).
+            shapes: argument name -> shape, for every argument that is not an output; a KV cache's is (G, E, F).
 
         Raises:
             ShapeError: an argument is missing, surplus, or does not fit.
             OpError: an attribute is missing, surplus, or out of range.
         """
         sizes = self._sizes_from(attrs)
-        self.check_names(shapes, "input", "weight", "cache")
+        self.check_names(shapes, "input", "weight", "state")
         for name in (name for name in self.args if name in shapes):
             self.args[name].bind(f"{self.name}.{name}", shapes[name], sizes)
         if self.rule and (complaint := self.rule(attrs, sizes)):

@@ -12,7 +12,7 @@ from ollama_zmq.cluster.placement import Demand, Placement, place
 from ollama_zmq.cluster.stages import LOCAL, LoadOrder, demand_of
 from ollama_zmq.formats.gguf import open_gguf
 from ollama_zmq.models.network import Network
-from ollama_zmq.ops.program import PAGE_SLOTS
+from ollama_zmq.ops.state import PAGE_SLOTS
 
 A = "a:50052"
 

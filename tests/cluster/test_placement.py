@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ollama_zmq.cluster.cost_model import CostEstimate, WorkerProfile
 from ollama_zmq.cluster.placement import CostTable, Demand, Policy, largest_context, place
 from ollama_zmq.errors import OutOfDeviceMemory
-from ollama_zmq.ops.program import PAGE_SLOTS
+from ollama_zmq.ops.state import PAGE_SLOTS
 
 LOCAL = WorkerProfile("local", 10**12, 1e10)
 

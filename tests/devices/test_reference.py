@@ -9,8 +9,9 @@ from ollama_zmq.devices.reference import FUNCTIONS, ReferenceDevice
 from ollama_zmq.devices.registry import KINDS, available_memory, default_budget, open_device
 from ollama_zmq.errors import ModelFileError, OpError, OutOfDeviceMemory, RequestError, ShapeError, UnsupportedOp
 from ollama_zmq.ops.builder import Builder
-from ollama_zmq.ops.program import CacheSpec, WeightSpec, verify
+from ollama_zmq.ops.program import WeightSpec, verify
 from ollama_zmq.ops.registry import OPS
+from ollama_zmq.ops.state import PagedKvSpec, SlotSpec
 
 SPEC = WeightSpec("w", 0, (4, 8))
 DATA = np.arange(32, dtype=np.float32)
@@ -46,10 +47,31 @@ def test_what_is_announced_is_what_is_taken(device):
     nbytes = device.executable_nbytes(verified, kv_pages=3, max_tokens=5)
     executable = device.compile(verified, {}, kv_pages=3, max_tokens=5)
     assert (device.budget.used, executable.nbytes) == (nbytes, nbytes)
-    assert nbytes >= CacheSpec("kv", 2, 4, 4, "f16").nbytes(3)
+    assert nbytes >= PagedKvSpec("kv", 2, 4, 4, "f16").nbytes(3)
     weight = loaded(device)["w"]
     assert device.budget.used == nbytes + weight.nbytes
     assert weight.nbytes == device.weight_nbytes(SPEC)
+
+
+@pytest.mark.parametrize("kind", ["reference", "cpu"])
+@pytest.mark.parametrize(
+    ("state", "named"),
+    [
+        (PagedKvSpec("kv", 2, 4, 4, "f16", group=1), "state 'kv': group 1, but a step has the page tables of group 0"),
+        (SlotSpec("slot", (2, 4)), "state 'slot': a step has no slots"),
+    ],
+)
+def test_a_state_for_which_a_step_has_no_numbers_is_refused_before_memory_is_taken(kind, state, named):
+    ops = Builder("states")
+    ops.state(state)
+    verified = verify(ops.program("out", ops.add(x := ops.input("x", ("T", 8)), x)))
+    device = open_device(kind, threads=1, budget=Budget(1 << 20))
+    with pytest.raises(OpError, match=named):
+        device.executable_nbytes(verified, kv_pages=3, max_tokens=5)
+    with pytest.raises(OpError, match=named):
+        device.compile(verified, {}, kv_pages=3, max_tokens=5)
+    assert device.budget.used == 0
+    device.close()
 
 
 def test_closing_twice_gives_back_once(device):

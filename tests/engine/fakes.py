@@ -18,7 +18,7 @@ from ollama_zmq.engine.pacing import StageTime
 from ollama_zmq.engine.requests import Finished, GenerationRequest, TextChunk
 from ollama_zmq.engine.sampler import Sampler
 from ollama_zmq.formats.options import Options
-from ollama_zmq.ops.program import PAGE_SLOTS
+from ollama_zmq.ops.state import PAGE_SLOTS
 
 END = 256
 V = 300

@@ -10,7 +10,8 @@ from numpy.testing import assert_array_equal
 
 from ollama_zmq.devices.base import Step
 from ollama_zmq.ops.builder import Builder
-from ollama_zmq.ops.program import PAGE_SLOTS, WeightSpec
+from ollama_zmq.ops.program import WeightSpec
+from ollama_zmq.ops.state import PAGE_SLOTS
 from tests.ops.one_op import hidden, plain, ready
 
 FEW = settings(max_examples=10, deadline=None)

@@ -12,7 +12,8 @@ from ollama_zmq.devices.base import Step
 from ollama_zmq.engine.embedding import Embedding
 from ollama_zmq.formats.gguf import open_gguf
 from ollama_zmq.models.network import Network
-from ollama_zmq.ops.program import PAGE_SLOTS, verify
+from ollama_zmq.ops.program import verify
+from ollama_zmq.ops.state import PAGE_SLOTS
 
 KV_PAGES = 4
 

@@ -11,7 +11,8 @@ from ollama_zmq.errors import ModelFileError
 from ollama_zmq.formats.gguf import open_gguf
 from ollama_zmq.models.network import Network
 from ollama_zmq.models.registry import architecture, known
-from ollama_zmq.ops.program import PAGE_SLOTS, verify
+from ollama_zmq.ops.program import verify
+from ollama_zmq.ops.state import PAGE_SLOTS
 from tests.models.running import cut, running
 from tests.models.tiny import E, G, H, X, write_tiny
 
@@ -193,7 +194,7 @@ def test_a_q8_0_cache_is_what_every_program_declares_and_what_is_counted(path):
         blocks = -(-E // 32)
         assert q8_0.kv_nbytes(1) * E * 2 == half.kv_nbytes(1) * blocks * 34
         for program in (q8_0.layers_program(range(1, 3)), q8_0.whole_program()):
-            assert {cache.type for cache in program.caches} == {"q8_0"}
+            assert {cache.type for cache in program.states} == {"q8_0"}
 
 
 def test_a_program_needs_only_its_own_layers(path):
@@ -203,7 +204,7 @@ def test_a_program_needs_only_its_own_layers(path):
     assert {name.split(".")[1] for name in of_layers} == {"1", "2"}
     others = {weight.name for weight in program.weights} - of_layers
     assert not others & {"token_embd.weight", "output.weight", "output_norm.weight"}
-    assert [cache.name for cache in program.caches] == ["kv.1", "kv.2"]
+    assert [cache.name for cache in program.states] == ["kv.1", "kv.2"]
     assert verify(program).output.shape == ("T", 64)
 
 

@@ -33,21 +33,10 @@ from ollama_zmq.kernels.cpu import isa_names
 from ollama_zmq.kernels.cpu.device import CpuDevice
 from ollama_zmq.ops.attention import Q8_0_RTOL
 from ollama_zmq.ops.choose_experts import SCORES
-from ollama_zmq.ops.program import (
-    PAGE_SLOTS,
-    POSITIONS,
-    ROWS,
-    CacheSpec,
-    Call,
-    Program,
-    TensorSpec,
-    Verified,
-    WeightSpec,
-    angles_of,
-    verify,
-)
+from ollama_zmq.ops.program import POSITIONS, ROWS, Call, Program, TensorSpec, Verified, WeightSpec, angles_of, verify
 from ollama_zmq.ops.registry import OPS
 from ollama_zmq.ops.spec import Attr, Op
+from ollama_zmq.ops.state import PAGE_SLOTS, PagedKvSpec
 from tests.models_tiny import draw_linear
 from tests.ops.one_op import FLOAT_KINDS, OPTIONAL_KINDS, REQUIRED_KINDS
 from tests.ops.test_linear import FLOAT_RTOL
@@ -95,7 +84,7 @@ class Drawer:
         self.rng = rng
         self.values: list[tuple[str, str, int]] = []  # name, "T" or "R", width
         self.weights: list[WeightSpec] = []
-        self.caches: list[CacheSpec] = []
+        self.caches: list[PagedKvSpec] = []
         self.calls: list[Call] = []
 
     def program(self, n_calls: int) -> Program:
@@ -285,7 +274,7 @@ class Drawer:
             v, v_width = (k, width) if self.rng.random() < 0.4 else (v, v_width)
             G = self.pick([G for G in (1, 2, 3, 4, 8, 16) if width % G == 0 and v_width % G == 0])
             kv_type = self.pick(("f16", "q8_0"))
-            cache = CacheSpec(f"kv.{len(self.caches)}", G, width // G, v_width // G, kv_type)
+            cache = PagedKvSpec(f"kv.{len(self.caches)}", G, width // G, v_width // G, kv_type)
             self.caches.append(cache)
         attrs = {"n_kv_heads": cache.n_kv_heads, "head_dim": cache.head_dim, "value_dim": cache.value_dim}
         self.calls.append(Call("store_kv", {"k": k, "v": v, "cache": cache.name}, attrs))
@@ -384,7 +373,7 @@ def random_input(rng: Rng, verified: Verified, T: int) -> Array:
 def with_output(program: Program, name: str, verified: Verified) -> Program:
     """The same program with another of its values as the output."""
     output = TensorSpec(name, "float32", verified.shapes[name])
-    return Program(program.name, program.inputs, (output,), program.weights, program.caches, program.calls)
+    return Program(program.name, program.inputs, (output,), program.weights, program.states, program.calls)
 
 
 @dataclass
@@ -408,7 +397,7 @@ class Runs:
             for spec in self.program.weights:
                 data = weight_bytes(type_of_id(spec.type).name, spec.shape)
                 self.weights[spec.name] = self.device.load_weight(spec, memoryview(data))
-            self.caches = {spec.name: KvCache.empty(spec, KV_PAGES) for spec in self.program.caches}
+            self.caches = {spec.name: KvCache.empty(spec, KV_PAGES) for spec in self.program.states}
             sizes = {"kv_pages": KV_PAGES, "max_tokens": MAX_TOKENS, "max_rows": 9, "threads": self.threads}
             for call in self.program.calls:
                 if "out" in call.args:
@@ -439,7 +428,7 @@ class Runs:
         values |= self.caches
         for at, call in enumerate(self.program.calls):
             op = OPS[call.op]
-            read = {n: values[call.args[n]] for n in op.names("input", "weight", "cache") if n in call.args}
+            read = {n: values[call.args[n]] for n in op.names("input", "weight", "state") if n in call.args}
             given = {"step": step} if op.uses_pages else {}
             with np.errstate(all="ignore"):
                 expected = FUNCTIONS[call.op](**given, **read, **call.attrs)

@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from ollama_zmq.devices.base import Step
 from ollama_zmq.errors import OpError, ShapeError
 from ollama_zmq.ops.attention import ATTENTION, ATTENTION_SINKS, Q8_0_RTOL
-from ollama_zmq.ops.program import PAGE_SLOTS
+from ollama_zmq.ops.state import PAGE_SLOTS
 from ollama_zmq.ops.store_kv import STORE_KV
 from tests.ops.one_op import Tables, plain, ready, seeds
 from tests.reference.attention import attention

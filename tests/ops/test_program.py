@@ -16,7 +16,6 @@ from ollama_zmq.ops.program import (
     MAX_NBYTES,
     MAX_SIZE,
     MAX_VALUES,
-    CacheSpec,
     Call,
     Program,
     TensorSpec,
@@ -28,6 +27,7 @@ from ollama_zmq.ops.program import (
 )
 from ollama_zmq.ops.registry import OPS, ops_hash
 from ollama_zmq.ops.spec import Attr, Output
+from ollama_zmq.ops.state import PagedKvSpec, SlotSpec
 
 HEADS = {"n_heads": 2, "n_kv_heads": 1, "head_dim": 4}
 
@@ -84,7 +84,7 @@ def test_bytes_and_back():
 
 def test_golden_id():
     """If this changes, programs mean something else on the wire: change PROTOCOL."""
-    assert PROGRAM.id.hex() == "454d66a788dc86db0501ab730763c35c"
+    assert PROGRAM.id.hex() == "42d02f666fb1309533b5bd4472700f8b"
     assert program_id(PROGRAM.to_bytes()) == PROGRAM.id
 
 
@@ -130,13 +130,43 @@ WRONG = {
     "weight of size 0": (changed(weights=(WeightSpec("norm", 0, (0,)),)), ShapeError, "norm: size 0"),
     "weight too large": (changed(weights=(WeightSpec("norm", 0, (MAX_SIZE,)),)), ShapeError, "norm: size"),
     "weight declared twice": (changed(weights=PROGRAM.weights * 2), OpError, "'norm'.*declared twice"),
-    "cache without heads": (changed(caches=(CacheSpec("kv.0", 0, 4, 4, "f16"),)), ShapeError, "kv.0: size 0"),
+    "cache without heads": (changed(states=(PagedKvSpec("kv.0", 0, 4, 4, "f16"),)), ShapeError, "kv.0: size 0"),
     "cache of an unknown type": (
-        changed(caches=(CacheSpec("kv.0", 1, 4, 4, "q4_0"),)),
+        changed(states=(PagedKvSpec("kv.0", 1, 4, 4, "q4_0"),)),
         OpError,
-        "cache 'kv.0': type 'q4_0', expected one of f16, q8_0",
+        "state 'kv.0': type 'q4_0', expected one of f16, q8_0",
     ),
-    "cache not declared": (changed(caches=()), OpError, r"store_kv\.cache: value 'kv.0' is not written"),
+    "state of an unknown group": (
+        changed(states=(PagedKvSpec("kv.0", 1, 4, 4, "f16", 8),)),
+        OpError,
+        "state 'kv.0': group 8, expected 0..7",
+    ),
+    "state without a window": (
+        changed(states=(PagedKvSpec("kv.0", 1, 4, 4, "f16", 0, 0),)),
+        OpError,
+        "state 'kv.0': window 0, expected 1..2147483647",
+    ),
+    "two windows in a group": (
+        changed(states=(*PROGRAM.states, PagedKvSpec("kv.1", 1, 4, 4, "f16", 0, 9))),
+        OpError,
+        "state 'kv.1': window 9, but group 0 has 2147483647",
+    ),
+    "attention behind its state's window": (
+        changed(states=(PagedKvSpec("kv.0", 1, 4, 4, "f16", 0, 9),)),
+        OpError,
+        "attention: window 2147483647, but its state has one of 9",
+    ),
+    "slots of no axis": (
+        changed(states=(*PROGRAM.states, SlotSpec("slot.0", ()))),
+        ShapeError,
+        "state 'slot.0': 0 axes",
+    ),
+    "slots for keys and values": (
+        changed(states=(SlotSpec("kv.0", (1, 4, 4)),)),
+        ShapeError,
+        "store_kv.cache: dtype slot, expected kv",
+    ),
+    "cache not declared": (changed(states=()), OpError, r"store_kv\.cache: value 'kv.0' is not written"),
     "weight not declared": (changed(weights=()), OpError, r"rms_norm\.weight: value 'norm' is not written"),
     "a step value declared": (changed(weights=(WeightSpec("rows", 0, (8,)),)), OpError, "'rows'.*declared twice"),
     "weight of no axis": (changed(weights=(WeightSpec("norm", 0, ()),)), ShapeError, "'norm': 0 axes"),
@@ -147,14 +177,14 @@ WRONG = {
         r"norm: \[1073741824, .* more than 1099511627776 numbers",
     ),
     "cache of large heads": (
-        changed(caches=(CacheSpec("kv.0", 1, 4, 1025, "f16"),)),
+        changed(states=(PagedKvSpec("kv.0", 1, 4, 1025, "f16"),)),
         ShapeError,
-        r"cache 'kv.0': sizes \[1, 4, 1025\], expected 1..1024",
+        r"state 'kv.0': sizes \[1, 4, 1025\], expected 1..1024",
     ),
     "cache of many heads": (
-        changed(caches=(CacheSpec("kv.0", 1025, 4, 4, "f16"),)),
+        changed(states=(PagedKvSpec("kv.0", 1025, 4, 4, "f16"),)),
         ShapeError,
-        r"cache 'kv.0': sizes \[1025, 4, 4\], expected 1..1024",
+        r"state 'kv.0': sizes \[1025, 4, 4\], expected 1..1024",
     ),
     "a program's name with an escape code": (changed(name="\x1b[2J"), OpError, r"program '\\x1b\[2J'"),
     "a program's name too long": (changed(name="p" * 257), OpError, "program 'ppp.*at most 256"),
@@ -212,7 +242,7 @@ def test_a_name_that_is_no_identifier_is_refused_wherever_it_stands(name):
         with_args(0, out=name),
         changed(inputs=(TensorSpec(name, "float32", ("T", 8)),)),
         changed(weights=(msgspec.structs.replace(spec, name=name), *PROGRAM.weights)),
-        changed(caches=(msgspec.structs.replace(PROGRAM.caches[0], name=name), *PROGRAM.caches)),
+        changed(states=(msgspec.structs.replace(PROGRAM.states[0], name=name), *PROGRAM.states)),
     ):
         with pytest.raises(OpError, match=r"expected 1 to 128 of A-Z a-z 0-9 _ \. # - as a name") as caught:
             verify(program)

@@ -12,7 +12,7 @@ from ollama_zmq.devices.base import Budget
 from ollama_zmq.devices.reference_ops import KvCache
 from ollama_zmq.devices.registry import open_device
 from ollama_zmq.models.registry import known
-from ollama_zmq.ops.program import PAGE_SLOTS
+from ollama_zmq.ops.state import PAGE_SLOTS
 from tests.models.running import running
 from tests.oracle.checkpoints import token_ids, write_checkpoint
 from tests.oracle.recipes import RECIPES, SALTS
