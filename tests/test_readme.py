@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from ollama_zmq.models.registry import known
+
 ROOT = Path(__file__).parent.parent
 ROW = re.compile(r"^\| (`.+?`) \|", re.MULTILINE)
 PLACEHOLDER = re.compile(r"…|HOST:PORT")
@@ -39,3 +41,9 @@ def test_a_message_that_the_readme_explains_is_one_that_the_program_says(message
 
 def test_the_table_of_messages_is_read():
     assert len(messages()) > 22
+
+
+def test_the_readme_names_every_architecture_and_no_other():
+    limits = ROOT.joinpath("README.md").read_text().split("## Limits of this version")[1]
+    listed = re.sub(r"\([^)]*\)", "", limits.split("makers' own code: ")[1].split(". Of models")[0])
+    assert {name.strip() for name in listed.split(",")} == set(known())

@@ -25,7 +25,15 @@ Parts = tuple[tuple[str, Change], ...]
 Names = dict[str, str | Parts]
 
 MAX_SHOWN = 120
-OUTER = ("model.language_model.", "language_model.model.", "language_model.", "model.", "transformer.", "bert.")
+OUTER = (
+    "model.language_model.",
+    "language_model.model.",
+    "language_model.",
+    "model.",
+    "transformer.",
+    "gpt_neox.",
+    "bert.",
+)
 BESIDE_TEXT = re.compile(
     r"(model\.)?(vision_|visual\.|multi_modal_projector|embed_vision|audio_|embed_audio|mtp\.)|"
     r".*(rotary_emb\.inv_freq|\.masked_bias|\.attn\.bias|position_ids)$"
@@ -45,6 +53,7 @@ class Conversion:
             of an expert; a name with a suffix other than those two stands for itself, on both sides.
         globals: the same of tensors outside the layers.
         changes: names that are written, without or with ``.bias`` -> what is done to the values.
+        more_keys: further ones that stand in tensors.
         adds: makes tensors that no file holds so, such as the frequency factors that the config describes.
     """
 
@@ -53,6 +62,7 @@ class Conversion:
     layer: Names
     globals: Names = field(default_factory=lambda: GLOBALS)
     changes: Mapping[str, Change] = field(default_factory=dict)
+    more_keys: Callable[[Checkpoint], Mapping[str, Value]] = lambda checkpoint: {}
     adds: Callable[[Checkpoint], Sequence[NewTensor]] = lambda checkpoint: ()
 
 

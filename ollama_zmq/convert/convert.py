@@ -29,7 +29,7 @@ def converted(files: Mapping[str, Path]) -> Iterator[Bytes]:
     with Checkpoint(files) as checkpoint:
         conversion = conversion_of(checkpoint.config)
         metadata: dict[str, Value] = {"general.architecture": conversion.architecture}
-        keys = dict(conversion.keys(checkpoint.config))
+        keys = {**conversion.keys(checkpoint.config), **conversion.more_keys(checkpoint)}
         if checkpoint.config.model_class in ENCODERS:
             keys |= pooling_keys(checkpoint, MEAN if conversion.architecture != "modern-bert" else FIRST)
         metadata |= {f"{conversion.architecture}.{key}": value for key, value in keys.items()}

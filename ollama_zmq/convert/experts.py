@@ -310,6 +310,9 @@ CONVERSIONS = {
         | _shared("shared_experts")
         | {"post_attention_layernorm": "post_attention_norm"},
     ),
+    "Dots1ForCausalLM": Conversion(
+        "dots1", _glm4_keys, DECODER | HEAD_NORMS | EXPERTS | BIASED | _shared("shared_experts")
+    ),
     "MiniMaxM2ForCausalLM": Conversion(
         "minimax-m2",
         _minimax_keys,

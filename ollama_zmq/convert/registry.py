@@ -9,9 +9,10 @@ from ollama_zmq.convert.conversion import Conversion
 from ollama_zmq.convert.decoders import CONVERSIONS as DECODERS
 from ollama_zmq.convert.encoders import CONVERSIONS as ENCODERS
 from ollama_zmq.convert.experts import CONVERSIONS as EXPERTS
+from ollama_zmq.convert.plain_decoders import CONVERSIONS as PLAIN_DECODERS
 from ollama_zmq.errors import ModelFileError
 
-CONVERSIONS: Mapping[str, Conversion] = DECODERS | EXPERTS | ENCODERS
+CONVERSIONS: Mapping[str, Conversion] = DECODERS | PLAIN_DECODERS | EXPERTS | ENCODERS
 
 
 def conversion_of(config: Config) -> Conversion:

@@ -79,6 +79,19 @@ class Keys:
             raise self.error(name, repr(value), "a number")
         return float(value)
 
+    def numbers(self, name: str) -> tuple[float, ...]:
+        """Return a key that is one number a layer; a single one means the same for all.
+
+        Raises:
+            ModelFileError: it is missing, is something else, or has another length than there are layers.
+        """
+        value = self._value(name, None)
+        if not isinstance(value, np.ndarray | list | tuple):
+            return (self.number(name),) * self.n_layers
+        if len(value) < self.n_layers or not all(isfinite(one) for one in value):
+            raise self.error(name, f"{len(value)} numbers", f"one for each of {self.n_layers} layers")
+        return tuple(float(one) for one in value[: self.n_layers])
+
     def flag(self, name: str, default: bool) -> bool:
         """Return a key that is true or false."""
         value = self._value(name, default)

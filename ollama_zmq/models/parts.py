@@ -32,8 +32,10 @@ GATED = {  # a feed-forward layer of width F
     "ffn_down": True,  # D F
     "ffn_down.bias": False,  # D
 }
+UNGATED = {"ffn_up": True, "ffn_up.bias": False, "ffn_down": True, "ffn_down.bias": False}  # F D, F, D F, D
 HEAD_NORMS = {"attn_q_norm": True, "attn_k_norm": True}  # E, or of all heads H*E and G*E
 NORMS = {"attn_norm": True, "ffn_norm": True}  # D
+LAYER_NORMS = NORMS | {"attn_norm.bias": True, "ffn_norm.bias": True}  # D
 NORMS_AFTER = {"post_attention_norm": True, "post_ffw_norm": True}  # D
 
 
@@ -85,6 +87,22 @@ def feed_forward(ops: Ops, x: Value, w: Mapping[str, Value], function: str = "si
     """``down(function(gate(x)) * up(x))`` [T, D]: Shazeer 2020, "GLU Variants Improve Transformer"."""
     gate, up = linear(ops, x, w, f"ffn_gate{suffix}"), linear(ops, x, w, f"ffn_up{suffix}")
     return linear(ops, ops.gated(gate, up, function=function), w, f"ffn_down{suffix}")
+
+
+def plain_feed_forward(ops: Ops, x: Value, w: Mapping[str, Value], function: str) -> Value:
+    """``down(function(up(x)))`` [T, D]: a feed-forward without a gate."""
+    return linear(ops, ops.activation(linear(ops, x, w, "ffn_up"), function=function), w, "ffn_down")
+
+
+def layer_norm(ops: Ops, x: Value, w: Mapping[str, Value], name: str, eps: float) -> Value:
+    """The layer norm called *name*, with the bias that it has in the file."""
+    return ops.layer_norm(x, w[name], w.get(f"{name}.bias"), eps=eps)
+
+
+def layer_norm_head(ops: Ops, hidden_state: Value, given: Given, eps: float) -> Value:
+    """The last norm and the output matrix: hidden state [R, D] -> logits [R, V]."""
+    x = layer_norm(ops, hidden_state, given.globals, "output_norm", eps)
+    return ops.linear(x, given.globals["output"], given.globals.get("output.bias"))
 
 
 def rms_head(ops: Ops, hidden_state: Value, given: Given, eps: float) -> Value:

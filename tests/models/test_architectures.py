@@ -20,6 +20,23 @@ MIXTURE = {"expert_count": X, "expert_used_count": 2}
 TINY = {  # architecture, or architecture and variant -> keys of a small model
     "llama": {},
     "llama of experts": MIXTURE,
+    "apertus": {"xielu.alpha_p": 0.5, "xielu.alpha_n": [0.5, 0.4, 0.3, 0.2], "xielu.beta": 0.5, "xielu.eps": -1e-6},
+    "arcee": {},
+    "cohere2": {"attention.sliding_window": 40, "logit_scale": 0.5},
+    "command-r": {"logit_scale": 0.5},
+    "dots1": MIXTURE | {"leading_dense_block_count": 1},
+    "ernie4_5": {},
+    "ernie4_5-moe": MIXTURE | {"leading_dense_block_count": 1, "interleave_moe_layer_step": 2},
+    "falcon": {},
+    "gptneox": {"rope.dimension_count": 8},
+    "gptneox in series": {"rope.dimension_count": 8, "use_parallel_residual": False},
+    "hunyuan-moe": MIXTURE,
+    "jais2": {},
+    "minimax-m2": MIXTURE | {"rope.dimension_count": 8},
+    "nemotron": {"rope.dimension_count": 8},
+    "olmo": {"attention.clamp_kqv": 0.8},
+    "phi2": {"rope.dimension_count": 8},
+    "starcoder2": {},
     "chatglm": {"rope.dimension_count": 8},
     "exaone4": {"attention.sliding_window": 40, "attention.sliding_window_pattern": 2},
     "gemma": {},
@@ -47,7 +64,11 @@ TINY = {  # architecture, or architecture and variant -> keys of a small model
     "qwen2vl": {"rope.dimension_sections": [4, 2, 2, 0]},
 }
 WHOLE_NORMS = {"attn_q_norm": (H * E,), "attn_k_norm": (G * E,)}
-SHAPES = {"olmo2": WHOLE_NORMS, "olmoe": WHOLE_NORMS}  # of tensors that are not as wide as usual
+SHAPES = {
+    "olmo2": WHOLE_NORMS,
+    "olmoe": WHOLE_NORMS,
+    "minimax-m2": WHOLE_NORMS,
+}  # of tensors that are not as wide as usual
 TOKENS = np.random.default_rng(0).integers(3, 250, size=2 * PAGE_SLOTS + 7, dtype=np.int32)
 FEW_TOKENS = TOKENS[:9]
 CHUNKS = (1, 7, 64)

@@ -27,6 +27,8 @@ def weights(name, shape, salt=0):
     if "norm" in name.lower() and name.endswith("weight"):
         centre = 0.0 if "layernorm1p" in name else 1.0
         return (centre + 0.3 * drawn).astype(np.float32)
+    if name.endswith("act_fn.eps"):  # where the left side of xIELU ends: below 0
+        return np.float32(-0.1 * abs(drawn))
     if len(shape) < 2:
         return (0.3 * drawn).astype(np.float32)
     return (drawn * shape[-1] ** -0.5).astype(np.float32)

@@ -6,6 +6,7 @@ scaling of the rotary embedding has an original context shorter than the text.
 
 from __future__ import annotations
 
+EPSILONS = ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")
 SIZES = {
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -15,6 +16,7 @@ SIZES = {
     "vocab_size": 128,
     "max_position_embeddings": 256,
     "tie_word_embeddings": False,
+    **dict.fromkeys(EPSILONS, 1e-3),  # large enough to be seen
     "bos_token_id": 1,
     "eos_token_id": 2,
     "pad_token_id": 0,
@@ -132,6 +134,87 @@ RECIPES = {
             "n_group": 1,
             "topk_group": 1,
             "routed_scaling_factor": 1.5,
+        },
+    ),
+    "mistral3": (
+        "Ministral3ForCausalLM",
+        {
+            "head_dim": 32,
+            "rope_parameters": YARN | {"llama_4_scaling_beta": 0.3, "mscale": 1.0, "mscale_all_dim": 1.0},
+        },
+    ),
+    "olmo3": (
+        "Olmo3ForCausalLM",
+        {"sliding_window": 16, "num_hidden_layers": 8, "rope_parameters": YARN | {"attention_factor": 1.2}},
+    ),
+    "command-r": ("CohereForCausalLM", {"logit_scale": 0.25, "tie_word_embeddings": True, "use_qk_norm": False}),
+    "cohere2": (
+        "Cohere2ForCausalLM",
+        {
+            "logit_scale": 0.25,
+            "tie_word_embeddings": True,
+            "sliding_window": 16,
+            "num_hidden_layers": 8,
+            "head_dim": 16,
+        },
+    ),
+    "starcoder2": ("Starcoder2ForCausalLM", {"use_bias": True, "sliding_window": None, "tie_word_embeddings": True}),
+    "gptneox": ("GPTNeoXForCausalLM", {"rotary_pct": 0.5, "use_parallel_residual": True}),
+    "gptneox-serial": ("GPTNeoXForCausalLM", {"rotary_pct": 0.25, "use_parallel_residual": False}),
+    "phi2": ("PhiForCausalLM", {"partial_rotary_factor": 0.5}),
+    "falcon": (
+        "FalconForCausalLM",
+        {"new_decoder_architecture": True, "num_kv_heads": 2, "ffn_hidden_size": 96, "bias": False, "alibi": False},
+    ),
+    "falcon-7b": (
+        "FalconForCausalLM",
+        {
+            "new_decoder_architecture": False,
+            "multi_query": True,
+            "parallel_attn": True,
+            "ffn_hidden_size": 96,
+            "bias": False,
+            "alibi": False,
+        },
+    ),
+    "olmo": ("OlmoForCausalLM", {"clip_qkv": 0.8}),
+    "nemotron": ("NemotronForCausalLM", {"partial_rotary_factor": 0.5, "hidden_act": "relu2", "head_dim": 16}),
+    "apertus": ("ApertusForCausalLM", {"rope_parameters": LLAMA3}),
+    "arcee": ("ArceeForCausalLM", {}),
+    "jais2": ("Jais2ForCausalLM", {}),
+    "ernie4_5": ("Ernie4_5ForCausalLM", {"head_dim": 16}),
+    "ernie4_5-moe": (
+        "Ernie4_5_MoeForCausalLM",
+        {
+            "moe_num_experts": 6,
+            "moe_k": 2,
+            "moe_intermediate_size": 48,
+            "moe_num_shared_experts": 2,
+            "moe_layer_start_index": 1,
+            "moe_layer_interval": 1,
+        },
+    ),
+    "minimax-m2": (
+        "MiniMaxM2ForCausalLM",
+        {"head_dim": 32, "num_local_experts": 6, "num_experts_per_tok": 2, "rotary_dim": 16},
+    ),
+    "hunyuan-moe": (
+        "HunYuanMoEV1ForCausalLM",
+        {"head_dim": 32, "num_experts": 6, "moe_topk": 2, "num_shared_expert": 1},
+    ),
+    "dots1": (
+        "Dots1ForCausalLM",
+        {
+            "n_routed_experts": 6,
+            "num_experts_per_tok": 2,
+            "n_shared_experts": 1,
+            "moe_intermediate_size": 48,
+            "first_k_dense_replace": 1,
+            "routed_scaling_factor": 1.5,
+            "n_group": 1,
+            "topk_group": 1,
+            "head_dim": 32,
+            "sliding_window": None,
         },
     ),
 }
