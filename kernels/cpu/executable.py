@@ -168,7 +168,8 @@ class CpuExecutable:
             self._program.add_linears(symbol, parts, of_experts=kind is StepKind.EXPERTS)
         elif kind is StepKind.GATHER:
             (op,) = ops
-            self._program.add_gather(symbol, op.attrs | self._at(chosen=op.reads[0], slots=op.writes))
+            chosen = self._at(chosen=op.reads[0]) if op.reads else {"chosen": 0, "chosen_nbytes": 0}
+            self._program.add_gather(symbol, op.attrs | chosen | self._at(slots=op.writes))
         else:
             (op,) = ops
             q, cache = op.reads

@@ -134,7 +134,7 @@ class _Planner:
             case "store_kv":
                 op = PlannedOp("store_kv", (call.args["k"], call.args["v"]), call.args["cache"], attrs=call.attrs)
                 self._row_op(op, "T", 0, after=self.ready.get(call.args["cache"], -1) + 1)
-            case "expert_linear":
+            case "expert_linear" | "linear_per_head":
                 self._expert_linear(call)
             case name if op_named(name).by_row and name in ROW_KINDS:
                 self._plain(call)
@@ -190,16 +190,19 @@ class _Planner:
         self.row_nbytes[out] = str(symbol), 4 * int(self.shapes[out][1])
 
     def _routed(self, call: Call) -> dict[str, Any]:
+        """Return how many experts there are and a row uses; heads are experts all of which every row uses."""
+        if "chosen" not in call.args:
+            return dict.fromkeys(("n_experts", "n_used"), self.weights[call.args["weight"]].shape[0])
         return {"n_experts": int(self.shapes[call.args["chosen"]][1]), "n_used": int(call.attrs["n_used"])}
 
     def _slots(self, call: Call) -> Value:
         """Return the value that holds a routing's slots, sorted by expert."""
-        chosen, attrs = call.args["chosen"], self._routed(call)
-        value = ("slots", chosen, attrs["n_used"])
+        symbol, attrs = str(self.shapes[call.args["x"]][0]), self._routed(call)
+        chosen = tuple(call.args[name] for name in ("chosen",) if name in call.args)
+        value = ("slots", symbol, *chosen, attrs["n_used"])
         if value not in self.ready:
-            symbol = str(self.shapes[chosen][0])
-            step = self._step(StepKind.GATHER, symbol, self.ready[chosen] + 1)
-            self.steps[step].ops.append(PlannedOp("gather", (chosen,), value, attrs=attrs))
+            step = self._step(StepKind.GATHER, symbol, max((self.ready[name] + 1 for name in chosen), default=0))
+            self.steps[step].ops.append(PlannedOp("gather", chosen, value, attrs=attrs))
             self.ready[value] = step
             self.fixed_nbytes[value] = slots_nbytes(0, **attrs)
             self.row_nbytes[value] = symbol, slots_nbytes(1, **attrs) - self.fixed_nbytes[value]
@@ -211,7 +214,11 @@ class _Planner:
         activation = format_of(self.weights[weight]).activation
         panels = ("pack_slots", x, slots, activation, K)  # a row of x is one input of K values or one for each slot
         if panels not in self.ready:
-            attrs = self._routed(call) | {"activation": activation, "width": K, "shared": int(W) == K}
+            attrs = self._routed(call) | {
+                "activation": activation,
+                "width": K,
+                "shared": int(W) == K and "chosen" in call.args,
+            }
             op = PlannedOp("pack_slots", (x, slots), panels, attrs=attrs)
             self._row_op(op, str(symbol), attrs["n_used"] * activation_nbytes(activation, K))
         step = self._step(StepKind.EXPERTS, str(symbol), self.ready[panels] + 1)

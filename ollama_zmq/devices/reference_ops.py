@@ -94,6 +94,12 @@ def linear(x: Array, weight: Array) -> Float64:
     return _float64(x) @ _float64(weight).T
 
 
+def linear_per_head(x: Array, weight: Array) -> Float64:
+    H, N, K = weight.shape
+    heads: Float64 = np.einsum("thk,hnk->thn", _float64(x).reshape(len(x), H, K), _float64(weight))
+    return heads.reshape(len(x), H * N)
+
+
 def add(a: Array, b: Array) -> Float64:
     return _float64(a) + b
 

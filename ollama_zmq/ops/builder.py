@@ -84,6 +84,10 @@ class Ops(ABC):
         out = self.apply("linear", {"x": x, "weight": weight}, {})
         return out if bias is None else self.apply("add_bias", {"x": out, "bias": bias}, {})
 
+    def linear_per_head(self, x: Value, weight: Value) -> Value:
+        """``x[h] @ weight[h].T`` for each head h of a row."""
+        return self.apply("linear_per_head", {"x": x, "weight": weight}, {})
+
     def add(self, a: Value, b: Value) -> Value:
         return self.apply("add", {"a": a, "b": b}, {})
 

@@ -20,6 +20,7 @@ from ollama_zmq.ops.gated import GATED
 from ollama_zmq.ops.l2_norm import L2_NORM
 from ollama_zmq.ops.layer_norm import LAYER_NORM
 from ollama_zmq.ops.linear import LINEAR
+from ollama_zmq.ops.linear_per_head import LINEAR_PER_HEAD
 from ollama_zmq.ops.mul import MUL
 from ollama_zmq.ops.mul_weight import MUL_WEIGHT
 from ollama_zmq.ops.rms_norm import RMS_NORM
@@ -52,6 +53,7 @@ OPS: dict[str, Op] = {
         L2_NORM,
         LAYER_NORM,
         LINEAR,
+        LINEAR_PER_HEAD,
         MUL,
         MUL_WEIGHT,
         RMS_NORM,

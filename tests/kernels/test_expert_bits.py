@@ -100,3 +100,22 @@ def test_wide_rows_that_are_cut_into_segments_have_the_bits_of_whole_ones(device
         whole, *alone = outputs(device, program, weights, rows, *np.split(rows, 64))
         assert np.isfinite(whole).all()
         assert_array_equal(np.concatenate(alone), whole)
+
+
+@pytest.mark.parametrize("kind", ["F16", "Q8_0", "Q4_K", "MXFP4"])
+def test_heads_have_the_same_bits_in_any_batch_on_every_instruction_set(devices, kind):
+    rng = np.random.default_rng(6)
+    H, N, K = 5, 17, max(QuantType[kind].block_size, 24)
+    weights = {"w": stack(rng, kind, H, N, K)}
+    ops = Builder("heads")
+    x = ops.input("x", ("T", H * K))
+    weight = ops.weight(WeightSpec("w", weights["w"].type.id, (H, N, K)))
+    program = ops.program("out", ops.linear_per_head(x, weight))
+    rows = hidden(rng, 64, H * K)
+    results = []
+    for device in devices.values():
+        for size in (64, 7, 1):
+            parts = outputs(device, program, weights, *(rows[t : t + size] for t in range(0, 64, size)))
+            results.append(np.concatenate(parts))
+    for result in results:
+        assert_array_equal(result, results[0])

@@ -223,6 +223,12 @@ class Drawer:
         args = {"x": x, "chosen": chosen, "weight": weight}
         self.call("expert_linear", args, {"n_used": J}, symbol, J * N)
 
+    def draw_linear_per_head(self) -> None:
+        x, symbol, W = self.value()
+        H = self.pick([H for H in range(1, 9) if W % H == 0])
+        N = int(self.pick((1, 16, 33)))
+        self.call("linear_per_head", {"x": x, "weight": self.weight((H, N, W // H)).name}, {}, symbol, H * N)
+
     def draw_experts_again(self) -> None:
         """The same rows to the same experts, as one input or as one for each slot."""
         calls = [call for call in self.calls if call.op == "expert_linear"]
@@ -319,7 +325,7 @@ def numbers_of(name: str, attr: Attr, head_dim: int) -> list[float]:
 
 DRAWN = (
     *("linear", "linear", *["plain"] * 7, "rope", "rope", "route"),
-    *("expert_linear", "expert_linear", "experts_again", "expert_bias", "expert_sum", "take_rows"),
+    *("linear_per_head", "expert_linear", "expert_linear", "experts_again", "expert_bias", "expert_sum", "take_rows"),
     *("store_kv", "attention", "attention", "attention_again", "attention_again"),
 )
 
@@ -466,7 +472,10 @@ def bound_of(call: Call, read: dict[str, Any], expected: Array, kind: QuantType 
         case "linear":
             return _linear_bound(read["x"], read["weight"], kind)
         case "expert_linear":
-            return _expert_bound(call, read, kind)
+            return _expert_bound(read["x"], read["chosen"], read["weight"], int(call.attrs["n_used"]), kind)
+        case "linear_per_head":
+            H = len(read["weight"])
+            return _expert_bound(read["x"], np.ones((len(read["x"]), H)), read["weight"], H, kind)
         case "attention" | "attention_sinks":
             return _attention_bound(op, call.attrs["scale"], read["q"], read["cache"], expected)
         case "expert_sum":
@@ -512,10 +521,9 @@ def _linear_bound(x: Array, weight: Array, kind: QuantType | None) -> Array:
     return bound + 1.01 * half @ sums.T
 
 
-def _expert_bound(call: Call, read: dict[str, Any], kind: QuantType | None) -> Array:
-    x, weight, J = read["x"], read["weight"], int(call.attrs["n_used"])
+def _expert_bound(x: Array, chosen: Array, weight: Array, J: int, kind: QuantType | None) -> Array:
     K = weight.shape[2]
-    slots = np.argsort(read["chosen"] == 0, axis=1, kind="stable")[:, :J]
+    slots = np.argsort(chosen == 0, axis=1, kind="stable")[:, :J]
     rows = np.broadcast_to(x.reshape(len(x), x.shape[1] // K, K), (len(x), J, K))
     bounds = [
         [_linear_bound(rows[t, j : j + 1], weight[e], kind)[0] for j, e in enumerate(experts)]

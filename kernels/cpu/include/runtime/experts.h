@@ -1,4 +1,4 @@
-/* Which rows go to which expert, and linears over stacks of experts. Contracts: ollama_zmq/ops/expert_linear.py.
+/* Which rows go to which expert, and linears over stacks of experts. Contracts: ollama_zmq/ops/expert_linear.py, linear_per_head.py.
  *
  * A slot is one expert of one row: slot t * n_used + j. Columns are the slots in another order, expert by expert and each expert's
  * rows rising, so that an expert is a mat-mul of its own over the columns first[e]..first[e + 1] - 1: its weights are read once,
@@ -32,6 +32,7 @@ static inline size_t slots_nbytes(size_t T, size_t n_experts, size_t n_used)
     return (2 * n_experts + 2 + 3 * T * n_used) * sizeof(int32_t);
 }
 
+/* chosen [T, n_experts], or NULL where every row uses all: the heads of linear_per_head. */
 struct gather_op { const float *chosen; void *slots; size_t n_experts, n_used, chosen_nbytes, slots_nbytes; };
 
 /* Sort the slots of T rows by expert: counted, then laid down from the last, so that first[] ends as what it says. */
@@ -40,7 +41,8 @@ static void gather_slots(const float *chosen, size_t T, size_t n_experts, size_t
     struct slots s = slots_at(table, T, n_experts, n_used);
     int32_t used = 0;
     memset(s.first, 0, (n_experts + 1) * sizeof *s.first);
-    for (size_t t = 0; t < T; t++) slots_of_row(chosen + t * n_experts, n_experts, n_used, s.expert + t * n_used);
+    for (size_t i = 0; i < T * n_used; i++) s.expert[i] = (int32_t)(i % n_used);
+    for (size_t t = 0; t < T && chosen; t++) slots_of_row(chosen + t * n_experts, n_experts, n_used, s.expert + t * n_used);
     for (size_t i = 0; i < T * n_used; i++) s.first[s.expert[i]]++;
     for (size_t e = 0; e < n_experts; e++) {
         if (s.first[e]) s.used[used++] = (int32_t)e;
