@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +33,7 @@ CHECKPOINT = (  # what belongs to a model as its makers publish it
     "*_Dense/config.json",
     "*_Dense/model.safetensors",
 )
+PART = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf")
 OnProgress = Callable[[str, int, int], None]
 
 
@@ -93,12 +96,16 @@ def request_of(
 def local_files(source: str, folder: Path) -> dict[str, Path] | None:
     """The files that ``FROM source`` means by the names they are sent under, or None if it is the name of a model.
 
+    A part of a model, ``NAME-00001-of-00003.gguf``, means all parts that lie beside it.
+
     A folder means the safetensors in it and what belongs to them, or else the GGUF files in it.
 
     Raises:
         RequestError: it looks like a path, and there is no such file, or nothing to make a model of in the folder.
     """
     path = folder / Path(source).expanduser()
+    if part := PART.fullmatch(path.name):
+        return {one.name: one for one in sorted(path.parent.glob(f"{glob.escape(part[1])}-*-of-{part[2]}.gguf"))}
     if path.is_file():
         return {path.name: path}
     if path.is_dir():

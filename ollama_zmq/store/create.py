@@ -224,9 +224,7 @@ def _check_kind(file: GgufFile, file_name: str) -> None:
     if kind in ("projector", "mmproj") or file.metadata.get("general.architecture") == "clip":
         raise RequestError(f"{file_name} is a projector: {PROJECTOR_REFUSED}", file=file_name)
     if n_parts not in (0, 1):
-        raise RequestError(
-            f"{file_name}: one of {n_parts} parts of a split GGUF: merge the parts first", file=file_name
-        )
+        raise RequestError(f"{file_name}: one of {n_parts} parts of a model: give all of them at once", file=file_name)
 
 
 def config_of(file: GgufFile) -> ModelConfig:

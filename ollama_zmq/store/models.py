@@ -25,7 +25,7 @@ from ollama_zmq.errors import ModelFileError, ModelNotFound, OllamaZmqError, Req
 from ollama_zmq.formats import manifest as records
 from ollama_zmq.formats.manifest import ModelConfig
 from ollama_zmq.store.blobs import Blobs, parse_digest
-from ollama_zmq.store.checkpoints import Convert, convert_files, is_checkpoint
+from ollama_zmq.store.checkpoints import Convert, one_file
 from ollama_zmq.store.create import Check, Recipe, build
 from ollama_zmq.store.disk import INCOMING, create_incoming, explained, is_file, is_left_over
 from ollama_zmq.store.names import ModelName, name_of_path, parse_name
@@ -91,8 +91,7 @@ class Store:
             StorageError: the disk does not take it; nothing new stays in the store.
         """
         target, made = self.resolve(name), set[str]()
-        if convert is not None and is_checkpoint(recipe.files) and not recipe.from_:
-            files = convert_files(self.blobs, recipe.files, convert, on_status)
+        if not recipe.from_ and (files := one_file(self.blobs, recipe.files, convert, on_status)):
             recipe, made = replace(recipe, files=files), set(files.values())
         try:
             return self._create(target, recipe, on_status, check)

@@ -2,6 +2,8 @@
 
 import pytest
 
+from ollama_zmq.formats.gguf import open_gguf
+from ollama_zmq.formats.gguf_writer import NewTensor, gguf_chunks
 from tests.oracle.checkpoints import write_checkpoint
 from tests.oracle.test_oracle import golden_of
 
@@ -40,6 +42,26 @@ def test_a_model_from_a_folder_of_safetensors(ollama, server, store, folder):
     assert (printed.code, printed.err.splitlines()[-1]) == (0, "success")
     assert "converting model" in printed.err
     assert (store.get("mine").config.model_family, store.get("mine").config.file_type) == ("llama", "BF16")
+
+
+def test_a_part_of_a_model_stands_for_all_of_them(ollama, server, store, folder):
+    whole = store.get("tiny").gguf_path
+    with open_gguf(whole) as file:
+        metadata, names = {key: file.metadata[key] for key in file.metadata}, list(file.tensors)
+        for number, own in enumerate((names[:3], names[3:])):
+            said = {"split.no": number, "split.count": 2, "split.tensors.count": len(names)}
+            tensors = [
+                NewTensor(name, info.type, info.shape, lambda name=name: [bytes(file.data(name))])
+                for name in own
+                for info in [file.tensors[name]]
+            ]
+            path = folder / f"tiny-0000{number + 1}-of-00002.gguf"
+            path.write_bytes(b"".join(gguf_chunks((metadata if number == 0 else {}) | said, tensors)))
+    printed = ollama("create", "mine", "-f", modelfile(folder, "FROM ./tiny-00001-of-00002.gguf"))
+    assert (printed.code, printed.err.splitlines()[-1]) == (0, "success")
+    with open_gguf(store.get("mine").gguf_path) as mine, open_gguf(whole) as file:
+        assert set(mine.tensors) == set(file.tensors)
+        assert all(bytes(mine.data(name)) == bytes(file.data(name)) for name in names)
 
 
 def test_a_folder_that_cannot_be_converted_leaves_nothing(ollama, server, store, folder):

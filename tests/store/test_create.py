@@ -209,7 +209,9 @@ def test_files_that_are_no_model_are_named(store, upload, other_gguf, tiny_gguf)
     assert refusal(store, Recipe(files={"x.gguf": half})).startswith("x.gguf: truncated: ")
     for n in (2, 3):
         part = other_gguf(split_count=n)
-        assert f"x.gguf: one of {n} parts of a split GGUF" in refusal(store, Recipe(files={"x.gguf": part}))
+        assert f"x.gguf: one of {n} parts of a model: give all of them" in refusal(
+            store, Recipe(files={"x.gguf": part})
+        )
     both = {**upload, "other.gguf": other_gguf()}
     assert refusal(store, Recipe(files=both)) == "several models at once: tiny.gguf, other.gguf"
 
