@@ -35,7 +35,7 @@ SPECIAL = {
     "cls_token": "cls_token_id",
     "mask_token": "mask_token_id",
 }
-MAX_TOKENS = 1 << 24
+MAX_TOKENS = 1 << 21
 Pairs = dict[str, Value]
 
 

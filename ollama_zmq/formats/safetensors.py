@@ -21,14 +21,12 @@ from typing import Any, Self, TypeGuard
 
 from ollama_zmq.errors import ModelFileError
 from ollama_zmq.formats.foreign import json_value
-from ollama_zmq.formats.quants import QuantType
 
 MAX_HEADER_NBYTES = 100_000_000  # as the format has it
 MAX_DIMS = 4
 MAX_SHOWN = 120
 METADATA = "__metadata__"
 ELEMENT_NBYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-TYPES = {"F32": QuantType.F32, "F16": QuantType.F16, "BF16": QuantType.BF16}
 
 
 @dataclass(frozen=True, slots=True)
