@@ -101,10 +101,14 @@ def _glm4_keys(config: Config) -> Pairs:
 
 
 def _shares(config: Config) -> Pairs:
-    return {
+    found: Pairs = {
         "expert_weights_scale": config.number("routed_scaling_factor", default=1.0),
         "expert_weights_norm": config.flag("norm_topk_prob", default=True),
     }
+    if config.integer("n_group", default=0) > 1:
+        found["expert_group_count"] = config.integer("n_group")
+        found["expert_group_used_count"] = config.integer("topk_group")
+    return found
 
 
 def _minimax_keys(config: Config) -> Pairs:
@@ -237,9 +241,6 @@ def _deepseek_keys(config: Config) -> Pairs:
     )
     if config.get("q_lora_rank"):
         found["attention.q_lora_rank"] = config.integer("q_lora_rank")
-    if config.integer("n_group", default=0) > 1:
-        found["expert_group_count"] = config.integer("n_group")
-        found["expert_group_used_count"] = config.integer("topk_group")
     table = rope_table(config)
     if table.get("rope_type", "type") == "yarn" and "mscale_all_dim" in table:
         found["rope.scaling.yarn_log_multiplier"] = 0.1 * table.number("mscale_all_dim")

@@ -64,9 +64,17 @@ def running(
     kv_type="f16",
 ):
     """The model in the file at *path*, as the programs that *programs* makes of its network."""
+    with (
+        open_gguf(path) as gguf,
+        loaded(device, Network(gguf, kv_type), programs, max_tokens=max_tokens) as stages,
+    ):
+        yield stages
+
+
+@contextmanager
+def loaded(device, network, programs=lambda network: [network.whole_program()], *, max_tokens=3 * PAGE_SLOTS):
+    """A model whose file is open, as the programs that *programs* makes of it."""
     with ExitStack() as stack:
-        gguf = stack.enter_context(open_gguf(path))
-        network = Network(gguf, kv_type)
         weights, executables = {}, []
         for program in programs(network):
             verified = verify(program)

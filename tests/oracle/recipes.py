@@ -30,6 +30,19 @@ LLAMA3 = {
     "original_max_position_embeddings": 16,
 }
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
+GLM4_MOE = {
+    "head_dim": 32,
+    "n_routed_experts": 6,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 1,
+    "moe_intermediate_size": 48,
+    "first_k_dense_replace": 1,
+    "attention_bias": True,
+    "use_qk_norm": True,
+    "n_group": 1,
+    "topk_group": 1,
+    "routed_scaling_factor": 1.5,
+}
 GEMMA = {"head_dim": 32, "tie_word_embeddings": True, "query_pre_attn_scalar": 32}
 WINDOW_ROPE = {
     "full_attention": {"rope_type": "linear", "rope_theta": 1e5, "factor": 4.0},
@@ -44,6 +57,10 @@ RECIPES = {
     "llama-linear": (
         "LlamaForCausalLM",
         {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}},
+    ),
+    "llama-yarn-corners": (
+        "LlamaForCausalLM",
+        {"rope_parameters": YARN | {"original_max_position_embeddings": 64, "beta_fast": 2.0, "beta_slow": 0.06}},
     ),
     "mistral": ("MistralForCausalLM", {"head_dim": 32, "sliding_window": None}),
     "mixtral": ("MixtralForCausalLM", {"num_local_experts": 5, "num_experts_per_tok": 2, "sliding_window": None}),
@@ -120,22 +137,8 @@ RECIPES = {
             "rope_parameters": YARN | {"truncate": True},
         },
     ),
-    "glm4moe": (
-        "Glm4MoeForCausalLM",
-        {
-            "head_dim": 32,
-            "n_routed_experts": 6,
-            "num_experts_per_tok": 2,
-            "n_shared_experts": 1,
-            "moe_intermediate_size": 48,
-            "first_k_dense_replace": 1,
-            "attention_bias": True,
-            "use_qk_norm": True,
-            "n_group": 1,
-            "topk_group": 1,
-            "routed_scaling_factor": 1.5,
-        },
-    ),
+    "glm4moe": ("Glm4MoeForCausalLM", GLM4_MOE),
+    "glm4moe-groups": ("Glm4MoeForCausalLM", GLM4_MOE | {"n_group": 2}),
     "mistral3": (
         "Ministral3ForCausalLM",
         {
