@@ -22,7 +22,6 @@ import msgspec
 import psutil
 
 from ollama_zmq.devices.base import Device, Speeds
-from ollama_zmq.ops.registry import ops_hash
 from ollama_zmq.version import PROTOCOL, VERSION
 from ollama_zmq.wire.messages import DeviceInfo, Welcome
 
@@ -50,7 +49,6 @@ class WelcomeBuilder:
         return Welcome(
             package=VERSION,
             protocol=PROTOCOL,
-            ops=ops_hash(),
             host=socket.gethostname(),
             devices=(DeviceInfo(device.kind, device.name),),
             memory_total=psutil.virtual_memory().total,

@@ -39,7 +39,6 @@ from ollama_zmq.cluster.events import Connect, Disconnect, Effect, Send
 from ollama_zmq.devices.base import Array
 from ollama_zmq.errors import RemoteProtocolError
 from ollama_zmq.host import is_loopback
-from ollama_zmq.ops.registry import ops_hash
 from ollama_zmq.printable import printable_line
 from ollama_zmq.version import PROTOCOL, VERSION
 from ollama_zmq.wire.frames import Envelope
@@ -246,12 +245,6 @@ class Link:
         return Envelope(message, tensors or {}, epoch=self.epoch, seq=sequence)
 
     def _welcomed(self, welcome: Welcome, now: float) -> list[Effect]:
-        if welcome.ops != ops_hash():
-            return self.drop(
-                Status.REFUSED,
-                f"worker {self.address} runs ollama-zmq {welcome.package} with other tensor ops than this broker "
-                f"({VERSION}): install the same version on both",
-            )
         self.welcome = welcome
         if not self.remote:
             return self._ready(now)

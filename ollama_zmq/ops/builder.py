@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ollama_zmq.errors import OpError
 from ollama_zmq.ops.program import POSITIONS, ROWS, Call, Program, TensorSpec, WeightSpec, verify
-from ollama_zmq.ops.registry import op_named
+from ollama_zmq.ops.registry import op_digests, op_named
 from ollama_zmq.ops.spec import Shape
 from ollama_zmq.ops.state import NO_WINDOW, PagedKvSpec, StateSpec
 
@@ -319,6 +319,7 @@ class Builder(Ops):
             tuple(self._weights.values()),
             tuple(self._states),
             tuple(self._calls),
+            op_digests(call.op for call in self._calls),
         )
         verify(program)
         return program

@@ -1,6 +1,6 @@
 """A program: the tensor ops of one stage, recorded once, verified once, run at every step.
 
-    Program   name, inputs, outputs, weights, states, calls
+    Program   name, inputs, outputs, weights, states, calls, digests of the ops
     Call      op name, {argument: value name}, {attribute: number or word}
 
 A program carries no data and no addresses. Its MessagePack bytes are hashed and the hash is its id, so both sides
@@ -26,8 +26,8 @@ from typing import Any
 import msgspec
 
 from ollama_zmq import packing
-from ollama_zmq.errors import OpError, ShapeError
-from ollama_zmq.ops.registry import op_named
+from ollama_zmq.errors import OpError, ShapeError, UnsupportedOp
+from ollama_zmq.ops.registry import op_digests, op_named
 from ollama_zmq.ops.spec import OPEN_SYMBOLS, Kind, Op, Shape, shown
 from ollama_zmq.ops.state import KV_TYPES, MAX_GROUPS, NO_WINDOW, PagedKvSpec, StateSpec
 
@@ -74,7 +74,11 @@ class Call(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Program(msgspec.Struct, frozen=True, array_like=True):
-    """A list of calls with what they read and write declared."""
+    """A list of calls with what they read and write declared.
+
+    Attributes:
+        ops: name -> digest of the declaration of every op that is called (``registry.op_digests``).
+    """
 
     name: str
     inputs: tuple[TensorSpec, ...]
@@ -82,6 +86,7 @@ class Program(msgspec.Struct, frozen=True, array_like=True):
     weights: tuple[WeightSpec, ...]
     states: tuple[StateSpec, ...]
     calls: tuple[Call, ...]
+    ops: dict[str, str] = {}
 
     def to_bytes(self) -> bytes:
         """Return the bytes whose digest is the program's id."""
@@ -160,6 +165,7 @@ def verify(program: Program) -> Verified:
             raise ShapeError(f"weight {shown(weight.name)}: {len(weight.shape)} axes, expected 1 to {MAX_RANK}")
         _declare(weight.name, weight.shape, "any", shapes, dtypes)
     _declare_states(program, shapes, dtypes)
+    _check_ops(program)
     for call in program.calls:
         _infer(call, shapes, dtypes)
     _check_windows(program)
@@ -177,6 +183,16 @@ def _check_size(program: Program) -> None:
         raise OpError(f"program {name!r}: {found}, expected one of each")
     if len(program.calls) > MAX_CALLS:
         raise OpError(f"program {name!r}: {len(program.calls)} calls, at most {MAX_CALLS}")
+
+
+def _check_ops(program: Program) -> None:
+    """Refuse an op that whoever made the program declares otherwise, by its name."""
+    for name, digest in op_digests(call.op for call in program.calls).items():
+        if program.ops.get(name) != digest:
+            raise UnsupportedOp(
+                f"op {name!r} is declared otherwise than by the peer: install the same version of ollama-zmq on both",
+                op=name,
+            )
 
 
 def _check_angles(program: Program) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 from ollama_zmq.errors import UnsupportedOp
 from ollama_zmq.ops.activation import ACTIVATION
@@ -81,10 +82,15 @@ def op_named(name: str) -> Op:
         raise UnsupportedOp(f"unknown op {shown(name)}: the peers run different versions of ollama-zmq") from None
 
 
-def ops_hash() -> str:
-    """Return a digest of every declaration; two peers with equal digests mean the same by every op."""
-    declared = [
-        (op.name, sorted(op.args.items()), sorted((name, repr(attr)) for name, attr in op.attrs.items()))
-        for op in sorted(OPS.values(), key=lambda op: op.name)
-    ]
-    return hashlib.sha256(repr(declared).encode()).hexdigest()[:16]
+def op_digests(names: Iterable[str]) -> dict[str, str]:
+    """Return name -> digest of its declaration; two peers with equal digests mean the same by an op.
+
+    Raises:
+        UnsupportedOp: there is none of that name.
+    """
+    return {name: _digest(op_named(name)) for name in sorted(set(names))}
+
+
+def _digest(op: Op) -> str:
+    attrs = sorted((name, repr(attr)) for name, attr in op.attrs.items())
+    return hashlib.sha256(repr((op.name, sorted(op.args.items()), attrs)).encode()).hexdigest()[:16]

@@ -89,7 +89,6 @@ class Welcome(Message, frozen=True):
     """The lease is granted. Answers ``Hello``.
 
     Attributes:
-        ops: digest of the worker's op declarations.
         memory_total: bytes of the machine; memory_budget: bytes this worker may use (``-m``).
         decode_bytes_per_s, prefill_macs_per_s: what the worker measured of itself, with Q8_0.
         matrices: the same of each tensor type. values_per_s, call_s: of ops without a matrix; 0 for not measured.
@@ -99,7 +98,6 @@ class Welcome(Message, frozen=True):
 
     package: Short
     protocol: int
-    ops: Short
     host: Text
     devices: tuple[DeviceInfo, ...]
     memory_total: int

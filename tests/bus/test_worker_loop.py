@@ -16,7 +16,6 @@ from ollama_zmq.bus.worker_loop import WorkerLoop
 from ollama_zmq.devices.base import Budget
 from ollama_zmq.devices.reference import ReferenceDevice
 from ollama_zmq.errors import RequestError
-from ollama_zmq.ops.registry import ops_hash
 from ollama_zmq.version import PROTOCOL, VERSION
 from ollama_zmq.wire.frames import INLINE_NBYTES, START, Envelope, encode
 from ollama_zmq.wire.messages import (
@@ -76,7 +75,7 @@ def test_a_conversation_from_hello_to_bye(serve, connect, device):
     peer = connect(serve(device))
     welcome = peer.greet()
     assert isinstance(welcome, Welcome)
-    assert (welcome.package, welcome.protocol, welcome.ops) == (VERSION, PROTOCOL, ops_hash())
+    assert (welcome.package, welcome.protocol) == (VERSION, PROTOCOL)
     assert (welcome.memory_budget, welcome.threads) == (device.budget.limit, device.threads)
     assert peer.ask(Ping(7), payload=np.arange(9, dtype=np.uint8)) == Pong(7)
     make_ready(peer)

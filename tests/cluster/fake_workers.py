@@ -20,7 +20,6 @@ from ollama_zmq.cluster.events import (
     SendChunk,
 )
 from ollama_zmq.ops.program import Program
-from ollama_zmq.ops.registry import ops_hash
 from ollama_zmq.version import PROTOCOL, VERSION
 from ollama_zmq.wire.frames import Envelope
 from ollama_zmq.wire.messages import (
@@ -46,7 +45,6 @@ def welcome(**changes: object) -> Welcome:
     values: dict[str, object] = {
         "package": VERSION,
         "protocol": PROTOCOL,
-        "ops": ops_hash(),
         "host": "box",
         "devices": (DeviceInfo("cpu", "a CPU"),),
         "memory_total": 2 * BUDGET,

@@ -156,13 +156,6 @@ def test_the_loop_wakes_up_for_the_first_deadline(workers, network):
     assert workers.coordinator.next_deadline(deadline - 0.25) == deadline
 
 
-def test_other_ops_are_refused_here(workers, network):
-    workers.answers[(A, Hello)] = lambda _: [welcome(ops="0000", package="0.0.9")]
-    (failed,) = load(workers, order(network, A, missing=Missing.REFUSE))
-    assert "other tensor ops" in str(failed.error)
-    assert "0.0.9" in str(failed.error)
-
-
 def test_a_lost_stage_loses_the_model_and_the_next_load_runs_on_what_is_left(workers, network):
     load(workers, order(network, A, B))
     workers.mute = {B}

@@ -125,12 +125,6 @@ def test_a_refusal_names_the_worker(greeting):
     assert (greeting.status, greeting.detail) == (Status.REFUSED, f"{A}: leased")
 
 
-def test_other_tensor_ops_are_refused_with_the_fix(greeting):
-    assert greeting.receive(welcome(ops="other", package="9.9"), {}, 10.1) == [Disconnect(A)]
-    assert "runs ollama-zmq 9.9 with other tensor ops" in greeting.detail
-    assert greeting.detail.endswith("install the same version on both")
-
-
 def test_a_ready_worker_is_pinged_in_time_with_nothing(ready):
     assert ready.tick(10.0 + PING_S) == []
     [ping] = ready.tick(10.1 + PING_S)

@@ -34,7 +34,7 @@ from ollama_zmq.kernels.cpu.device import CpuDevice
 from ollama_zmq.ops.attention import Q8_0_RTOL
 from ollama_zmq.ops.choose_experts import SCORES
 from ollama_zmq.ops.program import POSITIONS, ROWS, Call, Program, TensorSpec, Verified, WeightSpec, angles_of, verify
-from ollama_zmq.ops.registry import OPS
+from ollama_zmq.ops.registry import OPS, op_digests
 from ollama_zmq.ops.spec import Attr, Op
 from ollama_zmq.ops.state import PAGE_SLOTS, PagedKvSpec
 from tests.models_tiny import draw_linear
@@ -100,7 +100,9 @@ class Drawer:
             getattr(self, f"draw_{self.pick(DRAWN)}")()
         name, symbol, width = self.values[-1]
         output = TensorSpec(name, "float32", (symbol, width))
-        return Program("random", (tensor,), (output,), tuple(self.weights), tuple(self.caches), tuple(self.calls))
+        digests = op_digests(call.op for call in self.calls)
+        states = tuple(self.caches)
+        return Program("random", (tensor,), (output,), tuple(self.weights), states, tuple(self.calls), digests)
 
     def pick(self, items: Any) -> Any:
         return items[int(self.rng.integers(len(items)))]
@@ -379,7 +381,7 @@ def random_input(rng: Rng, verified: Verified, T: int) -> Array:
 def with_output(program: Program, name: str, verified: Verified) -> Program:
     """The same program with another of its values as the output."""
     output = TensorSpec(name, "float32", verified.shapes[name])
-    return Program(program.name, program.inputs, (output,), program.weights, program.states, program.calls)
+    return msgspec.structs.replace(program, outputs=(output,))
 
 
 @dataclass

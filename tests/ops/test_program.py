@@ -25,7 +25,7 @@ from ollama_zmq.ops.program import (
     row_floats,
     verify,
 )
-from ollama_zmq.ops.registry import OPS, ops_hash
+from ollama_zmq.ops.registry import OPS, op_digests
 from ollama_zmq.ops.spec import Attr, Output
 from ollama_zmq.ops.state import PagedKvSpec, SlotSpec
 
@@ -84,7 +84,7 @@ def test_bytes_and_back():
 
 def test_golden_id():
     """If this changes, programs mean something else on the wire: change PROTOCOL."""
-    assert PROGRAM.id.hex() == "42d02f666fb1309533b5bd4472700f8b"
+    assert PROGRAM.id.hex() == "f1b6aaad219fa6c52690f60d76705dc0"
     assert program_id(PROGRAM.to_bytes()) == PROGRAM.id
 
 
@@ -100,14 +100,27 @@ def test_an_id_depends_on_every_number():
     assert len(ids) == 4
 
 
-def test_the_ops_hash_changes_with_any_declaration(monkeypatch):
-    """Peers whose ops differ must see that they do."""
-    before = ops_hash()
-    changed_eps = {"eps": Attr(float, 0.0, 2.0)}
-    monkeypatch.setitem(OPS, "rms_norm", replace(OPS["rms_norm"], attrs=changed_eps))
-    after = ops_hash()
-    monkeypatch.setitem(OPS, "rms_norm", replace(OPS["rms_norm"], args=OPS["rms_norm"].args | {"out": Output("D T")}))
-    assert len({before, after, ops_hash()}) == 3
+@pytest.mark.parametrize(
+    "other", [{"attrs": {"eps": Attr(float, 0.0, 2.0)}}, {"args": OPS["rms_norm"].args | {"out": Output("D T")}}]
+)
+def test_an_op_that_a_peer_declares_otherwise_is_refused_by_its_name(monkeypatch, other):
+    with monkeypatch.context() as peer:
+        peer.setitem(OPS, "rms_norm", replace(OPS["rms_norm"], **other))
+        theirs = changed(ops=op_digests(PROGRAM.ops))
+    assert [name for name, digest in theirs.ops.items() if digest != PROGRAM.ops[name]] == ["rms_norm"]
+    with pytest.raises(UnsupportedOp, match="op 'rms_norm' is declared otherwise than by the peer: install the same"):
+        verify(theirs)
+
+
+def test_ops_that_a_program_does_not_use_may_differ(monkeypatch):
+    """A new op does not make older workers strangers."""
+    monkeypatch.setitem(OPS, "gated", replace(OPS["gated"], attrs={}))
+    verify(PROGRAM)
+
+
+def test_a_program_without_the_digests_of_its_ops_is_refused():
+    with pytest.raises(UnsupportedOp, match="op 'add' is declared otherwise"):
+        verify(changed(ops={}))
 
 
 def test_every_op_is_found_by_its_own_name():
@@ -254,7 +267,7 @@ def adds(count):
     """A chain of *count* adds."""
     calls = [Call("add", {"a": f"v{i}", "b": f"v{i}", "out": f"v{i + 1}"}, {}) for i in range(count)]
     x, out = (TensorSpec(name, "float32", ("T", 8)) for name in ("v0", f"v{count}"))
-    return Program("adds", (x,), (out,), (), (), tuple(calls))
+    return Program("adds", (x,), (out,), (), (), tuple(calls), op_digests(["add"]))
 
 
 def ropes(count):

@@ -36,7 +36,6 @@ SAMPLES = [
         Welcome(
             package="0.1.0",
             protocol=2,
-            ops="0123456789abcdef",
             host="box",
             devices=(DeviceInfo("cpu", "a CPU, AVX2, 2 threads"),),
             memory_total=8 << 30,
