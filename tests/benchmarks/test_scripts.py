@@ -10,6 +10,7 @@ import numpy as np
 
 from tests.benchmarks.conftest import Run
 from tests.models_tiny import write_tiny_llama
+from tests.oracle.test_oracle import nmse, write_gguf
 
 Records = Callable[..., list[dict[str, Any]]]
 ABOUT = {"machine", "commit", "date", "version"}
@@ -24,6 +25,14 @@ def test_logits_are_the_same_bits_over_workers(run: Run, tiny_gguf: Path, tmp_pa
     assert alone.dtype == np.float32
     assert alone.shape[0] == 5
     assert alone.tobytes() == split.tobytes()
+
+
+def test_logits_of_a_file_without_a_vocabulary_are_those_of_the_models_own_code(run: Run, tmp_path: Path) -> None:
+    path, ids, wanted = write_gguf("qwen3", tmp_path)
+    given = ("--model", str(path), "--ids", ",".join(map(str, ids)), "--threads", "1")
+    done = run("logits.py", *given, "--out", "found.npy")
+    assert done.returncode == 0, done.stderr
+    assert nmse(np.load(tmp_path / "found.npy"), wanted) <= 1e-6
 
 
 def test_tokens_per_second_are_a_list_of_runs(records: Records, tiny_gguf: Path) -> None:
