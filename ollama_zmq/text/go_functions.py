@@ -7,14 +7,14 @@ gotpl counts what a template writes, its loops and its calls, each against a lim
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import wraps
 
 from gotpl.runtime import sync_vm
 from gotpl.runtime.gofmt import sprintf
 
-from ollama_zmq.text.go_values import Json, JsonList, go_json, printed, typescript
+from ollama_zmq.text.go_values import argument, go_json, go_text, printed, typescript
 from ollama_zmq.text.metering import (
     CALL_WORK,
     COPIED,
@@ -35,6 +35,8 @@ GO_STEP = 4 * NODE_WORK  # a step of gotpl takes some ten microseconds
 WIDE_FIELD = re.compile(r"%[^a-zA-Z%]*(?:\d{5}|\*)")
 _WIDTH = re.compile(r"\d+")
 _VERB = re.compile(r"%[^%a-zA-Z]*[a-zA-Z]")
+PRINTER = "_printed"  # the function at the end of every pipeline that is printed
+PRINTING = frozenset(("print", "println", "html", "js", "urlquery"))
 ESCAPED = {"html": 5, "js": 6, "urlquery": 12}  # characters at most in the place of one
 
 
@@ -73,8 +75,9 @@ def functions(clock: Callable[[], datetime]) -> dict[str, Callable[..., object]]
         "currentDate": lambda *_: clock().strftime("%Y-%m-%d"),
         "yesterdayDate": lambda *_: (clock() - timedelta(days=1)).strftime("%Y-%m-%d"),
         "toTypeScriptType": typescript,
+        PRINTER: _shown,
     }
-    builtin = sync_vm._builtin_functions("python")
+    builtin = sync_vm._builtin_functions("go")
     return {**{name: _paid(name, builtin[name]) for name in builtin if name != "call"}, **own}
 
 
@@ -84,7 +87,7 @@ def _paid(name: str, function: Callable[..., object]) -> Callable[..., object]:
     @wraps(function)
     def paying(*values: object) -> object:
         _pay(name, values)
-        return function(*values)
+        return function(*map(argument, values)) if name in PRINTING else function(*values)
 
     return paying
 
@@ -108,7 +111,7 @@ def _pay(name: str, values: tuple[object, ...]) -> None:
                 pay_for_comparison(name, values[0], other)
 
 
-def _pay_for_print(values: tuple[object, ...]) -> int:
+def _pay_for_print(values: Sequence[object]) -> int:
     """Pay for the text of *values*; returns about how many characters it has."""
     total = 0
     for value in values:
@@ -120,6 +123,12 @@ def _pay_for_print(values: tuple[object, ...]) -> int:
             hold(n_characters * REPR)
             total += n_characters
     return total
+
+
+def _shown(value: object) -> str:
+    """What an action prints whose pipeline gives *value*."""
+    _pay_for_print([value])
+    return go_text(value)
 
 
 def _json(value: object) -> str:
@@ -143,5 +152,4 @@ def _printf(pattern: str, *values: object) -> str:
     n_made = (n_verbs * longest + n_characters) * (REPR if quoted else 1) + n_padding
     spend(n_made // COPIED + len(pattern) + n_verbs * NODE_WORK)
     hold((n_made + len(pattern)) * wide + OBJECT)
-    shown = (str(value) if isinstance(value, Json | JsonList) else value for value in values)
-    return sprintf(pattern, *shown, format_mode="python")
+    return sprintf(pattern, *map(argument, values), format_mode="go")

@@ -20,7 +20,7 @@ from gotpl import ExecutionBudget, SandboxPolicy, Template
 from gotpl.parse.parser import parse_template
 
 from ollama_zmq.errors import RequestError
-from ollama_zmq.text.go_functions import GoMeter, functions
+from ollama_zmq.text.go_functions import PRINTER, GoMeter, functions
 from ollama_zmq.text.go_values import JsonList, go_message, go_tool
 from ollama_zmq.text.metering import COPIED, budget, hold, spend, width
 from ollama_zmq.text.templates import ChatTemplate, Message, Think, check_size
@@ -102,7 +102,7 @@ class GoTemplate(ChatTemplate):
     def _compiled(self, source: str) -> Template:
         try:
             return Template(
-                source,
+                self._printing(source),
                 functions=self._functions,
                 missing_key="zero",
                 format_mode="python",
@@ -111,6 +111,22 @@ class GoTemplate(ChatTemplate):
             )
         except Exception as error:
             raise RequestError(_failed(error)) from error
+
+    def _printing(self, source: str) -> str:
+        """*source* with every pipeline that is printed ending in a function that prints as Go does.
+
+        gotpl prints what is missing as None, and maps and lists not as Ollama's own types print themselves.
+        """
+        printed = (
+            node.end
+            for node in _nodes(self._parsed(source))
+            if type(node).__name__ == "ActionNode" and not node.pipeline.declarations
+        )
+        for end in sorted(printed, reverse=True):
+            inside = source[:end].removesuffix("}}")
+            trim = "-" if inside.endswith("-") else ""
+            source = f"{inside.removesuffix('-')} | {PRINTER} {trim}}}}}{source[end:]}"
+        return source
 
     def _run(self, template: Template, values: Mapping[str, Any]) -> str:
         try:
@@ -184,6 +200,17 @@ def _turns(messages: Sequence[Message]) -> Iterator[dict[str, str]]:
         if key:
             turn[key] = content
     yield turn
+
+
+def _nodes(node: object) -> Iterator[Any]:
+    """Every node of a syntax tree."""
+    if isinstance(node, tuple):
+        for part in node:
+            yield from _nodes(part)
+    elif dataclasses.is_dataclass(node):
+        yield node
+        for field in dataclasses.fields(node):
+            yield from _nodes(getattr(node, field.name))
 
 
 def _fields(node: object) -> Iterator[str]:

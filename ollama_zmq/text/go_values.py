@@ -10,6 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from gotpl.runtime.gofmt import sprintf
+
 from ollama_zmq.text.templates import Message
 
 TYPES = {"string": "string", "integer": "number", "number": "number", "boolean": "boolean", "null": "null"}
@@ -38,6 +40,42 @@ class Strings(list[str]):
 
     def __str__(self) -> str:
         return f"[{' '.join(map(str, self))}]"
+
+
+class _Nil:
+    """Go's nil among the arguments of a function that prints."""
+
+    def __go_format_value__(self, kind: str, mode: str, *, nested: bool) -> str:
+        return "<nil>"
+
+    def __str__(self) -> str:
+        return "<nil>"
+
+
+NIL = _Nil()
+
+
+def go_text(value: Any, *, nested: bool = False) -> str:
+    """What Go prints of *value*: ``<no value>`` of what is missing, ``true``, ``[a b]``, ``map[a:1]``."""
+    match value:
+        case None:
+            return "<nil>" if nested else "<no value>"
+        case bool():
+            return str(value).lower()
+        case Json() | JsonList() | Strings() | str():
+            return str(value)
+        case Mapping():
+            return f"map[{' '.join(f'{key}:{go_text(value[key], nested=True)}' for key in sorted(value))}]"
+        case list() | tuple():
+            return f"[{' '.join(go_text(item, nested=True) for item in value)}]"
+    return sprintf("%v", value, format_mode="go")
+
+
+def argument(value: Any) -> object:
+    """*value* as Go hands it to a function that prints its arguments."""
+    if value is None:
+        return NIL
+    return go_text(value, nested=True) if isinstance(value, Mapping | list | tuple) else value
 
 
 def go_json(value: object) -> str:

@@ -77,6 +77,40 @@ def test_tools_and_calls_print_as_json() -> None:
     )
 
 
+CALL = {
+    "function": {"name": "f", "arguments": {"n": None, "t": True, "l": [1, "a", None], "m": {"b": 1.5, "a": False}}}
+}
+
+
+@pytest.mark.parametrize(
+    ("action", "shown"),
+    [
+        ("{{ .Foo }}", "<no value>"),
+        ("{{- .Foo -}}", "<no value>"),
+        ('{{ with $x := .Foo }}{{ $x }}{{ else }}no{{ end }}', "no"),
+        ("{{ $x := .Foo }}{{ $x }}", "<no value>"),
+        ("{{ $x := 1 }}{{ $x = 2 }}{{ $x }}", "2"),
+        ("{{ if .Foo }}yes{{ end }}{{ range .Foo }}x{{ else }}none{{ end }}", "none"),
+        ('{{ define "d" }}{{ .Foo }}{{ end }}{{ template "d" . }}', "<no value>"),
+        ("{{ .Think }} {{ not .Think }}", "true false"),
+        ('{{ eq "a" "a" }} {{ and .Think .Foo }}', "true <no value>"),
+        ("{{ print .Foo }} {{ .Foo | print }} {{ print true 1.5 }}", "<nil> <nil> true 1.5"),
+        ('{{ printf "%v %v" .Foo .Think }} {{ json .Foo }}', "<nil> true null"),
+        ('{{ printf "%s|%v" "a" 1 | print }}{{ "}}" }}{{ `x` }}', "a|1}}x"),
+        ("{{/* a comment */}}{{ 1.0 }} {{ 1e6 }} {{ 7 }}", "1 1e+06 7"),
+        ("{{ range .Messages }}{{ range .ToolCalls }}{{ with .Function.Arguments }}"
+         "{{ .n }} {{ .t }} {{ .l }} {{ .m }} {{ .none }}{{ end }}{{ end }}{{ end }}",
+         "<no value> true [1 a <nil>] map[a:false b:1.5] <no value>"),
+        ("{{ range .Messages }}{{ range .ToolCalls }}{{ printf `%v` .Function.Arguments.l }}{{ end }}{{ end }}",
+         "[1 a <nil>]"),
+    ],
+)  # fmt: skip
+def test_values_are_printed_as_go_prints_them(action: str, shown: str) -> None:
+    """By the rules of text/template (``evalPipeline``, ``printValue``) with missingkey=zero, and of fmt's ``%v``."""
+    messages = [{"role": "assistant", "content": "", "tool_calls": [CALL]}]
+    assert render("{{ if .Messages }}{{ end }}" + action, messages, think=True) == shown
+
+
 def test_json_is_escaped_as_go_escapes_it() -> None:
     assert go_json({"b": "<&>é\u2028", "a": [1, True, None]}) == (
         '{"b":"\\u003c\\u0026\\u003eé\\u2028","a":[1,true,null]}'
