@@ -18,7 +18,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
 from ollama_zmq.config import Config
 from ollama_zmq.errors import OllamaZmqError
@@ -98,7 +99,7 @@ def make_app(
                 opening.result().scheduler.close()
                 await asyncio.to_thread(opening.result().broker.close)
 
-    return Starlette(
+    app = Starlette(
         routes=ROUTES,
         middleware=[
             Middleware(OriginGuard, patterns=config.origins),
@@ -112,6 +113,8 @@ def make_app(
         },
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # see _without_slash
+    return app
 
 
 def _report_failure(opened: asyncio.Future[Services], on_failure: Callable[[BaseException], None]) -> None:
@@ -127,8 +130,26 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _not_routed(request: Request, error: Exception) -> Response:
     """404 and 405 are plain text, as with Ollama's router, but for the families whose clients read JSON only."""
     assert isinstance(error, HTTPException)
+    if error.status_code == 404 and (redirect := _without_slash(request.scope)):
+        return redirect
     phrase = HTTPStatus(error.status_code).phrase.lower()
     text = f"{error.status_code} {phrase.replace('not found', 'page not found')}"
     if family := family_of(request.url.path):
         return json_response(family(error.status_code, f"{text}: {request.url.path}"), error.status_code)
     return PlainTextResponse(text, error.status_code)
+
+
+def _without_slash(scope: Scope) -> Response | None:
+    """A redirect to the same path without the slash at its end, if that is a route for the method.
+
+    As Ollama's router does it, gin: 301 for GET and 307, which keeps the body, for the rest. The place has no host in
+    it, so that it is right behind a proxy, and a stranger's Host does not get into it.
+    """
+    path: str = scope["path"]
+    shorter = {**scope, "path": path[:-1]}
+    if not path.endswith("/") or not any(route.matches(shorter)[0] is Match.FULL for route in ROUTES):
+        return None
+    status = 301 if scope["method"] == "GET" else 307
+    query = b"?" + scope["query_string"] if scope["query_string"] else b""
+    location = (scope["raw_path"].removesuffix(b"/") + query).decode("latin-1")
+    return PlainTextResponse(f"{status} {HTTPStatus(status).phrase.lower()}", status, {"location": location})

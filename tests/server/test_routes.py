@@ -44,6 +44,33 @@ def test_wrong_paths_and_methods_are_plain_text(on_site, method, path, status, t
 
 
 @pytest.mark.parametrize(
+    ("method", "path", "status", "location"),
+    [
+        ("GET", "/api/tags/", 301, "/api/tags"),
+        ("GET", "/api/tags/?a=b/&c=%2F", 301, "/api/tags?a=b/&c=%2F"),
+        ("HEAD", "/api/tags/", 307, "/api/tags"),
+        ("POST", "/api/generate/", 307, "/api/generate"),
+        ("DELETE", "/api/delete/", 307, "/api/delete"),
+        ("DELETE", "/api/user/keys/a%20b/", 307, "/api/user/keys/a%20b"),
+        ("POST", "/v1/chat/completions/", 307, "/v1/chat/completions"),
+        ("GET", "/api/generate/", 404, None),
+        ("POST", "/api/tags/", 404, None),
+        ("HEAD", "/api/ps/", 404, None),
+        ("GET", "/api/tags//", 404, None),
+        ("GET", "//evil.example/", 404, None),
+        ("GET", "/api/", 404, None),
+    ],
+)
+def test_a_slash_at_the_end_leads_to_the_path_without_it_as_gin_does(on_site, method, path, status, location):
+    async def scenario(site):
+        headers = {"Host": "localhost:11434", "X-Forwarded-Proto": "https"}
+        response = await site.http.request(method, f"http://localhost{path}", headers=headers, follow_redirects=False)
+        assert (response.status_code, response.headers.get("location")) == (status, location)
+
+    on_site(scenario)
+
+
+@pytest.mark.parametrize(
     ("method", "path", "status", "answer"),
     [
         ("GET", "/api/status", 200, {"cloud": {"disabled": True, "source": "config"}}),
