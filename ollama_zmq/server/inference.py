@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +19,12 @@ from ollama_zmq.cluster.stages import Missing
 from ollama_zmq.config import Config
 from ollama_zmq.durations import keep_alive_s
 from ollama_zmq.engine.requests import Finished, GenerationRequest, TextChunk, TokenLogprob
-from ollama_zmq.errors import ContextOverflow, OllamaZmqError, RequestError
+from ollama_zmq.errors import CapacityError, ContextOverflow, ModelFileError, OllamaZmqError, RequestError
 from ollama_zmq.formats import manifest as records
 from ollama_zmq.formats.options import MIN_NUM_CTX, Options, merge_options
 from ollama_zmq.server.facts import Facts, facts_of
 from ollama_zmq.server.names import checked_name
+from ollama_zmq.server.resident import Resident
 from ollama_zmq.server.schema.generation import Inference, Logprob, TopLogprob
 from ollama_zmq.server.services import Services
 from ollama_zmq.store.stored_model import StoredModel
@@ -76,24 +77,49 @@ async def prepare(
     """
     started_ns = time.monotonic_ns()
     _check_fields(request)
-    model = await asyncio.to_thread(services.store.get, checked_name(request.model))
-    if model.manifest.of_type(records.ADAPTER_TYPE):
-        raise RequestError(f"model {request.model!r} has an adapter, which this version does not apply: merge it")
-    facts = await asyncio.to_thread(facts_of, model, go_template)
-    for capability in needs:
-        facts.require(model, request.model, capability)
-    if request.think:
-        facts.require(model, request.model, "thinking")
-    options, load_spec = load_of(services, model, facts, request.options)
-    return PreparedRequest(
-        request=request,
-        model=model,
-        facts=facts,
-        options=options,
-        load_spec=load_spec,
-        keep_alive_s=_keep_alive(request.keep_alive),
-        started_ns=started_ns,
-    )
+    needed = [*needs, *(["thinking"] if request.think else [])]
+
+    def of(model: StoredModel) -> PreparedRequest:
+        if model.manifest.of_type(records.ADAPTER_TYPE):
+            raise RequestError(f"model {request.model!r} has an adapter, which this version does not apply: merge it")
+        facts = facts_of(model, go_template)
+        for capability in needed:
+            facts.require(model, request.model, capability)
+        model.read_texts()
+        options, load_spec = load_of(services, model, facts, request.options)
+        return PreparedRequest(
+            request=request,
+            model=model,
+            facts=facts,
+            options=options,
+            load_spec=load_spec,
+            keep_alive_s=_keep_alive(request.keep_alive),
+            started_ns=started_ns,
+        )
+
+    return await asyncio.to_thread(services.store.read, checked_name(request.model), of)
+
+
+@asynccontextmanager
+async def resident_of(services: Services, prepared: PreparedRequest) -> AsyncIterator[Resident]:
+    """Borrow the model of *prepared*, loaded if need be.
+
+    Raises:
+        ModelNotFound: it was deleted before its file was opened.
+        CapacityError: it was replaced by then, or see :meth:`ModelScheduler.use`.
+        OllamaZmqError: it cannot be loaded.
+    """
+    async with AsyncExitStack() as stack:
+        using = services.scheduler.use(prepared.model, prepared.load_spec, prepared.keep_alive_s)
+        try:
+            resident = await stack.enter_async_context(using)
+        except ModelFileError:
+            name = checked_name(prepared.request.model)
+            found = await asyncio.to_thread(services.store.get, name)
+            if found.digest != prepared.model.digest:
+                raise CapacityError(f"model {name!r} was replaced while it was loaded: try again") from None
+            raise
+        yield resident
 
 
 def _check_fields(request: Inference) -> None:

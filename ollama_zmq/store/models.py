@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import structlog
 
-from ollama_zmq.errors import ModelFileError, ModelNotFound, OllamaZmqError, RequestError, StorageError
+from ollama_zmq.errors import CapacityError, ModelFileError, ModelNotFound, OllamaZmqError, RequestError, StorageError
 from ollama_zmq.formats import manifest as records
 from ollama_zmq.formats.manifest import ModelConfig
 from ollama_zmq.store import garbage
@@ -82,6 +82,7 @@ class Store:
         Raises:
             ModelNotFound: there is none, or there is none any more, or no model can have that name.
             ModelFileError: its manifest or config is damaged, or a blob of it is missing.
+            CapacityError: it is replaced faster than it can be read.
         """
         for _ in range(MAX_READS):
             found = self._find(name)
@@ -91,7 +92,7 @@ class Store:
             except ModelFileError:
                 if self._raw(found, name)[0] == raw:
                     raise
-        raise ModelFileError(f"model {_shown(name)!r} was replaced {MAX_READS} times while it was read")
+        raise CapacityError(f"model {_shown(name)!r} was replaced {MAX_READS} times while it was read: try again")
 
     def create(
         self,

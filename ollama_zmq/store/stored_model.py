@@ -100,6 +100,10 @@ class StoredModel:
                 messages.append(ChatMessage(str(item.get("role", "")), str(item.get("content", ""))))
         return messages
 
+    def read_texts(self) -> None:
+        """Read what it takes to answer with this model, for its blobs may be deleted later. Raises ModelFileError."""
+        _ = self.template, self.system, self.parameters, self.messages
+
     def paths(self, media_type: str) -> list[Path]:
         """The files of all layers of *media_type*, adapters for example."""
         return [self.blobs.path(layer.digest) for layer in self.manifest.of_type(media_type)]

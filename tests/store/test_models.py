@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import structlog
 
-from ollama_zmq.errors import ModelFileError, ModelNotFound, RequestError
+from ollama_zmq.errors import CapacityError, ModelFileError, ModelNotFound, RequestError
 from ollama_zmq.formats.manifest import ADAPTER_TYPE
 from ollama_zmq.formats.modelfile import ChatMessage
 from ollama_zmq.store.create import Recipe
+from ollama_zmq.store.manifests import Manifests
 from ollama_zmq.store.models import Store
+from ollama_zmq.store.names import parse_name
 
 EVIL_NAMES = ["../../etc/passwd", "..", "a/../../b", "/etc/passwd", "a\0b", "", "x/y/z/../../../../w"]
 
@@ -199,6 +201,72 @@ def test_a_model_that_is_not_here_is_named_as_asked(store, tiny, name):
     with pytest.raises(ModelNotFound) as caught:
         store.copy(name, "other")
     assert str(caught.value) == f'model "{name}" not found'
+
+
+def test_a_model_that_is_deleted_while_it_is_read_is_not_found(store, tiny):
+    def view(model):
+        store.delete("tiny")
+        return model.gguf_path
+
+    with pytest.raises(ModelNotFound, match="model 'TINY' not found"):
+        store.read("TINY", view)
+
+
+def test_a_model_that_is_replaced_while_it_is_read_is_read_again(store, tiny):
+    seen = []
+
+    def view(model):
+        seen.append(model.digest)
+        if len(seen) < 3:
+            store.create("tiny", Recipe(from_="tiny", system=f"Be long {len(seen)}."))
+        return model.system
+
+    assert store.read("tiny", view) == "Be long 2."
+    assert len(set(seen)) == 3
+
+
+def test_a_model_that_is_replaced_for_ever_is_not_read_for_ever(store, tiny):
+    def view(model):
+        store.create("tiny", Recipe(from_="tiny", system=model.digest))
+        return model.system
+
+    with pytest.raises(CapacityError, match=r"model 'tiny' was replaced \d+ times while it was read: try again"):
+        store.read("tiny", view)
+
+
+def test_a_model_that_is_deleted_between_its_manifest_and_its_config_is_not_found(store, tiny, monkeypatch):
+    read = store.blobs.read
+
+    def late(digest):
+        store.delete("tiny")
+        return read(digest)
+
+    monkeypatch.setattr(store.blobs, "read", late)
+    with structlog.testing.capture_logs() as logs:
+        assert names(store) == []
+    assert logs == []  # it was no damaged one
+    monkeypatch.undo()
+    with pytest.raises(ModelNotFound, match="model 'tiny' not found"):
+        store.get("tiny")
+
+
+def test_a_model_that_another_process_has_just_deleted_is_not_found(store, tiny, monkeypatch):
+    monkeypatch.setattr(Manifests, "has", lambda self, name: True)
+    for action in (store.get, store.delete, lambda name: store.create("new", Recipe(from_=name))):
+        with pytest.raises(ModelNotFound, match=r"^model 'gone' not found$"):
+            action("gone")
+    with pytest.raises(ModelNotFound, match=r'^model "gone" not found$'):
+        store.copy("gone", "other")
+
+
+def test_pruning_is_not_ended_by_a_model_that_another_process_deletes(store, tiny, monkeypatch):
+    names_ = list(store._manifests.names())
+    monkeypatch.setattr(Manifests, "names", lambda self: [*names_, parse_name("gone")])
+    monkeypatch.setattr(Manifests, "has", lambda self, name: True)
+    kept = blob_names(store)
+    store.blobs.add([b"upload whose model was never made"])
+    store.prune(now=1e12)
+    assert blob_names(store) == kept
 
 
 @pytest.mark.parametrize("name", EVIL_NAMES)

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ollama_zmq.bus.addresses import parse_servers
+from ollama_zmq.bus.loads import LoadRequest
 from ollama_zmq.cluster.state import DryRun
 from ollama_zmq.errors import RequestError
 from ollama_zmq.server.facts import facts_of
@@ -18,6 +19,7 @@ from ollama_zmq.server.inference import load_of
 from ollama_zmq.server.schema.models import PlanRequest
 from ollama_zmq.server.services import body_as, services_of
 from ollama_zmq.server.streaming import json_response
+from ollama_zmq.store.stored_model import StoredModel
 
 
 async def cluster(request: Request) -> Response:
@@ -32,9 +34,11 @@ async def plan(request: Request) -> Response:
     services, asked = services_of(request), await body_as(request, PlanRequest)
     if not asked.model_name:
         raise RequestError("model is required")
-    model = await asyncio.to_thread(services.store.get, asked.model_name)
-    facts = await asyncio.to_thread(facts_of, model)
-    _, wanted = load_of(services, model, facts, asked.options)
+
+    def load(model: StoredModel) -> LoadRequest:
+        return load_of(services, model, facts_of(model), asked.options)[1]
+
+    wanted = await asyncio.to_thread(services.store.read, asked.model_name, load)
     replaces = services.scheduler.loaded_from(wanted.path)
     idle, busy = services.scheduler.could_go_for(wanted.path)
     planning = services.broker.plan(wanted, replaces=replaces, idle=idle, busy=busy)

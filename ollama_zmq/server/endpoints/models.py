@@ -68,8 +68,8 @@ def _running(resident: Resident) -> RunningModel:
 async def show(http: Request) -> Response:
     """Everything about one model."""
     request = await body_as(http, ShowRequest)
-    model = await asyncio.to_thread(services_of(http).store.get, required_name(request.model_name))
-    shown = await asyncio.to_thread(_shown, model, request)
+    store, name = services_of(http).store, required_name(request.model_name)
+    shown = await asyncio.to_thread(store.read, name, lambda model: _shown(model, request))
     if http.headers.get("user-agent", "").startswith(COPILOT):
         shown.model_info["general.basename"] = request.model_name
     return json_response(shown)
@@ -86,11 +86,9 @@ async def copy(http: Request) -> Response:
 async def delete(http: Request) -> Response:
     """Remove a model; one that is loaded is unloaded when its last request is done."""
     services, request = services_of(http), await body_as(http, ModelRequest)
-    name = named("name", request.model_name)
-    model = await asyncio.to_thread(services.store.get, name)
-    await asyncio.to_thread(services.store.delete, name)
+    name = await asyncio.to_thread(services.store.delete, named("name", request.model_name))
     for resident in services.scheduler.residents:
-        if resident.model.name == model.name:
+        if resident.model.name == name:
             await services.scheduler.expire(resident.loaded.request.path)
     return Response()
 
