@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ollama_zmq.formats.gguf import open_gguf
 from tests.benchmarks.conftest import Run
 from tests.models_tiny import write_tiny_llama
 from tests.oracle.test_oracle import nmse, write_gguf
@@ -33,6 +34,16 @@ def test_logits_of_a_file_without_a_vocabulary_are_those_of_the_models_own_code(
     done = run("logits.py", *given, "--out", "found.npy")
     assert done.returncode == 0, done.stderr
     assert nmse(np.load(tmp_path / "found.npy"), wanted) <= 1e-6
+
+
+def test_the_output_matrix_makes_logits_of_embeddings(run: Run, tmp_path: Path) -> None:
+    path, ids, wanted = write_gguf("qwen3", tmp_path)
+    done = run("logits.py", "--model", str(path), "--ids", ",".join(map(str, ids)), "--out", "x.npy", "--embeddings")
+    assert done.returncode == 0, done.stderr
+    found = np.load(tmp_path / "x.npy")
+    with open_gguf(path) as gguf:
+        output = np.frombuffer(gguf.data("output.weight"), np.float32).reshape(-1, found.shape[1])
+        assert nmse(found @ output.T, wanted) <= 1e-6
 
 
 def test_tokens_per_second_are_a_list_of_runs(records: Records, tiny_gguf: Path) -> None:
