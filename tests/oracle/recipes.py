@@ -43,6 +43,20 @@ GLM4_MOE = {
     "topk_group": 1,
     "routed_scaling_factor": 1.5,
 }
+LATENT = {
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 24,
+    "head_dim": 8,
+    "n_routed_experts": 6,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 1,
+    "moe_intermediate_size": 48,
+    "first_k_dense_replace": 2,
+    "routed_scaling_factor": 1.5,
+}
 GEMMA = {"head_dim": 32, "tie_word_embeddings": True, "query_pre_attn_scalar": 32}
 WINDOW_ROPE = {
     "full_attention": {"rope_type": "linear", "rope_theta": 1e5, "factor": 4.0},
@@ -219,6 +233,14 @@ RECIPES = {
             "head_dim": 32,
             "sliding_window": None,
         },
+    ),
+    "deepseek2": (
+        "DeepseekV3ForCausalLM",
+        LATENT | {"q_lora_rank": 24, "n_group": 2, "topk_group": 1, "norm_topk_prob": True},
+    ),
+    "deepseek2-lite": (
+        "DeepseekV2ForCausalLM",
+        LATENT | {"q_lora_rank": None, "n_group": 1, "topk_group": 1, "topk_method": "greedy"},
     ),
 }
 

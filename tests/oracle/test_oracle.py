@@ -27,7 +27,13 @@ def architecture_of(name):
 
 
 RUNNING = [name for name in RECIPES if architecture_of(name) in known()]
-NOT_YET = {name for name in RECIPES if name not in RUNNING}
+NOT_YET = {"deepseek2", "deepseek2-lite"}  # recipes whose architecture is refused
+NO_GOLDEN = {  # architecture -> why no recipe makes it
+    "chatglm": "its code is not in transformers; the layer is glm4's without the norms after",
+    "qwen2vl": "its text part is qwen2",
+    "qwen3vl": "its text part is qwen3",
+    "qwen3vlmoe": "its text part is qwen3moe",
+}
 
 
 def golden_of(name):
@@ -86,3 +92,8 @@ def test_a_cache_of_half_precision_changes_little(name, device, tmp_path):
 
 def test_every_golden_belongs_to_a_recipe():
     assert {path.stem for path in GOLDENS.glob("*.npz")} == set(RECIPES)
+
+
+def test_every_architecture_has_a_golden_or_a_reason():
+    assert set(known()) - {architecture_of(name) for name in RECIPES} == set(NO_GOLDEN)
+    assert set(RECIPES) - set(RUNNING) == NOT_YET
