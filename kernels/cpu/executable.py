@@ -16,7 +16,7 @@ from ollama_zmq.kernels.cpu.memory import Memory
 from ollama_zmq.kernels.cpu.plan import Plan, PlannedOp, StepKind, Value, plan
 from ollama_zmq.kernels.cpu.pool import Pool
 from ollama_zmq.kernels.cpu.weights import FORMATS, CpuWeight
-from ollama_zmq.ops.program import Verified, check_inputs
+from ollama_zmq.ops.program import POSITIONS, Verified, check_inputs, n_rows_looked_up
 from ollama_zmq.ops.registry import OPS, op_named
 from ollama_zmq.ops.rope import scales
 from ollama_zmq.ops.spec import Shape
@@ -124,8 +124,8 @@ class CpuExecutable:
         self._budget = budget
         self._memory = _taken(self.nbytes, verified.program.name, budget)
         self._uses_pages = any(op_named(call.op).uses_pages for call in verified.program.calls)
-        embeds = [call.args["weight"] for call in verified.program.calls if call.op == "embed"]
-        self._vocabulary = min((int(verified.shapes[weight][0]) for weight in embeds), default=0)
+        self._vocabulary = n_rows_looked_up(verified, verified.input.name) or 0
+        self._n_positions = n_rows_looked_up(verified, POSITIONS)
         self._caches: dict[Value, int] = {}
         self._cache_specs: dict[Value, PagedKvSpec] = {cache.name: cache for cache in paged_states(verified.program)}
         self._place_caches()
@@ -218,6 +218,8 @@ class CpuExecutable:
                 record["numbers"] = [op.attrs["magnitude"]]
             case "embed" | "expert_bias":
                 record["format"] = FORMATS[self._weights[op.weights[0]].spec.type].index
+                if op.op == "embed":
+                    record["numbers"] = [op.attrs["of_positions"]]
             case "rope":
                 record["b_width"] = op.attrs["rotary_dim"]
             case "store_kv":
@@ -248,6 +250,8 @@ class CpuExecutable:
         """Run the program once. See :class:`~ollama_zmq.devices.base.Executable`."""
         if not self.is_open:
             raise OpError(f"program {self.verified.program.name!r}: closed")
+        if self._n_positions is not None:
+            step.check_end(self._n_positions)
         if not self._program.run(array, step.lengths, step.positions, step.pages, step.rows):
             self._refuse(array, step)
         rows = len(step.rows) if self.verified.output.shape[0] == "R" else step.T

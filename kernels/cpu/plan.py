@@ -29,7 +29,7 @@ from ollama_zmq.errors import UnsupportedOp
 from ollama_zmq.kernels.cpu.program import ROW_KINDS, slots_nbytes
 from ollama_zmq.kernels.cpu.simd import activation_nbytes
 from ollama_zmq.kernels.cpu.weights import format_of
-from ollama_zmq.ops.program import ROWS, Call, Verified, angles_of
+from ollama_zmq.ops.program import POSITIONS, ROWS, Call, Verified, angles_of
 from ollama_zmq.ops.registry import OPS, op_named
 
 ALIGNMENT = 64  # bytes; a cache line, and what panels need
@@ -147,7 +147,10 @@ class _Planner:
             call.args[name] for name in declared.names("input") if declared.args[name].dtype == "float32"
         )
         symbol, width = self.shapes[call.args["out"]]
-        op = PlannedOp(call.op, reads, call.args["out"], _weights(call), call.attrs)
+        attrs = call.attrs
+        if call.op == "embed":
+            attrs = {"of_positions": int(call.args["token_ids"] == POSITIONS)}
+        op = PlannedOp(call.op, reads, call.args["out"], _weights(call), attrs)
         self._row_op(op, str(symbol), 4 * int(width), joins=ROWS not in declared.args)
 
     def _row_op(self, op: PlannedOp, symbol: str, nbytes: int, *, after: int = 0, joins: bool = True) -> None:

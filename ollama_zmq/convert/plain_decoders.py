@@ -57,6 +57,27 @@ def _olmo_keys(config: Config) -> Pairs:
     return found
 
 
+def _gpt2_keys(config: Config) -> Pairs:
+    n_kv_heads = 1 if config.model_class == "GPTBigCodeForCausalLM" else config.integer("num_attention_heads", "n_head")
+    if n_kv_heads == 1 and not config.flag("multi_query", default=True):
+        raise config.error("multi_query", False, "true")
+    width = config.integer("hidden_size", "n_embd")
+    return {
+        "block_count": config.integer("num_hidden_layers", "n_layer"),
+        "context_length": config.integer("max_position_embeddings", "n_positions", "n_ctx"),
+        "embedding_length": width,
+        "feed_forward_length": config.integer("n_inner", default=4 * width),
+        "attention.head_count": config.integer("num_attention_heads", "n_head"),
+        "attention.head_count_kv": n_kv_heads,
+        "attention.layer_norm_epsilon": config.number("layer_norm_epsilon", default=1e-5),
+        "vocab_size": config.integer("vocab_size"),
+    }
+
+
+def _transposed(values: Array, config: Config) -> Array:
+    return np.ascontiguousarray(values.T)
+
+
 def _apart(n_groups: str) -> Change:
     """Rows that are queries, a key and a value for each group of heads, as all queries, all keys, all values."""
 
@@ -80,7 +101,24 @@ def _xielu_keys(checkpoint: Checkpoint) -> Pairs:
     return found
 
 
+GPT2: Names = {
+    "ln_1": "attn_norm",
+    "ln_2": "ffn_norm",
+    "attn.c_attn": "attn_qkv",
+    "attn.c_proj": "attn_output",
+    "mlp.c_fc": "ffn_up",
+    "mlp.c_proj": "ffn_down",
+}
+GPT2_GLOBALS: Names = {"wte": "token_embd", "wpe": "position_embd", "ln_f": "output_norm", "lm_head": "output"}
 CONVERSIONS = {
+    "GPT2LMHeadModel": Conversion(
+        "gpt2",
+        _gpt2_keys,
+        GPT2,
+        GPT2_GLOBALS,
+        changes=dict.fromkeys(("attn_qkv", "attn_output", "ffn_up", "ffn_down"), _transposed),
+    ),
+    "GPTBigCodeForCausalLM": Conversion("starcoder", _gpt2_keys, GPT2, GPT2_GLOBALS),
     "CohereForCausalLM": Conversion("command-r", _cohere_keys, DECODER | HEAD_NORMS),
     "Cohere2ForCausalLM": Conversion("cohere2", _cohere_keys, DECODER),
     "Starcoder2ForCausalLM": Conversion(

@@ -88,6 +88,14 @@ class Step(msgspec.Struct, frozen=True):
                 raise ShapeError(f"pages[{b}] are {len(table)}, but the cache has {kv_pages}")
             _check_range(f"pages[{b}]", table, kv_pages)
 
+    def check_end(self, n_positions: int) -> None:
+        """Raises ShapeError if a token stands outside 0..n_positions - 1, as where each position has a row."""
+        for start, n in zip(self.positions, self.lengths, strict=False):
+            if start < 0 or start + n > n_positions:
+                raise ShapeError(
+                    f"positions are {start}..{start + n - 1}, expected 0..{n_positions - 1}", arg="positions"
+                )
+
     def token_positions(self) -> Array:
         """Return int32 [T], the absolute position of every token."""
         ranges = [np.arange(start, start + n) for start, n in zip(self.positions, self.lengths, strict=True)]

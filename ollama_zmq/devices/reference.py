@@ -19,7 +19,16 @@ from ollama_zmq.devices.reference_ops import FUNCTIONS, KvCache
 from ollama_zmq.errors import ModelFileError, OpError, ShapeError, UnsupportedOp
 from ollama_zmq.formats.dequantize import SUPPORTED, dequantize
 from ollama_zmq.formats.quants import QuantType, tensor_nbytes, type_of_id
-from ollama_zmq.ops.program import POSITIONS, ROWS, Call, Verified, WeightSpec, check_inputs, row_floats
+from ollama_zmq.ops.program import (
+    POSITIONS,
+    ROWS,
+    Call,
+    Verified,
+    WeightSpec,
+    check_inputs,
+    n_rows_looked_up,
+    row_floats,
+)
 from ollama_zmq.ops.registry import op_named
 
 FLOAT32_NBYTES = 4
@@ -80,7 +89,7 @@ class ReferenceExecutable:
             uses_pages=self._uses_pages,
         )
         check_inputs(self.verified, array, step.T)
-        self._check_token_ids(array)
+        self._check_token_ids(array, step)
         values: dict[str, Any] = {self.verified.input.name: array, POSITIONS: step.token_positions()}
         values[ROWS] = np.array(step.rows, np.int32)
         values |= self._weights | self._caches
@@ -96,13 +105,14 @@ class ReferenceExecutable:
             self._weights, self._caches = {}, {}
             self._budget.give(self.nbytes)
 
-    def _check_token_ids(self, array: Array) -> None:
-        for call in self.verified.program.calls:
-            if call.op == "embed" and len(array):
-                V = self.verified.shapes[call.args["weight"]][0]
-                low, high = int(array.min()), int(array.max())
-                if low < 0 or high >= int(V):
-                    raise ShapeError(f"token ids are {low}..{high}, expected 0..{int(V) - 1}", arg="token_ids")
+    def _check_token_ids(self, array: Array, step: Step) -> None:
+        V = n_rows_looked_up(self.verified, self.verified.input.name)
+        if V is not None and len(array):
+            low, high = int(array.min()), int(array.max())
+            if low < 0 or high >= V:
+                raise ShapeError(f"token ids are {low}..{high}, expected 0..{V - 1}", arg="token_ids")
+        if (n_positions := n_rows_looked_up(self.verified, POSITIONS)) is not None:
+            step.check_end(n_positions)
 
 
 class ReferenceDevice:

@@ -199,6 +199,10 @@ class Network:
         if self.embedding.shape[1] != self.hidden_size:
             found = f"has {self.embedding.shape[1]} columns, expected {self.hidden_size}"
             raise ModelFileError(f"{self.gguf.path}: tensor {EMBED!r} {found}", tensor=EMBED)
+        table = self.globals.get("position_embd")
+        if table and table.shape[0] < self.context_length:
+            found = f"has {table.shape[0]} rows, expected one for each of {self.context_length} positions"
+            raise ModelFileError(f"{self.gguf.path}: tensor {table.name!r} {found}", tensor=table.name)
         read = {weight.name for weight in (*program.weights, *self.globals.values())}
         for name in self.gguf.tensors:
             if name not in read:

@@ -149,6 +149,14 @@ class Verified:
         return self.program.outputs[0]
 
 
+def n_rows_looked_up(verified: Verified, token_ids: str) -> int | None:
+    """Return how many rows the smallest matrix has that ``embed`` looks *token_ids* up in; None without any."""
+    calls = (call.args for call in verified.program.calls if call.op == "embed")
+    return min(
+        (int(verified.shapes[args["weight"]][0]) for args in calls if args["token_ids"] == token_ids), default=None
+    )
+
+
 def verify(program: Program) -> Verified:
     """Check *program* completely and infer the shape of every value.
 
@@ -294,7 +302,8 @@ def _infer(call: Call, shapes: dict[str, Shape], dtypes: dict[str, str]) -> None
 def _check_rows(op: Op, read: Mapping[str, str], shapes: Mapping[str, Shape]) -> None:
     """Refuse what would index by unchecked numbers, or find other rows than the step's T tokens."""
     for name, value in read.items():
-        if name != value and (name in STEP_VALUES or value in STEP_VALUES):
+        lookup = op.name == "embed" and value == POSITIONS  # devices check them as they check token ids
+        if name != value and (name in STEP_VALUES or value in STEP_VALUES) and not lookup:
             raise OpError(f"{op.name}.{name}: {shown(value)} cannot stand here: a step gives its own", op=op.name)
         by_token = (op.uses_pages or ROWS in op.args) and op.args[name].dims.startswith("T")
         if by_token and shapes[value][:1] != ("T",):

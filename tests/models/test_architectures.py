@@ -14,7 +14,7 @@ from ollama_zmq.models.registry import architecture, known
 from ollama_zmq.ops.program import verify
 from ollama_zmq.ops.state import PAGE_SLOTS
 from tests.models.running import cut, running
-from tests.models.tiny import E, G, H, X, write_tiny
+from tests.models.tiny import D, E, G, H, X, write_tiny
 
 MIXTURE = {"expert_count": X, "expert_used_count": 2}
 TINY = {  # architecture, or architecture and variant -> keys of a small model
@@ -39,6 +39,8 @@ TINY = {  # architecture, or architecture and variant -> keys of a small model
     "starcoder2": {},
     "chatglm": {"rope.dimension_count": 8},
     "exaone4": {"attention.sliding_window": 40, "attention.sliding_window_pattern": 2},
+    "gpt2": {},
+    "starcoder": {"attention.head_count_kv": 1},
     "gemma": {},
     "gemma2": {"attention.sliding_window": 40},
     "gemma3": {"attention.sliding_window": 40, "attention.sliding_window_pattern": 2},
@@ -68,6 +70,7 @@ SHAPES = {
     "olmo2": WHOLE_NORMS,
     "olmoe": WHOLE_NORMS,
     "minimax-m2": WHOLE_NORMS,
+    "starcoder": {"attn_k": (E, D), "attn_v": (E, D)},
 }  # of tensors that are not as wide as usual
 TOKENS = np.random.default_rng(0).integers(3, 250, size=2 * PAGE_SLOTS + 7, dtype=np.int32)
 FEW_TOKENS = TOKENS[:9]
@@ -233,3 +236,9 @@ def test_a_program_needs_only_its_own_layers(path):
 def test_an_unsupported_architecture_is_named(name):
     with pytest.raises(ModelFileError, match=f"architecture '{name}' is not supported"):
         architecture(name)
+
+
+def test_a_table_of_positions_that_is_too_short_is_refused_with_its_file(tmp_path):
+    path = write_tiny(tmp_path / "short.gguf", "gpt2", {"context_length": 513})
+    with open_gguf(path) as file, pytest.raises(ModelFileError, match=r"short\.gguf: .*position_embd.* 512 rows.* 513"):
+        Network(file)

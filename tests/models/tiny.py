@@ -30,6 +30,7 @@ SIZES = {
 SHAPES = {
     "token_embd": (V, D),
     "output": (V, D),
+    "position_embd": (512, D),
     "rope_freqs": (E // 2,),
     "rope_factors_long": (E // 2,),
     "rope_factors_short": (E // 2,),

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollama_zmq.errors import OpError, ShapeError, UnsupportedOp
-from ollama_zmq.ops.builder import Builder
+from ollama_zmq.ops.builder import Builder, Value
 from ollama_zmq.ops.program import (
     MAX_ANGLES,
     MAX_CALLS,
@@ -331,12 +331,12 @@ def test_taken_rows_have_no_place_in_the_cache():
         ops.program("out", attended)
 
 
-def test_positions_are_no_token_ids():
-    """They may be larger than the vocabulary."""
+def test_taken_rows_are_looked_up_nowhere():
+    """They may be more than a table has."""
     ops = Builder("embed")
     ops.input("token_ids", ("T",), "int32")
-    looked_up = ops.embed(ops.positions, ops.weight(WeightSpec("table", 0, (4, 8))))
-    with pytest.raises(OpError, match="'positions' cannot stand here"):
+    looked_up = ops.embed(Value("rows", ("R",)), ops.weight(WeightSpec("table", 0, (4, 8))))
+    with pytest.raises(OpError, match="'rows' cannot stand here"):
         ops.program("out", looked_up)
 
 

@@ -175,6 +175,8 @@ RECIPES = {
             "head_dim": 16,
         },
     ),
+    "gpt2": ("GPT2LMHeadModel", {"n_inner": 96, "tie_word_embeddings": True, "activation_function": "gelu_new"}),
+    "starcoder": ("GPTBigCodeForCausalLM", {"n_inner": 96, "tie_word_embeddings": True, "multi_query": True}),
     "starcoder2": ("Starcoder2ForCausalLM", {"use_bias": True, "sliding_window": None, "tie_word_embeddings": True}),
     "gptneox": ("GPTNeoXForCausalLM", {"rotary_pct": 0.5, "use_parallel_residual": True}),
     "gptneox-serial": ("GPTNeoXForCausalLM", {"rotary_pct": 0.25, "use_parallel_residual": False}),

@@ -38,7 +38,7 @@ static void check_copy(const struct program *p, const struct row_op *op, size_t 
 
 static void check_embed(const struct program *p, const struct row_op *op, size_t t, size_t count)
 {
-    size_t rows = groups_of((size_t)token_id_at(p, t) + 1) * GROUP_ROWS;
+    size_t rows = groups_of(looked_up_at(p, op, t) + 1) * GROUP_ROWS;
     check_floats(op, t, 0, 0, op->width);
     CHECK_END(rows * row_nbytes(op->format, op->width), op->weights[0].nbytes);
 }

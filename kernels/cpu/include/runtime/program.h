@@ -26,7 +26,7 @@ static void run_copy(const struct program *p, const struct row_op *op, size_t t,
 
 static void run_embed(const struct program *p, const struct row_op *op, size_t t, size_t count)
 {
-    unpack_row(op->format, op->weights[0].at, op->width, (size_t)token_id_at(p, t), (float *)op->out + t * op->width);
+    unpack_row(op->format, op->weights[0].at, op->width, looked_up_at(p, op, t), (float *)op->out + t * op->width);
 }
 
 static void run_take_rows(const struct program *p, const struct row_op *op, size_t t, size_t count)

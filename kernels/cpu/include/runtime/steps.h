@@ -61,4 +61,10 @@ static inline int32_t token_id_at(const struct program *p, size_t t)
     return token_id;
 }
 
+/* Row of the table of an embed: that of the token, or of its position. Either was checked before the pass began. */
+static inline size_t looked_up_at(const struct program *p, const struct row_op *op, size_t t)
+{
+    return (size_t)(op->numbers[0] != 0 ? p->pass.positions[t] : token_id_at(p, t));
+}
+
 #endif
