@@ -275,6 +275,16 @@ def _slots(chosen: Array, n_used: int) -> Array:
     return np.argsort(chosen == 0, axis=1, kind="stable")[:, :n_used]
 
 
+def take_of_heads(x: Array, *, n_heads: int, start: int, size: int) -> Float64:
+    heads = _float64(x).reshape(len(x), n_heads, x.shape[1] // n_heads)
+    return heads[:, :, start : start + size].reshape(len(x), n_heads * size)
+
+
+def join_heads(a: Array, b: Array, *, n_heads: int, head_dim: int) -> Float64:
+    parts = [_float64(x).reshape(len(x), n_heads, x.shape[1] // n_heads) for x in (a, b)]
+    return np.concatenate(parts, axis=2).reshape(len(a), n_heads * head_dim)
+
+
 def take_rows(x: Array, rows: Array) -> Float64:
     return _float64(x[rows])
 

@@ -235,6 +235,15 @@ class Ops(ABC):
         attrs: Attrs = {"n_used": _width(shares), "width": _times(x, shares)}
         return self.apply("expert_sum", {"x": x, "shares": shares}, attrs)
 
+    def take_of_heads(self, x: Value, *, n_heads: int, start: int, size: int) -> Value:
+        """Numbers *start* to *start* + *size* of every head."""
+        return self.apply("take_of_heads", {"x": x}, {"n_heads": n_heads, "start": start, "size": size})
+
+    def join_heads(self, a: Value, b: Value, *, n_heads: int) -> Value:
+        """Every head of *a* with that of *b* behind it."""
+        attrs: Attrs = {"n_heads": n_heads, "head_dim": (_width(a) + _width(b)) // n_heads}
+        return self.apply("join_heads", {"a": a, "b": b}, attrs)
+
     def take_rows(self, x: Value, rows: Value) -> Value:
         return self.apply("take_rows", {"x": x, "rows": rows}, {})
 

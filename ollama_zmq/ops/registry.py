@@ -18,6 +18,7 @@ from ollama_zmq.ops.expert_linear import EXPERT_LINEAR
 from ollama_zmq.ops.expert_shares import EXPERT_SHARES
 from ollama_zmq.ops.expert_sum import EXPERT_SUM
 from ollama_zmq.ops.gated import GATED
+from ollama_zmq.ops.join_heads import JOIN_HEADS
 from ollama_zmq.ops.l2_norm import L2_NORM
 from ollama_zmq.ops.layer_norm import LAYER_NORM
 from ollama_zmq.ops.linear import LINEAR
@@ -32,6 +33,7 @@ from ollama_zmq.ops.softcap import SOFTCAP
 from ollama_zmq.ops.spec import Op, shown
 from ollama_zmq.ops.store_kv import STORE_KV
 from ollama_zmq.ops.swiglu_clamped import SWIGLU_CLAMPED
+from ollama_zmq.ops.take_of_heads import TAKE_OF_HEADS
 from ollama_zmq.ops.take_rows import TAKE_ROWS
 from ollama_zmq.ops.xielu import XIELU
 
@@ -51,6 +53,7 @@ OPS: dict[str, Op] = {
         EXPERT_SHARES,
         EXPERT_SUM,
         GATED,
+        JOIN_HEADS,
         L2_NORM,
         LAYER_NORM,
         LINEAR,
@@ -64,6 +67,7 @@ OPS: dict[str, Op] = {
         SOFTCAP,
         STORE_KV,
         SWIGLU_CLAMPED,
+        TAKE_OF_HEADS,
         TAKE_ROWS,
         XIELU,
     )

@@ -17,6 +17,15 @@ from tests.models.running import cut, running
 from tests.models.tiny import D, E, G, H, X, write_tiny
 
 MIXTURE = {"expert_count": X, "expert_used_count": 2}
+LATENT = {
+    "attention.head_count_kv": 1,
+    "attention.kv_lora_rank": 24,
+    "attention.key_length": 32,
+    "attention.value_length": 24,
+    "attention.key_length_mla": 24,
+    "attention.value_length_mla": 12,
+    "rope.dimension_count": 8,
+}
 TINY = {  # architecture, or architecture and variant -> keys of a small model
     "llama": {},
     "llama of experts": MIXTURE,
@@ -24,6 +33,7 @@ TINY = {  # architecture, or architecture and variant -> keys of a small model
     "arcee": {},
     "cohere2": {"attention.sliding_window": 40, "logit_scale": 0.5},
     "command-r": {"logit_scale": 0.5},
+    "deepseek2": MIXTURE | LATENT | {"leading_dense_block_count": 1, "expert_gating_func": 2},
     "dots1": MIXTURE | {"leading_dense_block_count": 1},
     "ernie4_5": {},
     "ernie4_5-moe": MIXTURE | {"leading_dense_block_count": 1, "interleave_moe_layer_step": 2},
@@ -66,7 +76,18 @@ TINY = {  # architecture, or architecture and variant -> keys of a small model
     "qwen2vl": {"rope.dimension_sections": [4, 2, 2, 0]},
 }
 WHOLE_NORMS = {"attn_q_norm": (H * E,), "attn_k_norm": (G * E,)}
-SHAPES = {
+OF_LATENT = {
+    "attn_q": (H * 24, D),
+    "attn_q_a": (40, D),
+    "attn_q_a_norm": (40,),
+    "attn_q_b": (H * 24, 40),
+    "attn_kv_a_mqa": (32, D),
+    "attn_kv_a_norm": (24,),
+    "attn_k_b": (H, 24, 16),
+    "attn_v_b": (H, 12, 24),
+    "attn_output": (D, H * 12),
+}
+SHAPES = {"deepseek2": OF_LATENT} | {
     "olmo2": WHOLE_NORMS,
     "olmoe": WHOLE_NORMS,
     "minimax-m2": WHOLE_NORMS,
@@ -89,7 +110,8 @@ def device():
 @pytest.fixture(params=TINY)
 def path(request, tmp_path):
     name = request.param.split()[0]
-    return write_tiny(tmp_path / "tiny.gguf", name, TINY[request.param], shapes=SHAPES.get(name))
+    without = ("attn_q",) if name == "deepseek2" else ()
+    return write_tiny(tmp_path / "tiny.gguf", name, TINY[request.param], shapes=SHAPES.get(name), without=without)
 
 
 def test_every_architecture_is_under_these_laws():
@@ -214,9 +236,9 @@ def test_bytes_are_counted_as_the_file_has_them(path):
 def test_a_q8_0_cache_is_what_every_program_declares_and_what_is_counted(path):
     with open_gguf(path) as gguf:
         half, q8_0 = Network(gguf), Network(gguf, "q8_0")
-        E = half.model.sizes.heads[0].head_dim
-        blocks = -(-E // 32)
-        assert q8_0.kv_nbytes(1) * E * 2 == half.kv_nbytes(1) * blocks * 34
+        sizes = [state.shape for state in half.states(0)]  # heads, numbers of a key, of a value
+        assert half.kv_nbytes(1) == sum(G * (E + F) * 2 * PAGE_SLOTS for G, E, F in sizes)
+        assert q8_0.kv_nbytes(1) == sum(G * (-(-E // 32) + -(-F // 32)) * 34 * PAGE_SLOTS for G, E, F in sizes)
         for program in (q8_0.layers_program(range(1, 3)), q8_0.whole_program()):
             assert {cache.type for cache in program.states} == {"q8_0"}
 

@@ -26,6 +26,7 @@ import numpy as np
 
 from ollama_zmq.devices.base import Array, Budget, Device, Step
 from ollama_zmq.devices.reference_ops import FUNCTIONS, KvCache
+from ollama_zmq.devices.reference_ops import SCORES as SCORES_OF
 from ollama_zmq.errors import OllamaZmqError, ShapeError
 from ollama_zmq.formats.dequantize import dequantize
 from ollama_zmq.formats.quants import QuantType, type_of_id
@@ -267,6 +268,23 @@ class Drawer:
         x, _, W = self.pick([value for value in self.values if value[1] == symbol and value[2] % J == 0])
         self.call("expert_sum", {"x": x, "shares": shares}, {"n_used": J, "width": W // J}, symbol, W // J)
 
+    def draw_take_of_heads(self) -> None:
+        x, symbol, width = self.value()
+        n_heads = self.pick([count for count in range(1, width + 1) if width % count == 0])
+        start = int(self.rng.integers(0, width // n_heads))
+        size = int(self.rng.integers(1, width // n_heads - start + 1))
+        attrs = {"n_heads": n_heads, "start": start, "size": size}
+        self.call("take_of_heads", {"x": x}, attrs, symbol, n_heads * size)
+
+    def draw_join_heads(self) -> None:
+        a, symbol, A = self.value()
+        b, B = self.pick([(value, width) for value, other, width in self.values if other == symbol])
+        n_heads = self.pick([count for count in range(1, min(A, B) + 1) if A % count == 0 and B % count == 0])
+        if A + B <= MAX_WIDTH:
+            self.call(
+                "join_heads", {"a": a, "b": b}, {"n_heads": n_heads, "head_dim": (A + B) // n_heads}, symbol, A + B
+            )
+
     def draw_take_rows(self) -> None:
         x, _, width = self.value("T")
         self.call("take_rows", {"x": x, "rows": ROWS}, {}, "R", width)
@@ -328,6 +346,7 @@ def numbers_of(name: str, attr: Attr, head_dim: int) -> list[float]:
 DRAWN = (
     *("linear", "linear", *["plain"] * 7, "rope", "rope", "route"),
     *("linear_per_head", "expert_linear", "expert_linear", "experts_again", "expert_bias", "expert_sum", "take_rows"),
+    *("take_of_heads", "join_heads"),
     *("store_kv", "attention", "attention", "attention_again", "attention_again"),
 )
 
@@ -497,12 +516,25 @@ def bound_of(call: Call, read: dict[str, Any], expected: Array, kind: QuantType 
 
 
 def _choice_bound(call: Call, read: dict[str, Any], expected: Array) -> Array:
-    """Where marks are all but equal, the rounding of one decides who is chosen."""
-    near = (np.random.default_rng(i).normal(1, 1e-5, size=read["logits"].shape) for i in range(4))
-    others = [FUNCTIONS[call.op](**read | {"logits": read["logits"] * factor}, **call.attrs) for factor in near]
-    changed = np.any([other != expected for other in others], axis=0).any(axis=1, keepdims=True)
-    clear = "bias" not in read and call.attrs["n_groups"] == 1
-    return np.where(changed & (not clear), 1.0, 0.0) * np.ones(expected.shape)
+    """Where the marks at the border of a choice are all but equal, the rounding of one decides who is chosen."""
+    n_groups = int(call.attrs["n_groups"])
+    if "bias" not in read and n_groups == 1:
+        return np.zeros(expected.shape)
+    marks = SCORES_OF[call.attrs["scores"]](read["logits"].astype(np.float64)) + read.get("bias", 0.0)
+    by_group = np.sort(marks.reshape(len(marks), n_groups, -1), axis=2)[:, :, -2:].sum(axis=2)
+    unclear = _is_close(by_group, int(call.attrs["n_groups_used"]))
+    for count in range(1, marks.shape[1]):  # among the open groups the border may be any two neighbours
+        unclear |= _is_close(marks, count) & (count <= int(call.attrs["n_used"]) * n_groups)
+    return np.where(unclear[:, None], 1.0, 0.0) * np.ones(expected.shape)
+
+
+def _is_close(marks: Array, count: int) -> Array:
+    """Whether the last mark of the *count* largest of a row and the next one are all but equal."""
+    if count >= marks.shape[1]:
+        return np.zeros(len(marks), bool)
+    falling = -np.sort(-marks, axis=1)
+    last, following = falling[:, count - 1], falling[:, count]
+    return ~(np.abs(last - following) > 1e-5 * (1 + np.abs(last)))
 
 
 def _attention_bound(op: Op, scale: float, q: Array, cache: KvCache, expected: Array) -> Array:

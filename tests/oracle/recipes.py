@@ -44,6 +44,7 @@ GLM4_MOE = {
     "routed_scaling_factor": 1.5,
 }
 LATENT = {
+    "rms_norm_eps": 1e-6,  # of its inner norms, whatever the config says
     "num_key_value_heads": 4,
     "kv_lora_rank": 32,
     "qk_nope_head_dim": 16,

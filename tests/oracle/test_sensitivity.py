@@ -28,6 +28,8 @@ IN_NO_GOLDEN = {  # key that is read -> why no golden has it
     "rope.scaling.yarn_log_multiplier": "of mistral3 and deepseek2",
 }
 IN_SHAPES = {  # key that a converter writes and nobody reads -> what says the same
+    "attention.q_lora_rank": "rows of attn_q_a",
+    "attention.value_length_mla": "rows of attn_v_b",
     "attention.layer_norm_rms_epsilon": "the other epsilon: a recipe's config has one under every name",
     "expert_feed_forward_length": "rows of ffn_gate_exps",
     "expert_shared_count": "rows of ffn_gate_shexp",

@@ -3,6 +3,7 @@
 #include "attention/store.h"
 #include "linear/linear.h"
 #include "linear/quantize.h"
+#include "rows/heads.h"
 #include "rows/logits.h"
 #include "rows/norms.h"
 #include "rows/pointwise.h"

@@ -15,7 +15,7 @@
 #define PLAIN_ROWS(op) \
     op(activation) op(add) op(add_bias) op(clamp) op(gated) op(l2_norm) op(layer_norm) op(mul) op(mul_weight) op(rms_norm) \
     op(scale) op(scale_by_position) op(softcap) op(swiglu_clamped) op(xielu)
-#define LANE_ROWS(op) PLAIN_ROWS(op) op(choose_experts) op(expert_shares) op(expert_sum) op(rope)
+#define LANE_ROWS(op) PLAIN_ROWS(op) op(choose_experts) op(expert_shares) op(expert_sum) op(join_heads) op(rope) op(take_of_heads)
 #define PASS_ROWS(op) op(angles) op(copy) op(embed) op(expert_bias) op(pack) op(pack_slots) op(store_kv) op(take_rows)
 
 #define ROW_NUMBER(name) ROW_##name,
