@@ -7,8 +7,6 @@ unloaded) it is late, and ignored.
 
 from __future__ import annotations
 
-import sys
-
 import msgspec
 
 from ollama_zmq.devices.base import Array
@@ -22,6 +20,7 @@ from ollama_zmq.errors import (
     error_class,
 )
 from ollama_zmq.printable import printable_line
+from ollama_zmq.version import PROTOCOL
 from ollama_zmq.wire.messages import AnyMessage, DeviceInfo, Failed, Refused, Welcome
 
 MAX_TEXT = 500  # characters that are shown of what a worker says
@@ -29,6 +28,8 @@ MAX_MEMORY_BYTES = 1 << 50
 MAX_THREADS = 1 << 16
 MAX_DEVICES = 64
 MAX_US = 86_400_000_000  # a day
+MAX_PER_S = 1e18  # of bytes, multiply-adds, values
+MAX_CALL_S = 1.0
 NOT_OF_A_WORKER = (RequestError, MemoryInUse, ServerBusy, Unreachable)  # a client would take them for its own fault
 
 
@@ -77,15 +78,17 @@ def check_output(output: Array, rows: int, width: int) -> None:
 
 
 def _checked_welcome(welcome: Welcome) -> Welcome:
+    check_range("protocol", welcome.protocol, PROTOCOL, PROTOCOL)
     for name in ("memory_total", "memory_budget"):
         check_range(name, getattr(welcome, name), 0, MAX_MEMORY_BYTES)
     check_range("threads", welcome.threads, 1, MAX_THREADS)
     check_range("devices", len(welcome.devices), 0, MAX_DEVICES)
-    for name in ("decode_bytes_per_s", "prefill_macs_per_s", "values_per_s", "call_s"):
-        check_range(name, getattr(welcome, name), 0, sys.float_info.max)
+    for name in ("decode_bytes_per_s", "prefill_macs_per_s", "values_per_s"):
+        check_range(name, getattr(welcome, name), 0, MAX_PER_S)
+    check_range("call_s", welcome.call_s, 0, MAX_CALL_S)
     for matrix in welcome.matrices:
         for name in ("decode_bytes_per_s", "prefill_macs_per_s"):
-            check_range(f"{name} of type {matrix.type}", getattr(matrix, name), 0, sys.float_info.max)
+            check_range(f"{name} of type {matrix.type}", getattr(matrix, name), 0, MAX_PER_S)
     return msgspec.structs.replace(
         welcome,
         package=printable_line(welcome.package, 50),

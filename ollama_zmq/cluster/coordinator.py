@@ -302,7 +302,9 @@ class Coordinator:
         order, loading = pipeline.order, pipeline.loading
         assert loading is not None
         try:
-            plan = plan_at_once(order, self.snapshot(order.model, loading.candidates), loading.restarts)
+            snapshot = self.snapshot(order.model, loading.candidates)
+            missing = (*snapshot.missing, *map(self.links.why_without, loading.left_out))
+            plan = plan_at_once(order, replace(snapshot, missing=missing), loading.restarts)
         except OllamaZmqError as error:
             del self.pipelines[order.model]
             return [LoadFailed(order.model, error)]

@@ -120,7 +120,8 @@ class WorkerProfile:
     def _row_s(self, cost: CostEstimate) -> float:
         multiplying_s = sum(macs / self._multiplies(kind) for kind, (_, macs) in cost.matrices.items())
         attending_s = cost.attention_macs / (CACHE_SHARE * self._multiplies(QuantType.F16.id))
-        return multiplying_s + attending_s + (cost.values / self.values_per_s if self.values_per_s else 0.0)
+        passing_s = cost.values / max(self.values_per_s, LEAST_PER_S) if self.values_per_s else 0.0
+        return multiplying_s + attending_s + passing_s
 
     def _reads(self, kind: int = -1) -> float:
         """Bytes per second; a peer says them, so they are never nothing."""

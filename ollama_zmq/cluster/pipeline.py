@@ -19,8 +19,8 @@ loading    no progress at all for too long    Release to all, LoadFailed        
 any        release                            Release to all                         GONE
 
 What a load holds until it ends, its deadlines among that, is kept in :mod:`ollama_zmq.cluster.loading`. A step has a
-deadline for every worker but the local device: ``DEADLINE_S`` and ten times what it is expected to take. A worker that
-lets one pass is lost.
+deadline for every worker but the local device: ``DEADLINE_S`` and ten times what it is expected to take, ten minutes at
+most. A worker that lets one pass is lost.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ from ollama_zmq.wire.messages import Defined, Ran, Ready, Release, Stored
 
 DEADLINE_S = 10.0
 DEADLINE_FACTOR = 10.0
+LAST_DEADLINE_S = 600.0  # what is expected rests on what the worker says of its speed
 MAX_RESTARTS = 2  # a load begins again so many times when workers die under it
 WARM_UP = Microbatch(-1, np.zeros(1, np.int32), lengths=(1,), positions=(0,), pages=((0,),), rows=(0,))
 
@@ -297,7 +298,7 @@ class Pipeline:
         link = self._links[stage.address]
         cost, T = self.costs[flight.stage], len(microbatch.token_ids)
         expected_s = cost.work.seconds(T) + cost.transfer.seconds(T)
-        limit_s = DEADLINE_S + DEADLINE_FACTOR * expected_s if link.remote else float("inf")
+        limit_s = min(DEADLINE_S + DEADLINE_FACTOR * expected_s, LAST_DEADLINE_S) if link.remote else math.inf
         flight.sent_at, flight.deadline = now, now + limit_s
         flight.only_in_flight = not link.steps
         self.in_flight[number] = flight

@@ -61,7 +61,7 @@ class Upload:
         """Take *nbytes* as arrived.
 
         Raises:
-            RemoteProtocolError: so many are not in flight.
+            RemoteProtocolError: so many are not in flight, or there are none of them, which is no progress.
         """
-        check_range("received", nbytes, 0, self.sent - self.done)
+        check_range("received", nbytes, 1, self.sent - self.done)
         self.done += nbytes

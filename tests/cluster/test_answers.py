@@ -9,12 +9,16 @@ import pytest
 from ollama_zmq.cluster.answers import cleaned
 from ollama_zmq.cluster.events import Computed, LoadFailed, ModelLost
 from ollama_zmq.cluster.link import Status
+from ollama_zmq.cluster.pipeline import LAST_DEADLINE_S
+from ollama_zmq.cluster.stages import LOCAL
 from ollama_zmq.errors import OllamaZmqError, RemoteProtocolError, ShapeError
+from ollama_zmq.version import PROTOCOL
 from ollama_zmq.wire.messages import (
     Define,
     Defined,
     DeviceInfo,
     Failed,
+    Hello,
     MatrixSpeed,
     Ran,
     Ready,
@@ -149,10 +153,13 @@ def test_a_failure_of_a_step_that_is_elsewhere_fails_nothing(workers, network):
     [
         {"memory_budget": 2**62},
         {"memory_total": -1},
+        {"protocol": PROTOCOL + 1},
         {"threads": 0},
         {"threads": 2**40},
         {"decode_bytes_per_s": NAN},
         {"prefill_macs_per_s": -1.0},
+        {"decode_bytes_per_s": 1e300},
+        {"call_s": 2.0},
         {"call_s": float("inf")},
         {"matrices": (MatrixSpeed(2, NAN, 1.0),)},
         {"devices": (DeviceInfo("cpu", "x"),) * 65},
@@ -203,3 +210,27 @@ def test_what_a_program_misses_is_said_once(workers, network):
     workers.answers[(A, Define)] = lambda m: [Defined(m.program, ()), Defined(m.program, ())]
     load(workers, order(network, A))
     assert workers.coordinator.links[A].detail.endswith(" twice")
+
+
+def test_nothing_stored_is_no_progress(workers, network):
+    workers.lacking = {A}
+    workers.lies[(A, Stored)] = lambda honest: Stored(honest.program, 0)
+    load(workers, order(network, A))
+    assert "received=0" in workers.coordinator.links[A].detail
+
+
+def test_no_worker_is_waited_for_longer_than_ten_minutes_however_slow_it_says_it_is(workers, network):
+    slow = welcome(decode_bytes_per_s=1.0, prefill_macs_per_s=0.0, values_per_s=5e-324, call_s=1.0)
+    workers.answers[(A, Hello)] = lambda _: [slow]
+    workers.answers[(LOCAL, Hello)] = lambda _: [welcome(memory_budget=400_000)]
+    load(workers, order(network, A))
+    run(workers, decode_step())
+    (flight,) = model_of(workers).in_flight.values()
+    assert flight.deadline - flight.sent_at == LAST_DEADLINE_S == 600.0
+
+
+def test_a_load_that_does_not_fit_without_the_worker_that_broke_the_protocol_names_it(workers, network):
+    workers.answers[(LOCAL, Hello)] = lambda _: [welcome(memory_budget=400_000)]
+    workers.answers[(A, Define)] = lambda m: [Defined(m.program, ("no.such.weight",))]
+    (failed,) = load(workers, order(network, A))
+    assert f"missing: worker {A} broke the protocol" in str(failed.error)
