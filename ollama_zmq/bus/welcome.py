@@ -77,8 +77,8 @@ def worker_id(endpoint: str, path: Path, network: str | None = None) -> str:
         kept = path.read_text()
     except OSError:
         return ""
-    told = "\0".join((kept, socket.gethostname(), network, endpoint))
-    return hashlib.sha256(told.encode()).hexdigest()[:32] if kept else ""
+    identity = "\0".join((kept, socket.gethostname(), network, endpoint))
+    return hashlib.sha256(identity.encode()).hexdigest()[:32] if kept else ""
 
 
 def _network() -> str:

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from ollama_zmq.convert.config import CONFIG_FILE, Config
+from ollama_zmq.convert.config import CONFIG_FILE, CheckpointConfig
 from ollama_zmq.errors import ModelFileError
 from ollama_zmq.formats.foreign import json_value
 from ollama_zmq.formats.safetensors import SafetensorsFile, StoredTensor, open_safetensors
@@ -41,7 +41,7 @@ class Checkpoint:
 
     def __init__(self, files: Mapping[str, Path]) -> None:
         self.files = _below_common_folder(files)
-        self.config = Config(self.table(CONFIG_FILE, required=True))
+        self.config = CheckpointConfig(self.table(CONFIG_FILE, required=True))
         self.tensors: dict[str, StoredTensor] = {}
         self._parts: dict[str, SafetensorsFile] = {}
         self._open = ExitStack()

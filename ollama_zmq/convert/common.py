@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ollama_zmq.convert.checkpoint import Array, Checkpoint
-from ollama_zmq.convert.config import Config
+from ollama_zmq.convert.config import CheckpointConfig
 from ollama_zmq.convert.conversion import Names, float32_tensor
 from ollama_zmq.formats.gguf_writer import NewTensor, Value
 
@@ -27,7 +27,7 @@ NORMS_BEFORE: Names = {"input_layernorm": "attn_norm", "post_attention_layernorm
 DECODER: Names = ATTENTION | GATED | NORMS_BEFORE
 
 
-def decoder_keys(config: Config) -> Pairs:
+def decoder_keys(config: CheckpointConfig) -> Pairs:
     """Sizes, heads, epsilon and rotary embedding, as nearly every decoder has them."""
     n_heads = config.integer("num_attention_heads", "n_head")
     keys: Pairs = {
@@ -46,12 +46,12 @@ def decoder_keys(config: Config) -> Pairs:
     return keys | rope_keys(config)
 
 
-def head_dim(config: Config) -> int:
+def head_dim(config: CheckpointConfig) -> int:
     """Return E: given, or the hidden state's width shared out among the heads."""
     return config.integer("head_dim", default=config.integer("hidden_size") // config.integer("num_attention_heads"))
 
 
-def rotary_dim(config: Config) -> int:
+def rotary_dim(config: CheckpointConfig) -> int:
     """Return how many numbers of a head are turned by position."""
     share = rope_table(config).number(
         "partial_rotary_factor", default=config.number("partial_rotary_factor", default=1)
@@ -59,13 +59,13 @@ def rotary_dim(config: Config) -> int:
     return int(head_dim(config) * share)
 
 
-def rope_table(config: Config) -> Config:
+def rope_table(config: CheckpointConfig) -> CheckpointConfig:
     """Return what the config says of the rotary embedding: ``rope_parameters``, or in older files ``rope_scaling``."""
     table = config.table("rope_parameters", "rope_scaling")
     return table.table("full_attention") if "full_attention" in table else table
 
 
-def rope_keys(config: Config) -> Pairs:
+def rope_keys(config: CheckpointConfig) -> Pairs:
     """The keys ``rope.*``; frequency factors that stand in a tensor are none of them."""
     table = rope_table(config)
     keys: Pairs = {"rope.dimension_count": rotary_dim(config)}
@@ -74,7 +74,7 @@ def rope_keys(config: Config) -> Pairs:
     return keys | scaling_keys(table, config)
 
 
-def scaling_keys(table: Config, config: Config) -> Pairs:
+def scaling_keys(table: CheckpointConfig, config: CheckpointConfig) -> Pairs:
     """The keys ``rope.scaling.*`` of linear scaling and of YaRN. Raises ModelFileError for a kind nobody knows."""
     kind = table.get("rope_type", "type") or "default"
     match kind:
@@ -87,7 +87,7 @@ def scaling_keys(table: Config, config: Config) -> Pairs:
     raise table.error("rope_type", kind, "default, linear, llama3, longrope or yarn")
 
 
-def _yarn_keys(table: Config, config: Config) -> Pairs:
+def _yarn_keys(table: CheckpointConfig, config: CheckpointConfig) -> Pairs:
     names: dict[str, str] = {
         "attention_factor": "rope.scaling.attn_factor",
         "beta_fast": "rope.scaling.yarn_beta_fast",
@@ -122,7 +122,7 @@ def llama3_factors(checkpoint: Checkpoint) -> Sequence[NewTensor]:
     return [float32_tensor("rope_freqs.weight", 1 / ((1 - smooth) / factor + smooth))]
 
 
-def numbers_of(table: Config, name: str, count: int) -> Array:
+def numbers_of(table: CheckpointConfig, name: str, count: int) -> Array:
     """Return a list of *count* numbers. Raises ModelFileError."""
     values: Any = table.get(name)
     if not isinstance(values, list) or len(values) != count or not all(isinstance(v, int | float) for v in values):

@@ -12,7 +12,7 @@ MAX_SHOWN = 120
 CONFIG_FILE = "config.json"
 
 
-class Config:
+class CheckpointConfig:
     """What ``config.json`` says of the text model: of a model that also sees, its ``text_config``.
 
     A key may have several names; the first that is there and not null counts. Errors name the first.
@@ -74,12 +74,12 @@ class Config:
             raise self.error(names[0], value, "a list of words")
         return value
 
-    def table(self, *names: str) -> Config:
+    def table(self, *names: str) -> CheckpointConfig:
         """Return an object in the config, empty if it is not there. Raises ModelFileError if it is another thing."""
         value = self.get(*names)
         if not isinstance(value, dict | None):
             raise self.error(names[0], value, "an object")
-        return Config(value or {}, f"{self._where}: {names[0]}")
+        return CheckpointConfig(value or {}, f"{self._where}: {names[0]}")
 
     def error(self, name: str, found: object, expected: str) -> ModelFileError:
         """Return the error that says what is wrong with key *name*."""

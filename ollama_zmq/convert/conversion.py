@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ollama_zmq.convert.checkpoint import Array, Checkpoint
-from ollama_zmq.convert.config import Config
+from ollama_zmq.convert.config import CheckpointConfig
 from ollama_zmq.errors import ModelFileError
 from ollama_zmq.formats.gguf_writer import NewTensor, Value
 from ollama_zmq.formats.quants import QuantType
 
-Change = Callable[[Array, Config], Array]
+Change = Callable[[Array, CheckpointConfig], Array]
 Parts = tuple[tuple[str, Change], ...]
 Names = dict[str, str | Parts]
 
@@ -58,7 +58,7 @@ class Conversion:
     """
 
     architecture: str
-    keys: Callable[[Config], Mapping[str, Value]]
+    keys: Callable[[CheckpointConfig], Mapping[str, Value]]
     layer: Names
     globals: Names = field(default_factory=lambda: GLOBALS)
     changes: Mapping[str, Change] = field(default_factory=dict)
@@ -81,7 +81,7 @@ class Place:
     change: Change
 
 
-def unchanged(values: Array, config: Config) -> Array:
+def unchanged(values: Array, config: CheckpointConfig) -> Array:
     """Return *values*."""
     return values
 
@@ -89,24 +89,24 @@ def unchanged(values: Array, config: Config) -> Array:
 def interleaved(heads: str) -> Change:
     """Rows of each head in pairs (2i, 2i + 1) in place of halves (i, i + E/2); *heads* is the key of their number."""
 
-    def change(values: Array, config: Config) -> Array:
+    def change(values: Array, config: CheckpointConfig) -> Array:
         n_heads = config.integer(heads, "num_attention_heads")
         return values.reshape(n_heads, 2, -1, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
 
     return change
 
 
-def plus_one(values: Array, config: Config) -> Array:
+def plus_one(values: Array, config: CheckpointConfig) -> Array:
     """Return *values* + 1: the weight of a norm that its makers store as the distance from 1."""
     return values + np.float32(1)
 
 
-def first_half(values: Array, config: Config) -> Array:
+def first_half(values: Array, config: CheckpointConfig) -> Array:
     """Return the first half of the rows."""
     return values[..., : values.shape[-2] // 2, :]
 
 
-def second_half(values: Array, config: Config) -> Array:
+def second_half(values: Array, config: CheckpointConfig) -> Array:
     """Return the second half of the rows."""
     return values[..., values.shape[-2] // 2 :, :]
 

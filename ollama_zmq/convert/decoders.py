@@ -22,7 +22,7 @@ from ollama_zmq.convert.common import (
     rope_table,
     rotary_dim,
 )
-from ollama_zmq.convert.config import Config
+from ollama_zmq.convert.config import CheckpointConfig
 from ollama_zmq.convert.conversion import Conversion, Names, float32_tensor, interleaved, plus_one
 from ollama_zmq.formats.gguf_writer import NewTensor
 
@@ -45,7 +45,7 @@ NORMS_AROUND: Names = {
 NORMS_AFTER: Names = {"post_attention_layernorm": "post_attention_norm", "post_feedforward_layernorm": "post_ffw_norm"}
 
 
-def granite_keys(config: Config) -> Pairs:
+def granite_keys(config: CheckpointConfig) -> Pairs:
     """The four scales of Granite beside what every decoder has."""
     return decoder_keys(config) | {
         "attention.scale": config.number("attention_multiplier"),
@@ -55,7 +55,7 @@ def granite_keys(config: Config) -> Pairs:
     }
 
 
-def _gemma_keys(config: Config) -> Pairs:
+def _gemma_keys(config: CheckpointConfig) -> Pairs:
     return decoder_keys(config) | _lengths(config.integer("head_dim", default=256))
 
 
@@ -63,7 +63,7 @@ def _lengths(head_dim: int) -> Pairs:
     return {"attention.key_length": head_dim, "attention.value_length": head_dim}
 
 
-def _gemma2_keys(config: Config) -> Pairs:
+def _gemma2_keys(config: CheckpointConfig) -> Pairs:
     return _gemma_keys(config) | {
         "attn_logit_softcapping": config.number("attn_logit_softcapping", default=50.0),
         "final_logit_softcapping": config.number("final_logit_softcapping", default=30.0),
@@ -71,9 +71,9 @@ def _gemma2_keys(config: Config) -> Pairs:
     }
 
 
-def gemma3_keys(config: Config) -> Pairs:
+def gemma3_keys(config: CheckpointConfig) -> Pairs:
     """Gemma 3: the config leaves out what is as in its class's defaults."""
-    whole = Config({**GEMMA3_DEFAULTS, **{name: config.get(name) for name in GEMMA3_KEYS if name in config}})
+    whole = CheckpointConfig({**GEMMA3_DEFAULTS, **{name: config.get(name) for name in GEMMA3_KEYS if name in config}})
     local = config.table("rope_parameters").table("sliding_attention")
     found = (
         decoder_keys(whole)
@@ -109,7 +109,7 @@ GEMMA3_KEYS = (
 )
 
 
-def _phi3_keys(config: Config) -> Pairs:
+def _phi3_keys(config: CheckpointConfig) -> Pairs:
     context = config.integer("max_position_embeddings")
     trained = config.integer("original_max_position_embeddings", default=context)
     found = decoder_keys(config) | {"rope.scaling.original_context_length": trained}
@@ -129,7 +129,7 @@ def _phi3_factors(checkpoint: Checkpoint) -> Sequence[NewTensor]:
     return [float32_tensor(f"{name}.weight", numbers_of(table, key, count)) for name, key in named.items()]
 
 
-def _mistral3_keys(config: Config) -> Pairs:
+def _mistral3_keys(config: CheckpointConfig) -> Pairs:
     table, found = rope_table(config), decoder_keys(config)
     if "mscale_all_dim" in table:
         found["rope.scaling.yarn_log_multiplier"] = table.number("mscale_all_dim")
@@ -138,7 +138,7 @@ def _mistral3_keys(config: Config) -> Pairs:
     return found
 
 
-def _olmo2_keys(config: Config) -> Pairs:
+def _olmo2_keys(config: CheckpointConfig) -> Pairs:
     found = decoder_keys(config)
     if config.get("layer_types"):
         kinds = config.words("layer_types")
@@ -147,7 +147,7 @@ def _olmo2_keys(config: Config) -> Pairs:
     return found
 
 
-def _exaone4_keys(config: Config) -> Pairs:
+def _exaone4_keys(config: CheckpointConfig) -> Pairs:
     found = decoder_keys(config)
     if window := config.get("sliding_window"):
         found["attention.sliding_window"] = window
@@ -157,14 +157,18 @@ def _exaone4_keys(config: Config) -> Pairs:
     return found
 
 
-def hunyuan_keys(config: Config) -> Pairs:
+def hunyuan_keys(config: CheckpointConfig) -> Pairs:
     """Hunyuan: the factor of "dynamic" scaling is part of the base of its rotary embedding."""
     table = rope_table(config)
-    scaled = Config({"rope_theta": table.number("rope_theta", default=config.number("rope_theta", default=10_000.0))})
+    scaled = CheckpointConfig(
+        {"rope_theta": table.number("rope_theta", default=config.number("rope_theta", default=10_000.0))}
+    )
     if table.get("rope_type", "type") == "dynamic" and table.get("alpha"):
         dim = head_dim(config)
-        scaled = Config({"rope_theta": scaled.number("rope_theta") * table.number("alpha") ** (dim / (dim - 2))})
-    without = Config({name: config.get(name) for name in HUNYUAN_KEYS if name in config})
+        scaled = CheckpointConfig(
+            {"rope_theta": scaled.number("rope_theta") * table.number("alpha") ** (dim / (dim - 2))}
+        )
+    without = CheckpointConfig({name: config.get(name) for name in HUNYUAN_KEYS if name in config})
     return decoder_keys(without) | {"rope.freq_base": scaled.number("rope_theta")}
 
 
@@ -174,7 +178,7 @@ HUNYUAN_KEYS = (
 )  # fmt: skip
 
 
-def _stablelm_keys(config: Config) -> Pairs:
+def _stablelm_keys(config: CheckpointConfig) -> Pairs:
     return decoder_keys(config) | {
         "attention.layer_norm_epsilon": config.number("layer_norm_eps", "norm_eps", default=1e-5),
         "use_parallel_residual": config.flag("use_parallel_residual", default=True),

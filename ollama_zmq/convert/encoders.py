@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ollama_zmq.convert.checkpoint import Checkpoint
 from ollama_zmq.convert.common import Pairs, rope_table
-from ollama_zmq.convert.config import Config
+from ollama_zmq.convert.config import CheckpointConfig
 from ollama_zmq.convert.conversion import Conversion, Names, as_float32, first_half, float32_tensor, second_half
 from ollama_zmq.convert.decoders import CONVERSIONS as DECODERS
 from ollama_zmq.convert.decoders import gemma3_keys
@@ -31,7 +31,7 @@ def pooling_keys(checkpoint: Checkpoint, default: int) -> Pairs:
     return {"pooling_type": next((kind for name, kind in POOLING.items() if modes.get(name) is True), default)}
 
 
-def _sizes(config: Config) -> Pairs:
+def _sizes(config: CheckpointConfig) -> Pairs:
     return {
         "block_count": config.integer("num_hidden_layers", "n_layer"),
         "context_length": config.integer("max_position_embeddings", "n_positions"),
@@ -42,17 +42,17 @@ def _sizes(config: Config) -> Pairs:
     }
 
 
-def _bert_keys(config: Config) -> Pairs:
+def _bert_keys(config: CheckpointConfig) -> Pairs:
     return _sizes(config) | {
         "attention.layer_norm_epsilon": config.number("layer_norm_eps", "layer_norm_epsilon", default=1e-12)
     }
 
 
-def _nomic_keys(config: Config) -> Pairs:
+def _nomic_keys(config: CheckpointConfig) -> Pairs:
     return _bert_keys(config) | {"rope.freq_base": config.number("rotary_emb_base", default=10_000.0)}
 
 
-def _modern_keys(config: Config) -> Pairs:
+def _modern_keys(config: CheckpointConfig) -> Pairs:
     table = config.table("rope_parameters")
     whole, windowed = rope_table(config), table.table("sliding_attention")
     return _sizes(config) | {
@@ -66,7 +66,7 @@ def _modern_keys(config: Config) -> Pairs:
     }
 
 
-def _gemma_keys(config: Config) -> Pairs:
+def _gemma_keys(config: CheckpointConfig) -> Pairs:
     return gemma3_keys(config) | {"attention.causal": False}
 
 

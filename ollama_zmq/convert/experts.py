@@ -20,7 +20,7 @@ from ollama_zmq.convert.common import (
     decoder_keys,
     rope_table,
 )
-from ollama_zmq.convert.config import Config
+from ollama_zmq.convert.config import CheckpointConfig
 from ollama_zmq.convert.conversion import (
     Change,
     Conversion,
@@ -52,7 +52,7 @@ def _shared(name: str) -> Names:
     return {f"mlp.{name}.{theirs}": ours for theirs, ours in parts.items()}
 
 
-def expert_keys(config: Config) -> Pairs:
+def expert_keys(config: CheckpointConfig) -> Pairs:
     """Keys of a decoder and of its experts: how many there are, how many a token uses, how wide each is."""
     found = decoder_keys(config) | {
         "expert_count": config.integer("num_experts", "num_local_experts", "n_routed_experts"),
@@ -69,13 +69,13 @@ def _mixtral_names() -> Names:
     return ATTENTION | NORMS_BEFORE | named | {"block_sparse_moe.gate": "ffn_gate_inp"}
 
 
-def _qwen2_keys(config: Config) -> Pairs:
+def _qwen2_keys(config: CheckpointConfig) -> Pairs:
     return expert_keys(config) | {
         "expert_shared_feed_forward_length": config.integer("shared_expert_intermediate_size")
     }
 
 
-def _granite_keys(config: Config) -> Pairs:
+def _granite_keys(config: CheckpointConfig) -> Pairs:
     found = granite_keys(config) | {
         "expert_count": config.integer("num_local_experts"),
         "expert_used_count": config.integer("num_experts_per_tok"),
@@ -85,7 +85,7 @@ def _granite_keys(config: Config) -> Pairs:
     return found
 
 
-def _glm4_keys(config: Config) -> Pairs:
+def _glm4_keys(config: CheckpointConfig) -> Pairs:
     extra = config.integer("num_nextn_predict_layers", default=0)
     return (
         expert_keys(config)
@@ -100,7 +100,7 @@ def _glm4_keys(config: Config) -> Pairs:
     )
 
 
-def _shares(config: Config) -> Pairs:
+def _shares(config: CheckpointConfig) -> Pairs:
     found: Pairs = {
         "expert_weights_scale": config.number("routed_scaling_factor", default=1.0),
         "expert_weights_norm": config.flag("norm_topk_prob", default=True),
@@ -111,7 +111,7 @@ def _shares(config: Config) -> Pairs:
     return found
 
 
-def _minimax_keys(config: Config) -> Pairs:
+def _minimax_keys(config: CheckpointConfig) -> Pairs:
     return expert_keys(config) | {
         "expert_feed_forward_length": config.integer("intermediate_size"),
         "expert_gating_func": SIGMOID,
@@ -119,7 +119,7 @@ def _minimax_keys(config: Config) -> Pairs:
     }
 
 
-def _hunyuan_keys(config: Config) -> Pairs:
+def _hunyuan_keys(config: CheckpointConfig) -> Pairs:
     width = _one_of_all(config, "intermediate_size")
     return hunyuan_keys(config) | {
         "expert_count": config.integer("num_experts"),
@@ -129,15 +129,15 @@ def _hunyuan_keys(config: Config) -> Pairs:
     }
 
 
-def _one_of_all(config: Config, name: str, default: int | None = None) -> int:
+def _one_of_all(config: CheckpointConfig, name: str, default: int | None = None) -> int:
     """A number, or the one that all entries of a list are. Raises ModelFileError."""
     value = config.get(name)
     if isinstance(value, list) and value and all(one == value[0] for one in value):
         value = value[0]
-    return Config({name: value}).integer(name, default=default)
+    return CheckpointConfig({name: value}).integer(name, default=default)
 
 
-def _ernie_keys(config: Config) -> Pairs:
+def _ernie_keys(config: CheckpointConfig) -> Pairs:
     return decoder_keys(config) | {
         "expert_count": config.integer("moe_num_experts"),
         "expert_used_count": config.integer("moe_k"),
@@ -150,7 +150,7 @@ def _ernie_keys(config: Config) -> Pairs:
     }
 
 
-def _gpt_oss_keys(config: Config) -> Pairs:
+def _gpt_oss_keys(config: CheckpointConfig) -> Pairs:
     return expert_keys(config) | {
         "attention.sliding_window": config.integer("sliding_window"),
         "expert_feed_forward_length": config.integer("intermediate_size"),
@@ -219,7 +219,7 @@ def _mxfp4(checkpoint: Checkpoint, name: str, target: str, rows: slice) -> NewTe
     return NewTensor(target, QuantType.MXFP4, (X, n_rows, blocks * 32), chunks)
 
 
-def _deepseek_keys(config: Config) -> Pairs:
+def _deepseek_keys(config: CheckpointConfig) -> Pairs:
     rank, turned = config.integer("kv_lora_rank"), config.integer("qk_rope_head_dim")
     plain, value = config.integer("qk_nope_head_dim"), config.integer("v_head_dim")
     shared = config.integer("n_shared_experts", default=0)
@@ -247,14 +247,14 @@ def _deepseek_keys(config: Config) -> Pairs:
     return found
 
 
-def _has_bias(config: Config) -> bool:
+def _has_bias(config: CheckpointConfig) -> bool:
     return config.model_class == "DeepseekV3ForCausalLM" or config.get("topk_method") == "noaux_tc"
 
 
 def _of_head(part: str) -> Change:
     """Rows of ``kv_b_proj`` by head: the first are those of keys, written transposed, the others those of values."""
 
-    def change(values: Array, config: Config) -> Array:
+    def change(values: Array, config: CheckpointConfig) -> Array:
         plain, value = config.integer("qk_nope_head_dim"), config.integer("v_head_dim")
         heads = values.reshape(config.integer("num_attention_heads"), plain + value, values.shape[-1])
         return heads[:, :plain].swapaxes(1, 2) if part == "k" else heads[:, plain:]

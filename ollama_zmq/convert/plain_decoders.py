@@ -9,7 +9,7 @@ import numpy as np
 
 from ollama_zmq.convert.checkpoint import Array, Checkpoint
 from ollama_zmq.convert.common import ATTENTION, DECODER, GATED, HEAD_NORMS, Pairs, decoder_keys, llama3_factors
-from ollama_zmq.convert.config import Config
+from ollama_zmq.convert.config import CheckpointConfig
 from ollama_zmq.convert.conversion import Change, Conversion, Names, as_float32, plus_one
 from ollama_zmq.convert.decoders import NEIGHBOURS
 
@@ -19,30 +19,30 @@ XIELU = ("alpha_p", "alpha_n", "beta", "eps")
 OLMO_EPSILON = 1e-5  # of its class, whatever its config says
 
 
-def _layer_norm_keys(config: Config) -> Pairs:
+def _layer_norm_keys(config: CheckpointConfig) -> Pairs:
     epsilon = config.number("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps", default=1e-5)
     return decoder_keys(config) | {"attention.layer_norm_epsilon": epsilon}
 
 
-def _cohere_keys(config: Config) -> Pairs:
+def _cohere_keys(config: CheckpointConfig) -> Pairs:
     found = _layer_norm_keys(config) | {"logit_scale": config.number("logit_scale", default=0.0625)}
     if config.get("layer_types", "sliding_window_pattern"):
         found["attention.sliding_window"] = config.integer("sliding_window")
     return found
 
 
-def _neox_keys(config: Config) -> Pairs:
+def _neox_keys(config: CheckpointConfig) -> Pairs:
     return _layer_norm_keys(config) | {
         "attention.head_count_kv": config.integer("num_attention_heads"),
         "use_parallel_residual": config.flag("use_parallel_residual", default=True),
     }
 
 
-def _falcon_keys(config: Config) -> Pairs:
+def _falcon_keys(config: CheckpointConfig) -> Pairs:
     return _layer_norm_keys(config) | {"attention.head_count_kv": _falcon_groups(config)}
 
 
-def _falcon_groups(config: Config) -> int:
+def _falcon_groups(config: CheckpointConfig) -> int:
     """How many key-value heads there are. Raises ModelFileError."""
     n_heads = config.integer("num_attention_heads", "n_head")
     if config.flag("new_decoder_architecture", default=False):
@@ -50,14 +50,14 @@ def _falcon_groups(config: Config) -> int:
     return 1 if config.flag("multi_query", default=True) else n_heads
 
 
-def _olmo_keys(config: Config) -> Pairs:
+def _olmo_keys(config: CheckpointConfig) -> Pairs:
     found = _layer_norm_keys(config) | {"attention.layer_norm_epsilon": OLMO_EPSILON}
     if config.get("clip_qkv"):
         found["attention.clamp_kqv"] = config.number("clip_qkv")
     return found
 
 
-def _gpt2_keys(config: Config) -> Pairs:
+def _gpt2_keys(config: CheckpointConfig) -> Pairs:
     n_kv_heads = 1 if config.model_class == "GPTBigCodeForCausalLM" else config.integer("num_attention_heads", "n_head")
     if n_kv_heads == 1 and not config.flag("multi_query", default=True):
         raise config.error("multi_query", False, "true")
@@ -74,14 +74,14 @@ def _gpt2_keys(config: Config) -> Pairs:
     }
 
 
-def _transposed(values: Array, config: Config) -> Array:
+def _transposed(values: Array, config: CheckpointConfig) -> Array:
     return np.ascontiguousarray(values.T)
 
 
 def _apart(n_groups: str) -> Change:
     """Rows that are queries, a key and a value for each group of heads, as all queries, all keys, all values."""
 
-    def change(values: Array, config: Config) -> Array:
+    def change(values: Array, config: CheckpointConfig) -> Array:
         groups = _falcon_groups(config) if n_groups == "falcon" else config.integer("num_attention_heads")
         n_heads = config.integer("num_attention_heads", "n_head")
         by_group = values.reshape(groups, n_heads // groups + 2, -1, *values.shape[1:])

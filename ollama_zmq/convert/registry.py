@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ollama_zmq.convert.config import Config
+from ollama_zmq.convert.config import CheckpointConfig
 from ollama_zmq.convert.conversion import Conversion
 from ollama_zmq.convert.decoders import CONVERSIONS as DECODERS
 from ollama_zmq.convert.encoders import CONVERSIONS as ENCODERS
@@ -15,7 +15,7 @@ from ollama_zmq.errors import ModelFileError
 CONVERSIONS: Mapping[str, Conversion] = DECODERS | PLAIN_DECODERS | EXPERTS | ENCODERS
 
 
-def conversion_of(config: Config) -> Conversion:
+def conversion_of(config: CheckpointConfig) -> Conversion:
     """Return how a model of this config is converted. Raises ModelFileError if nobody knows."""
     found = CONVERSIONS.get(config.model_class)
     if found is None:

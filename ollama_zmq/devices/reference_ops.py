@@ -184,8 +184,8 @@ def rope(
     pairing: str,
 ) -> Float64:
     half = rotary_dim // 2
-    stretch = scales({"rotary_dim": rotary_dim, "scale": scale, "ramp_start": ramp_start, "ramp_end": ramp_end})
-    frequency = theta ** (-2.0 * np.arange(half) / rotary_dim) * stretch
+    scaled = scales({"rotary_dim": rotary_dim, "scale": scale, "ramp_start": ramp_start, "ramp_end": ramp_end})
+    frequency = theta ** (-2.0 * np.arange(half) / rotary_dim) * scaled
     angle = np.outer(positions, frequency if factors is None else frequency / factors)[:, None, :]
     first = slice(0, rotary_dim, 2) if pairing == "interleaved" else slice(0, half)
     second = slice(1, rotary_dim, 2) if pairing == "interleaved" else slice(half, rotary_dim)

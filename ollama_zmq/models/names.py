@@ -45,9 +45,9 @@ def _gpt_oss(gguf: GgufFile) -> Mapping[str, object]:
 
 
 def _gemma3_of_ollama(gguf: GgufFile) -> bool:
-    told = ("gemma3.mm.tokens_per_image", "gemma3.rope.global.freq_base", "gemma3.rope.local.freq_base")
+    signs = ("gemma3.mm.tokens_per_image", "gemma3.rope.global.freq_base", "gemma3.rope.local.freq_base")
     sees = any(name.startswith(("v.", "mm.")) for name in gguf.tensors)
-    return sees or any(key in gguf.metadata for key in told) or f"gemma3.{EPSILON}" not in gguf.metadata
+    return sees or any(key in gguf.metadata for key in signs) or f"gemma3.{EPSILON}" not in gguf.metadata
 
 
 def _gemma3(gguf: GgufFile) -> Mapping[str, object]:

@@ -164,7 +164,9 @@ class Network:
         return self.model.leave(ops, ops.take_rows(hidden_state, ops.rows), self._given(ops, {}, ()))
 
     def _given(self, ops: Builder, weights: Specs, states: tuple[Value, ...]) -> Given:
-        return Given(_Declared(self.globals, ops.weight), ops.positions, {}, _Declared(weights, ops.weight), states)
+        return Given(
+            _DeclaredWeights(self.globals, ops.weight), ops.positions, {}, _DeclaredWeights(weights, ops.weight), states
+        )
 
     def _keep_apart(self, keys: Keys) -> tuple[str, ...]:
         """Take out what is no part of the text model, and put the parts of fused tensors in their place."""
@@ -217,7 +219,7 @@ class Network:
         return WeightSpec(name, tensor.type.id, tensor.shape)
 
 
-class _Declared(Mapping[str, Value]):
+class _DeclaredWeights(Mapping[str, Value]):
     """Weights by name, each of them declared when it is asked for: a program holds what its ops read."""
 
     def __init__(self, specs: Specs, declare: Callable[[WeightSpec], Value]) -> None:

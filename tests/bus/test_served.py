@@ -13,7 +13,7 @@ from ollama_zmq.errors import OpError
 
 @pytest.fixture
 def load() -> Load:
-    return Load(Future(), None, 0.0)
+    return Load(Future(), 0.0)
 
 
 def test_the_first_end_of_a_load_counts(load):
