@@ -12,7 +12,7 @@ from ollama_zmq.cli.session import Session
 from ollama_zmq.cli.wordwrap import WordWrap
 from ollama_zmq.client import Client
 from ollama_zmq.engine.requests import RequestFailed
-from ollama_zmq.errors import StageLost
+from ollama_zmq.errors import RequestError, StageLost
 from tests.server.fake_broker import hello
 
 
@@ -355,3 +355,33 @@ def test_a_word_longer_than_a_line_is_broken():
 
 def test_without_a_terminal_nothing_is_wrapped():
     assert WordWrap(0).feed("a b " * 50) == "a b " * 50
+
+
+def test_of_system_messages_that_follow_each_other_the_last_counts(session, broker):
+    session.feed("/set system Be kind.")
+    session.feed("/set system Be brief.")
+    assert session.messages == [{"role": "system", "content": "Be brief."}]
+    session.feed("Hi")
+    session.feed("/set system Be both.")
+    assert session.system == "Be both."
+    session.feed("/clear")
+    assert session.messages == [{"role": "system", "content": "Be both."}]
+
+
+def test_thoughts_that_are_hidden_are_not_printed(capsys):
+    def chunks():
+        yield {"message": {"thinking": "hm"}}
+        yield {"message": {"content": "Yes."}}
+
+    Answer(wraps=False, hides_thinking=True).show(chunks())
+    assert capsys.readouterr().out == "Yes."
+
+
+def test_an_error_behind_a_whole_line_begins_no_other(capsys):
+    def chunks():
+        yield {"message": {"content": "Yes.\n"}}
+        raise RequestError("no")
+
+    with pytest.raises(RequestError):
+        Answer(wraps=False).show(chunks())
+    assert capsys.readouterr().out == "Yes.\n"

@@ -83,3 +83,20 @@ def test_equal_devices_are_as_fast_as_the_fastest_of_them_unless_they_are_far_ap
     assert [profile.decode_bytes_per_s for profile in found] == [11e9, 16e9, 16e9, 12e9, 10e9]
     assert [profile.call_s for profile in found[:2]] == [1 / 11e9, 1 / 16e9]
     assert slow.as_fast_as_identical([slow]) == slow
+
+
+def test_a_row_is_moved_there_and_back_as_float32():
+    link = replace(PROFILE, rtt_s=0.01, bandwidth_bytes_per_s=1e6)
+    assert link.transfer(1000).row_s == pytest.approx(2 * 4 * 1000 / 1e6)
+
+
+def test_machines_of_which_no_device_is_known_are_not_taken_for_equal():
+    faster = replace(PROFILE, decode_bytes_per_s=1.2 * PROFILE.decode_bytes_per_s)
+    assert PROFILE.as_fast_as_identical([PROFILE, faster]) == PROFILE
+    known, equal = replace(PROFILE, devices=("x",)), replace(faster, devices=("x",))
+    assert known.as_fast_as_identical([known, equal]).decode_bytes_per_s == faster.decode_bytes_per_s
+
+
+def test_a_token_of_a_prompt_attends_to_half_of_it(experts):
+    """4 heads of 16 + 16 numbers, 256 of 512 tokens."""
+    assert cost_of(experts.layers_program(range(1)), {}, 64).attention_macs == 4 * (16 + 16) * 256

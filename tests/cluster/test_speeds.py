@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ollama_zmq.cluster.speeds import LEAST_BURST, SpeedMeter, percentiles
+from ollama_zmq.cluster.cost_model import PROMPT_TOKENS
+from ollama_zmq.cluster.speeds import LEAST_BURST, LatencyWindow, SpeedMeter, forecast, percentiles
 from ollama_zmq.cluster.state import TokenSpeeds
+from ollama_zmq.engine.pacing import Pacing
 from ollama_zmq.engine.requests import Microbatch
 
 
@@ -87,3 +89,14 @@ def test_short_prompts_do_not_count_and_failed_ones_end_their_burst():
     meter.begin(chunk(2, 300), 5.0)
     meter.end(chunk(2, 300), 6.0)
     assert meter.speeds().prefill_tokens_per_s == pytest.approx(300.0)
+
+
+def test_what_a_worker_says_of_its_time_beyond_the_round_trip_leaves_nothing_for_the_wire():
+    window = LatencyWindow()
+    window.add(round_trip_us=1.0, compute_us=2.0, queue_us=3.0)
+    assert window.summary().wire.p50_us == 0.0
+
+
+def test_a_chunk_longer_than_the_prompt_is_counted_with_its_own_tokens():
+    loop_s = Pacing((), max_tokens=2 * PROMPT_TOKENS).loop_s(1, 1)  # of no stages: for any number of tokens
+    assert forecast((), 2 * PROMPT_TOKENS).prefill_tokens_per_s == pytest.approx(2 * PROMPT_TOKENS / loop_s)

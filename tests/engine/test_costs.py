@@ -61,3 +61,19 @@ def test_a_change_is_believed_after_a_few_samples():
 def test_a_size_that_is_not_met_any_more_is_forgotten():
     curve = curve_of([(1, 500.0), *[(8, 8.0)] * (FORGET_AFTER + 1)])
     assert curve.seconds(1) == pytest.approx(8.0 * 2 / 9)
+
+
+def test_time_that_no_clock_sees_is_not_nothing():
+    assert curve_of([(1, 0.0), (8, 0.0)]).seconds(8) > 0
+    assert Line(0.0, 0.0).seconds(1) > 0
+
+
+def test_more_rows_that_take_less_are_the_same_for_each_number_of_rows():
+    """The constant c that makes the sum of (c / s - 1)^2 least, tried on a grid."""
+    best = min(range(1000, 2000), key=lambda c: (c / 2000 - 1) ** 2 + (c / 1000 - 1) ** 2)
+    assert fitted([(1, 2.0), (8, 1.0)], WRONG) == Line(pytest.approx(best / 1000), 0.0)
+
+
+def test_beyond_what_was_measured_the_line_is_off_as_much_as_at_its_end():
+    curve = curve_of([(1, 43.0), (3, 53.0), (4, 75.0), (8, 151.0)])
+    assert curve.seconds(64) == pytest.approx(curve.line.seconds(64) * 151 / curve.line.seconds(8))

@@ -247,3 +247,14 @@ def test_a_draft_is_neither_prompt_nor_a_step_of_one_token():
     driver.land()
     drafted = driver.send()
     assert (len(drafted.token_ids), drafted.prompt_tokens, drafted.is_decode) == (5, 0, False)
+
+
+def test_the_first_tokens_of_all_are_known_as_well():
+    lookup = PromptLookup([5, 9, 5])
+    lookup.learn()
+    assert lookup.guess(1)[0] == [9]
+
+
+def test_nothing_is_guessed_behind_the_last_token_that_was_asked_for():
+    driver = Driver(drafter=Always(1, 2, 3))
+    assert finished(driver.run(generation(num_predict=2))).drafted == 0

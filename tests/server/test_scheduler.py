@@ -94,8 +94,11 @@ async def settle():
 
 
 async def until(condition):
-    while not condition():
+    for _ in range(200_000):  # some seconds
+        if condition():
+            return
         await asyncio.sleep(0)
+    raise AssertionError("it does not happen")
 
 
 def test_requests_for_the_same_model_share_it(run):
