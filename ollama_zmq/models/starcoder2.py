@@ -1,12 +1,17 @@
-"""StarCoder 2: layer norms and biases everywhere, GELU without a gate.
+"""StarCoder 2, Nemotron 4, Jais 2: layer norms with biases, and a feed-forward without a gate.
 
-Source: Lozhkov et al. 2024, "StarCoder 2 and The Stack v2".
+StarCoder 2 has GELU (tanh) and biases everywhere; Nemotron a squared ReLU, norms stored as 1 + weight, and part of each
+head turned by position; Jais 2 a squared ReLU and biases everywhere.
+
+Sources: Lozhkov et al. 2024, "StarCoder 2 and The Stack v2"; Parmar et al. 2024, "Nemotron-4 15B Technical Report";
+Inception, MBZUAI and Cerebras 2025, the code of Jais 2.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from ollama_zmq.models.architecture import Given, PagedKv
@@ -34,12 +39,13 @@ class StarCoder2:
 
     sizes: Sizes
     rope: Rope
+    function: str  # of the feed-forward
     globals: ClassVar[Mapping[str, bool]] = {"output_norm": True, "output_norm.bias": True}
 
     @classmethod
-    def of(cls, keys: Keys) -> StarCoder2:
+    def of(cls, function: str, keys: Keys) -> StarCoder2:
         sizes = Sizes.of(keys, norm="layer")
-        return cls(sizes, Rope.of(keys, sizes.heads[0].head_dim, pairing="halves"))
+        return cls(sizes, Rope.of(keys, sizes.heads[0].head_dim, pairing="halves"), function)
 
     def layer_weights(self, i: int) -> Mapping[str, bool]:
         return LAYER_NORMS | ATTENTION | UNGATED
@@ -55,10 +61,14 @@ class StarCoder2:
         q, k, v = projections(ops, layer_norm(ops, h, w, "attn_norm", eps), w)
         q, k = self.rope(ops, q, given, heads.n_heads), self.rope(ops, k, given, heads.n_kv_heads)
         h = ops.add(h, linear(ops, grouped_attention(ops, q, k, v, given, heads), w, "attn_output"))
-        return ops.add(h, plain_feed_forward(ops, layer_norm(ops, h, w, "ffn_norm", eps), w, "gelu_tanh"))
+        return ops.add(h, plain_feed_forward(ops, layer_norm(ops, h, w, "ffn_norm", eps), w, self.function))
 
     def leave(self, ops: Ops, hidden_state: Value, given: Given) -> Value:
         return layer_norm_head(ops, hidden_state, given, self.sizes.norm_eps)
 
 
-ARCHITECTURES = {"starcoder2": StarCoder2.of}
+ARCHITECTURES = {
+    "jais2": partial(StarCoder2.of, "relu2"),
+    "nemotron": partial(StarCoder2.of, "relu2"),
+    "starcoder2": partial(StarCoder2.of, "gelu_tanh"),
+}
