@@ -325,6 +325,9 @@ def test_more_pairs_or_tensors_than_any_file_has_are_refused(tmp_path, counts, n
 
 
 def test_names_have_a_largest_length(tmp_path):
+    (tmp_path / "x.gguf").write_bytes(header(n_pairs=1, body=pair(b"k" * 65_535, 7, b"\1")))
+    with open_gguf(tmp_path / "x.gguf") as gguf:
+        assert gguf.metadata["k" * 65_535] is True
     (tmp_path / "x.gguf").write_bytes(header(n_pairs=1, body=pair(b"k" * 65_536, 7, b"\1")))
     with pytest.raises(ModelFileError, match="the key of metadata pair 0 has 65536 bytes, more than 65535"):
         open_gguf(tmp_path / "x.gguf")

@@ -220,3 +220,10 @@ def test_so_many_names_for_one_file_are_refused_before_any_is_opened(store, uplo
     (digest,) = upload.values()
     with pytest.raises(RequestError, match="1025 files for one model, at most 1024"):
         store.create("many", Recipe(files={f"{number}.gguf": digest for number in range(1025)}))
+
+
+def test_a_check_sees_the_template_of_the_base_where_the_recipe_has_none(store, upload):
+    store.create("base", Recipe(files=upload, template="{{ .Prompt }}"))
+    seen = []
+    store.create("new", Recipe(from_="base", system="Hi"), check=lambda _file, template: seen.append(template))
+    assert seen == ["{{ .Prompt }}"]

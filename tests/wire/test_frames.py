@@ -5,6 +5,7 @@ from __future__ import annotations
 import tracemalloc
 
 import msgpack
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -358,3 +359,11 @@ def test_envelopes_differ_by_every_part():
     assert one != Envelope(one.message, one.tensors, 2, 2)
     assert one != Envelope(one.message, one.tensors, 1, 3)
     assert one != Failed(PROGRAM, 0, "", "")
+
+
+@pytest.mark.parametrize("kind", [names.WeightName, names.BlobName, names.BrokerId, names.WorkerId, names.ErrorKind])
+def test_no_name_ends_in_a_line_end(kind):
+    right = "sha256-" + 64 * "0" if kind is names.BlobName else "ab"
+    assert msgspec.convert(right, kind) == right
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(f"{right}\n", kind)
