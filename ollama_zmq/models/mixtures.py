@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from ollama_zmq.errors import ShapeError
 from ollama_zmq.models.keys import Keys
 from ollama_zmq.models.parts import feed_forward, linear
 from ollama_zmq.ops.builder import Ops, Value
@@ -42,6 +43,7 @@ class Routing:
         n_groups, n_groups_used: of experts; 1 and 1 for none.
     """
 
+    n_experts: int
     n_used: int
     scores: str = "softmax"
     normalize: bool = True
@@ -58,6 +60,7 @@ class Routing:
         """
         n_groups = keys.integer("expert_group_count", 1)
         return cls(
+            keys.integer("expert_count", 0, least=0),
             used_experts(keys),
             _scores(keys, scores),
             keys.flag("expert_weights_norm", normalize),
@@ -88,8 +91,14 @@ def _swiglu(ops: Ops, gate: Value, up: Value) -> Value:
 
 
 def experts(ops: Ops, x: Value, w: Mapping[str, Value], routing: Routing, gated: Gate = _swiglu) -> Value:
-    """What the best experts of each token make, weighted by their shares [T, D]."""
-    n = routing.n_used
+    """What the best experts of each token make, weighted by their shares [T, D].
+
+    Raises:
+        ShapeError: the router has another number of rows than there are experts.
+    """
+    n, rows = routing.n_used, w["ffn_gate_inp"].shape[0]
+    if rows != routing.n_experts:
+        raise ShapeError(f"ffn_gate_inp has {rows} rows, but expert_count is {routing.n_experts}")
     chosen, shares = ops.route(
         linear(ops, x, w, "ffn_gate_inp"),
         w.get("exp_probs_b.bias"),
