@@ -1,4 +1,4 @@
-"""Decoders with mixtures of experts, and those with a latent cache, by the class that their makers run them with.
+"""Decoders with mixtures of experts, by the class that their makers run them with.
 
 Matrices of experts stand one by one in most checkpoints and stacked in some; both are known. Keys and names are those
 that llama.cpp's ``convert_hf_to_gguf.py`` writes.
@@ -6,11 +6,6 @@ that llama.cpp's ``convert_hf_to_gguf.py`` writes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
-import numpy as np
-
-from ollama_zmq.convert.checkpoint import Array, Checkpoint
 from ollama_zmq.convert.common import (
     ATTENTION,
     DECODER,
@@ -18,11 +13,9 @@ from ollama_zmq.convert.common import (
     NORMS_BEFORE,
     Pairs,
     decoder_keys,
-    rope_table,
 )
 from ollama_zmq.convert.config import CheckpointConfig
 from ollama_zmq.convert.conversion import (
-    Change,
     Conversion,
     Names,
     Parts,
@@ -30,9 +23,6 @@ from ollama_zmq.convert.conversion import (
     second_half,
 )
 from ollama_zmq.convert.decoders import NEIGHBOURS, granite_keys, hunyuan_keys
-from ollama_zmq.errors import ModelFileError
-from ollama_zmq.formats.gguf_writer import NewTensor
-from ollama_zmq.formats.quants import QuantType
 
 SOFTMAX, SIGMOID = 1, 2
 STACKED_HALVES: Parts = (("ffn_gate_exps", first_half), ("ffn_up_exps", second_half))
@@ -47,7 +37,8 @@ EXPERTS: Names = {
 BIASED: Names = {"mlp.gate.e_score_correction_bias": "exp_probs_b.bias"}
 
 
-def _shared(name: str) -> Names:
+def shared(name: str) -> Names:
+    """Names of an expert that every token goes through, which its makers call *name*."""
     parts = {"gate_proj": "ffn_gate_shexp", "up_proj": "ffn_up_shexp", "down_proj": "ffn_down_shexp"}
     return {f"mlp.{name}.{theirs}": ours for theirs, ours in parts.items()}
 
@@ -89,7 +80,7 @@ def _glm4_keys(config: CheckpointConfig) -> Pairs:
     extra = config.integer("num_nextn_predict_layers", default=0)
     return (
         expert_keys(config)
-        | _shares(config)
+        | shares(config)
         | {
             "block_count": config.integer("num_hidden_layers") + extra,
             "nextn_predict_layers": extra,
@@ -100,7 +91,8 @@ def _glm4_keys(config: CheckpointConfig) -> Pairs:
     )
 
 
-def _shares(config: CheckpointConfig) -> Pairs:
+def shares(config: CheckpointConfig) -> Pairs:
+    """How the shares of experts are scaled, and their groups."""
     found: Pairs = {
         "expert_weights_scale": config.number("routed_scaling_factor", default=1.0),
         "expert_weights_norm": config.flag("norm_topk_prob", default=True),
@@ -150,140 +142,13 @@ def _ernie_keys(config: CheckpointConfig) -> Pairs:
     }
 
 
-def _gpt_oss_keys(config: CheckpointConfig) -> Pairs:
-    return expert_keys(config) | {
-        "attention.sliding_window": config.integer("sliding_window"),
-        "expert_feed_forward_length": config.integer("intermediate_size"),
-    }
-
-
-GPT_OSS: Names = (
-    ATTENTION
-    | {
-        "input_layernorm": "attn_norm",
-        "post_attention_layernorm": "post_attention_norm",
-        "self_attn.sinks": "attn_sinks.weight",
-        "mlp.router": "ffn_gate_inp",
-        "mlp.experts.gate_up_proj_bias": (
-            ("ffn_gate_exps.bias", lambda values, config: values[:, 0::2]),
-            ("ffn_up_exps.bias", lambda values, config: values[:, 1::2]),
-        ),
-        "mlp.experts.down_proj_bias": "ffn_down_exps.bias",
-        "mlp.experts.gate_up_proj": (
-            ("ffn_gate_exps.weight", lambda values, config: values[:, :, 0::2].swapaxes(1, 2)),
-            ("ffn_up_exps.weight", lambda values, config: values[:, :, 1::2].swapaxes(1, 2)),
-        ),
-        "mlp.experts.down_proj": (("ffn_down_exps.weight", lambda values, config: values.swapaxes(1, 2)),),
-    }
-    | dict.fromkeys(
-        (f"mlp.experts.{name}_proj_{part}" for name in ("gate_up", "down") for part in ("blocks", "scales")), ()
-    )
-)
-
-
-def _mxfp4_experts(checkpoint: Checkpoint) -> Sequence[NewTensor]:
-    """Experts that are stored as four-bit numbers and a scale for 32 of them; gate and up are every second row."""
-    made = []
-    for name in checkpoint.tensors:
-        if name.endswith("_proj_blocks"):
-            layer, matrix = name.split(".")[-4], name.split(".")[-1].removesuffix("_proj_blocks")
-            targets = {"ffn_down_exps": slice(None)}
-            if matrix == "gate_up":
-                targets = {"ffn_gate_exps": slice(0, None, 2), "ffn_up_exps": slice(1, None, 2)}
-            made += [_mxfp4(checkpoint, name, f"blk.{layer}.{ours}.weight", rows) for ours, rows in targets.items()]
-    return made
-
-
-def _mxfp4(checkpoint: Checkpoint, name: str, target: str, rows: slice) -> NewTensor:
-    """One matrix in ggml's blocks: the scale, then 16 bytes whose low halves are the first 16 numbers.
-
-    The checkpoint's bytes hold two neighbours each, the first in the low half.
-    """
-    stored, scales = checkpoint.tensors[name], checkpoint.tensors.get(f"{name.removesuffix('blocks')}scales")
-    if len(stored.shape) != 4 or stored.shape[3] != 16 or scales is None or scales.shape != stored.shape[:3]:
-        found = None if scales is None else list(scales.shape)
-        raise ModelFileError(f"tensor {name!r} has shape {list(stored.shape)} and its scales {found}", tensor=name)
-    X, N, blocks, _ = stored.shape
-    n_rows = len(range(N)[rows])
-
-    def chunks() -> Iterator[memoryview]:
-        values = checkpoint.values(name)
-        exponents = checkpoint.values(scales.name)
-        for expert in range(X):
-            halves = values[expert, rows]
-            numbers = np.stack((halves & 15, halves >> 4), axis=-1).reshape(n_rows, blocks, 32)
-            packed = numbers[..., :16] | numbers[..., 16:] << 4
-            out = np.concatenate((exponents[expert, rows][..., None], packed), axis=-1, dtype=np.uint8)
-            yield np.ascontiguousarray(out).data.cast("B")
-
-    return NewTensor(target, QuantType.MXFP4, (X, n_rows, blocks * 32), chunks)
-
-
-def _deepseek_keys(config: CheckpointConfig) -> Pairs:
-    rank, turned = config.integer("kv_lora_rank"), config.integer("qk_rope_head_dim")
-    plain, value = config.integer("qk_nope_head_dim"), config.integer("v_head_dim")
-    shared = config.integer("n_shared_experts", default=0)
-    found = (
-        expert_keys(config)
-        | _shares(config)
-        | {
-            "attention.head_count_kv": 1,
-            "attention.kv_lora_rank": rank,
-            "attention.key_length": rank + turned,
-            "attention.value_length": rank,
-            "attention.key_length_mla": plain + turned,
-            "attention.value_length_mla": value,
-            "rope.dimension_count": turned,
-            "leading_dense_block_count": config.integer("first_k_dense_replace", default=0),
-            "expert_shared_count": shared,
-            "expert_gating_func": SIGMOID if config.get("scoring_func") == "sigmoid" or _has_bias(config) else SOFTMAX,
-        }
-    )
-    if config.get("q_lora_rank"):
-        found["attention.q_lora_rank"] = config.integer("q_lora_rank")
-    table = rope_table(config)
-    if table.get("rope_type", "type") == "yarn" and "mscale_all_dim" in table:
-        found["rope.scaling.yarn_log_multiplier"] = 0.1 * table.number("mscale_all_dim")
-    return found
-
-
-def _has_bias(config: CheckpointConfig) -> bool:
-    return config.model_class == "DeepseekV3ForCausalLM" or config.get("topk_method") == "noaux_tc"
-
-
-def _of_head(part: str) -> Change:
-    """Rows of ``kv_b_proj`` by head: the first are those of keys, written transposed, the others those of values."""
-
-    def change(values: Array, config: CheckpointConfig) -> Array:
-        plain, value = config.integer("qk_nope_head_dim"), config.integer("v_head_dim")
-        heads = values.reshape(config.integer("num_attention_heads"), plain + value, values.shape[-1])
-        return heads[:, :plain].swapaxes(1, 2) if part == "k" else heads[:, plain:]
-
-    return change
-
-
-DEEPSEEK: Names = (
-    DECODER
-    | EXPERTS
-    | BIASED
-    | _shared("shared_experts")
-    | {
-        "self_attn.q_a_proj": "attn_q_a",
-        "self_attn.q_a_layernorm": "attn_q_a_norm",
-        "self_attn.q_b_proj": "attn_q_b",
-        "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa",
-        "self_attn.kv_a_layernorm": "attn_kv_a_norm",
-        "self_attn.kv_b_proj": (("attn_k_b", _of_head("k")), ("attn_v_b", _of_head("v"))),
-    }
-)
-
 CONVERSIONS = {
     "MixtralForCausalLM": Conversion("llama", expert_keys, _mixtral_names(), changes=NEIGHBOURS),
     "Qwen3MoeForCausalLM": Conversion("qwen3moe", expert_keys, DECODER | HEAD_NORMS | EXPERTS),
     "Qwen2MoeForCausalLM": Conversion(
         "qwen2moe",
         _qwen2_keys,
-        DECODER | EXPERTS | _shared("shared_expert") | {"mlp.shared_expert_gate": "ffn_gate_inp_shexp"},
+        DECODER | EXPERTS | shared("shared_expert") | {"mlp.shared_expert_gate": "ffn_gate_inp_shexp"},
         changes={"ffn_gate_inp_shexp": lambda values, config: values.reshape(-1)},
     ),
     "OlmoeForCausalLM": Conversion("olmoe", expert_keys, DECODER | HEAD_NORMS | EXPERTS),
@@ -308,11 +173,11 @@ CONVERSIONS = {
         | HEAD_NORMS
         | EXPERTS
         | BIASED
-        | _shared("shared_experts")
+        | shared("shared_experts")
         | {"post_attention_layernorm": "post_attention_norm"},
     ),
     "Dots1ForCausalLM": Conversion(
-        "dots1", _glm4_keys, DECODER | HEAD_NORMS | EXPERTS | BIASED | _shared("shared_experts")
+        "dots1", _glm4_keys, DECODER | HEAD_NORMS | EXPERTS | BIASED | shared("shared_experts")
     ),
     "MiniMaxM2ForCausalLM": Conversion(
         "minimax-m2",
@@ -324,7 +189,7 @@ CONVERSIONS = {
         _hunyuan_keys,
         DECODER
         | EXPERTS
-        | _shared("shared_mlp")
+        | shared("shared_mlp")
         | {
             "mlp.gate.wg": "ffn_gate_inp",
             "self_attn.query_layernorm": "attn_q_norm",
@@ -334,10 +199,7 @@ CONVERSIONS = {
     "Ernie4_5_MoeForCausalLM": Conversion(
         "ernie4_5-moe",
         _ernie_keys,
-        DECODER | EXPERTS | _shared("shared_experts") | {"mlp.moe_statics.e_score_correction_bias": "exp_probs_b.bias"},
+        DECODER | EXPERTS | shared("shared_experts") | {"mlp.moe_statics.e_score_correction_bias": "exp_probs_b.bias"},
         changes={"exp_probs_b.bias": lambda values, config: values.reshape(-1)},
     ),
-    "GptOssForCausalLM": Conversion("gpt-oss", _gpt_oss_keys, GPT_OSS, adds=_mxfp4_experts),
-    "DeepseekV2ForCausalLM": Conversion("deepseek2", _deepseek_keys, DEEPSEEK),
-    "DeepseekV3ForCausalLM": Conversion("deepseek2", _deepseek_keys, DEEPSEEK),
 }

@@ -18,25 +18,15 @@ import numpy as np
 from ollama_zmq.convert.checkpoint import Checkpoint
 from ollama_zmq.convert.pieces import pre_tokenizer_name
 from ollama_zmq.convert.sentencepiece import UNIGRAM, read_sentencepiece
+from ollama_zmq.convert.special_tokens import Pairs, engine_of, special_keys, template_keys
 from ollama_zmq.errors import ModelFileError
-from ollama_zmq.formats.gguf_writer import Value
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer as Engine
+    pass
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # ``tokenizer.ggml.token_type``
 SPACE, GOES_ON = "▁", "##"
-SPECIAL = {
-    "bos_token": "bos_token_id",
-    "eos_token": "eos_token_id",
-    "unk_token": "unknown_token_id",
-    "sep_token": "seperator_token_id",  # spelt so in GGUF files
-    "pad_token": "padding_token_id",
-    "cls_token": "cls_token_id",
-    "mask_token": "mask_token_id",
-}
 MAX_TOKENS = 1 << 21
-Pairs = dict[str, Value]
 
 
 def vocabulary_keys(checkpoint: Checkpoint) -> Pairs:
@@ -52,7 +42,7 @@ def vocabulary_keys(checkpoint: Checkpoint) -> Pairs:
         found = _of_sentencepiece(checkpoint, settings)
     else:
         return {"tokenizer.ggml.model": "none"}
-    return found | _template(checkpoint, settings)
+    return found | template_keys(checkpoint, settings)
 
 
 def _of_tokenizer_json(checkpoint: Checkpoint, settings: dict[str, Any]) -> Pairs:
@@ -105,7 +95,7 @@ def _tokens(checkpoint: Checkpoint, file: dict[str, Any], ids: dict[str, int]) -
 
 def _byte_pairs(checkpoint: Checkpoint, file: dict[str, Any], model: dict[str, Any], settings: dict[str, Any]) -> Pairs:
     texts, kinds = _tokens(checkpoint, file, _table(model))
-    name = pre_tokenizer_name(_engine(checkpoint), ignore_merges=model.get("ignore_merges") is True)
+    name = pre_tokenizer_name(engine_of(checkpoint), ignore_merges=model.get("ignore_merges") is True)
     found: Pairs = {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": name,
@@ -113,7 +103,7 @@ def _byte_pairs(checkpoint: Checkpoint, file: dict[str, Any], model: dict[str, A
         "tokenizer.ggml.token_type": kinds,
         "tokenizer.ggml.merges": [" ".join(pair) for pair in _merges(model)],
     }
-    return found | _specials(checkpoint, texts, settings)
+    return found | special_keys(checkpoint, texts, settings)
 
 
 def _scored_byte_pairs(
@@ -135,7 +125,7 @@ def _scored_byte_pairs(
         "tokenizer.ggml.token_type": kinds,
         "tokenizer.ggml.add_space_prefix": _puts_space(normalizer) or _puts_space(pre),
     }
-    return found | _specials(checkpoint, texts, settings)
+    return found | special_keys(checkpoint, texts, settings)
 
 
 def _merges(model: dict[str, Any]) -> Sequence[tuple[str, str]]:
@@ -180,7 +170,7 @@ def _wordpiece(checkpoint: Checkpoint, file: dict[str, Any], model: dict[str, An
     strips = normalizer.get("strip_accents") if isinstance(normalizer, dict) else None
     if isinstance(strips, bool):
         found["tokenizer.ggml.normalizer.strip_accents"] = strips
-    return found | _specials(checkpoint, texts, settings)
+    return found | special_keys(checkpoint, texts, settings)
 
 
 def _word(text: str) -> str:
@@ -211,7 +201,7 @@ def _unigram(checkpoint: Checkpoint, file: dict[str, Any], model: dict[str, Any]
     }
     if characters := _characters(file.get("normalizer")):
         found["tokenizer.ggml.precompiled_charsmap"] = np.frombuffer(characters, np.uint8).astype(np.int32)
-    return found | _specials(checkpoint, texts, settings)
+    return found | special_keys(checkpoint, texts, settings)
 
 
 def _characters(normalizer: Any) -> bytes:
@@ -250,7 +240,7 @@ def _of_sentencepiece(checkpoint: Checkpoint, settings: dict[str, Any]) -> Pairs
         if model.characters:
             characters = np.frombuffer(model.characters, np.uint8)
             found["tokenizer.ggml.precompiled_charsmap"] = characters.astype(np.int32)
-    return found | _specials(checkpoint, texts, settings)
+    return found | special_keys(checkpoint, texts, settings)
 
 
 def _added(settings: dict[str, Any]) -> list[tuple[str, int, bool]]:
@@ -262,56 +252,3 @@ def _added(settings: dict[str, Any]) -> list[tuple[str, int, bool]]:
         for number, one in entries
         if number.isdigit() and isinstance(one, dict) and isinstance(one.get("content"), str)
     ]
-
-
-def _specials(checkpoint: Checkpoint, texts: list[str], settings: dict[str, Any]) -> Pairs:
-    """Ids of special tokens, and whether BOS and EOS are put around a text."""
-    found: Pairs = {}
-    config = checkpoint.config
-    generation = checkpoint.table("generation_config.json")
-    for name, key in SPECIAL.items():
-        text = settings.get(name)
-        text = text.get("content") if isinstance(text, dict) else text
-        ends = generation.get(f"{name}_id", config.get(f"{name}_id"))
-        given = ends[0] if isinstance(ends, list) and ends else ends
-        if isinstance(text, str) and text in texts:
-            found[f"tokenizer.ggml.{key}"] = texts.index(text)
-        elif type(given) is int and 0 <= given < len(texts):
-            found[f"tokenizer.ggml.{key}"] = given
-    around = _put_around(checkpoint) if "tokenizer.json" in checkpoint.files else None
-    for name, other, place in (("bos", "cls_token_id", 0), ("eos", "seperator_token_id", 1)):
-        adds = settings.get(f"add_{name}_token")
-        if not isinstance(adds, bool) and around is not None:
-            own = {found.get(f"tokenizer.ggml.{key}") for key in (f"{name}_token_id", other)}
-            adds = around[place] in own - {None}
-        if isinstance(adds, bool):
-            found[f"tokenizer.ggml.add_{name}_token"] = adds
-    return found
-
-
-def _engine(checkpoint: Checkpoint) -> Engine:
-    from tokenizers import Tokenizer
-
-    try:
-        return Tokenizer.from_file(str(checkpoint.files["tokenizer.json"]))
-    except Exception as error:  # the library raises bare Exception
-        raise ModelFileError(f"tokenizer.json: {error}") from None
-
-
-def _put_around(checkpoint: Checkpoint) -> tuple[int, int]:
-    """The first and the last token that the model's own tokenizer makes of a text."""
-    ids = _engine(checkpoint).encode("x").ids or [-1]
-    return ids[0], ids[-1]
-
-
-def _template(checkpoint: Checkpoint, settings: dict[str, Any]) -> Pairs:
-    """The chat template: of a list the one called "default", and that for tools."""
-    file = checkpoint.files.get("chat_template.jinja")
-    if file is not None:
-        return {"tokenizer.chat_template": file.read_bytes().decode("utf-8", "replace")}
-    given = checkpoint.table("chat_template.json").get("chat_template", settings.get("chat_template"))
-    if isinstance(given, str):
-        return {"tokenizer.chat_template": given}
-    named = {one.get("name"): one.get("template") for one in given or () if isinstance(one, dict)}
-    keys = {"default": "tokenizer.chat_template", "tool_use": "tokenizer.chat_template.tool_use"}
-    return {key: text for name, key in keys.items() if isinstance(text := named.get(name), str)}
