@@ -32,6 +32,7 @@ from ollama_zmq.cluster.events import (
     Computed,
     Connect,
     ConnectionFailed,
+    ConnectionLost,
     Disconnect,
     Effect,
     Event,
@@ -250,10 +251,12 @@ class CoordinatorLoop:
             self.handle(Got(address, envelope))
 
     def _watch_connections(self, now: float) -> None:
-        """Tell the coordinator what became of connections; what workers sent before is in line behind it."""
+        """Tell the coordinator what became of connections; of one that ended, what came over it before."""
         events, arrived = self._dialer.advance(now)
         self._arrived += arrived
         for event in events:
+            if isinstance(event, ConnectionLost):
+                self._receive()
             self.handle(event)
 
     def _try(self, effect: Effect) -> None:

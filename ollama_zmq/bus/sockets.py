@@ -3,7 +3,7 @@
 A worker binds a DEALER; the broker has one ROUTER that connects to every worker under a routing id of its choice.
 
     option                       value        because
-    LINGER                       0            what is unsent at the end is of no use to anyone
+    LINGER                       0            what is unsent at the end is of no use to anyone but a worker's bye: 200
     ROUTER_MANDATORY             1            a full or unknown peer is EAGAIN or EHOSTUNREACH, not silence
     MAXMSGSIZE                   32 MB + 64 KB   a hidden state float32 [512, 16384] crosses in one frame; over it the
                                               peer disconnects and the message is lost, which ``seq`` shows

@@ -24,7 +24,7 @@ from ollama_zmq.bus.wakeup import Wakeup
 from ollama_zmq.bus.weights import FindBlob
 from ollama_zmq.bus.welcome import id_file, worker_id
 from ollama_zmq.cluster.worker import SILENCE_LIMIT_S
-from ollama_zmq.cluster.worker_events import Compute, PeerDisconnected, Received, Rejected, TimePassed
+from ollama_zmq.cluster.worker_events import Compute, PeerDisconnected, Received, Rejected, Stopped, TimePassed
 from ollama_zmq.devices.base import Device
 from ollama_zmq.errors import LocalProtocolError, RemoteProtocolError
 from ollama_zmq.wire import frames
@@ -32,6 +32,7 @@ from ollama_zmq.wire.frames import Envelope
 
 MAX_IDLE_S = 1.0
 OTHERS_LIMIT_MS = 200
+GOODBYE_MS = 200  # at most, for what is unsent at the end: where it goes nobody may be any more
 
 log = structlog.get_logger()
 
@@ -87,10 +88,12 @@ class WorkerLoop(Service):
         self._poller.register(self._wakeup.fileno(), zmq.POLLIN)
 
     def run(self) -> None:
-        """Serve until :meth:`stop`, then close everything. The calling thread owns the socket from here on."""
+        """Serve until :meth:`stop`, then say so and close everything. The calling thread owns the socket meanwhile."""
         try:
             while not self._stopping:
                 self._run_once()
+            self.apply(Stopped(monotonic()))
+            self._dealer.setsockopt(zmq.LINGER, GOODBYE_MS)
         finally:
             self.close()
 
@@ -104,7 +107,7 @@ class WorkerLoop(Service):
         self.runner.release_all()
         if self._authenticator is not None:
             self._authenticator.close()
-        self._dealer.close(0)
+        self._dealer.close()
         self._wakeup.close()
         if self._owns_context:
             self._context.term()

@@ -13,6 +13,7 @@
     READY       Tick, PING_S since the last    Send(Ping)                 READY
     CONNECTING  ConnectionLost                 none (an attempt ended)    CONNECTING
     any other   ConnectionLost                 Disconnect                 LOST
+    connected   Got(Bye), the worker stops     Disconnect                 LOST
     any         ConnectionFailed, final        Disconnect                 LOST
     joining     Tick past the deadline         Disconnect                 LOST
 
@@ -42,7 +43,7 @@ from ollama_zmq.host import is_loopback
 from ollama_zmq.printable import printable_line
 from ollama_zmq.version import PROTOCOL, VERSION
 from ollama_zmq.wire.frames import Envelope
-from ollama_zmq.wire.messages import AnyMessage, Define, Hello, Ping, Pong, Refused, Welcome
+from ollama_zmq.wire.messages import AnyMessage, Bye, Define, Hello, Ping, Pong, Refused, Welcome
 
 JOIN_LIMIT_S = 5.0
 REFUSED_GRACE_S = 1.0
@@ -219,6 +220,8 @@ class Link:
                 return self._welcomed(message, now)
             case Refused():
                 return self.drop(Status.REFUSED, f"{self.address}: {message.reason}")
+            case Bye() if self.status not in ENDED:
+                return self.drop(Status.LOST, f"worker {self.address} was stopped")
             case Pong(nonce) if self.status is Status.MEASURING:
                 self._check_pong(nonce, tensors["payload"].nbytes)
                 return self._measured(now)

@@ -22,6 +22,7 @@
     any     Rejected (no message)                SendReply(Failed)              unchanged
     LEASED  PeerDisconnected (the connection)    ReleaseAll                     IDLE
     LEASED  silence > 10 s                       DropPeer, ReleaseAll           IDLE
+    LEASED  Stopped                              SendReply(Bye), ReleaseAll     IDLE
 
 Silence is counted from the last message or the last finished work, whichever is later: a worker that was busy for a
 minute has not listened, so nobody was silent. The loop therefore hands over what has arrived before it says
@@ -46,6 +47,7 @@ from ollama_zmq.cluster.worker_events import (
     ReleaseAll,
     SendReply,
     SendWelcome,
+    Stopped,
     StoreChunk,
     TimePassed,
     Unload,
@@ -117,6 +119,8 @@ class Worker:
                 return [self._fail(error, program, microbatch)]
             case PeerDisconnected() if self.state is State.LEASED:
                 return [self._end_lease("disconnected")]
+            case Stopped() if self.state is State.LEASED:
+                return [self._send(Bye()), self._end_lease("this worker was stopped")]
             case TimePassed(now) if self.state is State.LEASED and now - self.heard_at > self.silence_limit_s:
                 return [DropPeer(), self._end_lease(f"silent for {self.silence_limit_s:g} s")]
         return []

@@ -54,13 +54,19 @@ class PeerDisconnected(msgspec.Struct, frozen=True):
     now: float
 
 
+class Stopped(msgspec.Struct, frozen=True):
+    """This worker is being stopped; nothing more will happen to it."""
+
+    now: float
+
+
 class TimePassed(msgspec.Struct, frozen=True):
     """Time passed and nothing has arrived."""
 
     now: float
 
 
-Event = Received | Rejected | Answered | WorkFailed | PeerDisconnected | TimePassed
+Event = Received | Rejected | Answered | WorkFailed | PeerDisconnected | Stopped | TimePassed
 
 
 class SendReply(msgspec.Struct, frozen=True):

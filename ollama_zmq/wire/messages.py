@@ -8,7 +8,7 @@ changes. When it must, bump ``PROTOCOL``. ``Hello`` and ``Refused`` are read in 
 tell each other apart.
 
     coordinator -> worker     Hello  Ping  Define  Put  Run  Release  Bye
-    worker -> coordinator     Welcome  Refused  Pong  Defined  Stored  Ready  Ran  Failed
+    worker -> coordinator     Welcome  Refused  Pong  Defined  Stored  Ready  Ran  Failed  Bye
 """
 
 from __future__ import annotations
@@ -289,9 +289,9 @@ class Release(Message, frozen=True):
 
 
 class Bye(Message, frozen=True):
-    """End the lease: forget everything. Not answered."""
+    """End the lease: the worker forgets everything. From a worker: it is being stopped. Not answered."""
 
 
 ToWorker = Hello | Ping | Define | Put | Run | Release | Bye
-ToCoordinator = Welcome | Refused | Pong | Defined | Stored | Ready | Ran | Failed
+ToCoordinator = Welcome | Refused | Pong | Defined | Stored | Ready | Ran | Failed | Bye
 AnyMessage = ToWorker | ToCoordinator

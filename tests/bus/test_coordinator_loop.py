@@ -17,12 +17,22 @@ import zmq
 from ollama_zmq.bus.coordinator_loop import CoordinatorLoop
 from ollama_zmq.bus.local_worker import LocalWorker
 from ollama_zmq.bus.served import ServedModels
-from ollama_zmq.cluster.events import Connect, ConnectionFailed, Disconnect, Send, SendChunk, StartedOver, Unsendable
+from ollama_zmq.cluster.events import (
+    Connect,
+    ConnectionFailed,
+    ConnectionLost,
+    Disconnect,
+    Event,
+    Send,
+    SendChunk,
+    StartedOver,
+    Unsendable,
+)
 from ollama_zmq.cluster.link import Status
 from ollama_zmq.errors import LocalProtocolError
 from ollama_zmq.wire import frames
 from ollama_zmq.wire.frames import Envelope
-from ollama_zmq.wire.messages import CHUNK_BYTES, AnyMessage, Ping, Put, Run, WeightSource
+from ollama_zmq.wire.messages import CHUNK_BYTES, AnyMessage, Bye, Ping, Put, Run, WeightSource
 
 A, B = "a:50052", "b:50052"
 PROGRAM = b"p" * 16
@@ -37,6 +47,7 @@ class Noted:
     full: set[str] = field(default_factory=set)
     done: list[tuple[str, str, int]] = field(default_factory=list)
     sent: list[Envelope] = field(default_factory=list)
+    happened: list[Event] = field(default_factory=list)
 
     def dial(self, address: str, endpoints: Sequence[str], epoch: int, now: float) -> None:
         self.done.append(("dial", address, epoch))
@@ -44,6 +55,12 @@ class Noted:
     def hang_up(self, address: str) -> list:
         self.done.append(("hang up", address, 0))
         return []
+
+    def advance(self, now: float) -> tuple[list[Event], list[list[zmq.Frame]]]:
+        return self.happened, []
+
+    def consumed(self, address: str, parts: list) -> None:
+        pass
 
     def send(self, address: str, epoch: int, parts: list) -> None:
         if address in self.full:
@@ -181,3 +198,16 @@ def test_after_a_fault_of_its_own_connections_are_what_the_coordinator_says(loop
     loop._start_over()
     assert noted.done == [("hang up", B, 0), ("dial", B, 2)]
     assert [type(effect) for effect in told] == [StartedOver]
+
+
+def test_a_bye_that_came_before_the_end_of_a_connection_is_why_it_ended(loop, noted, monkeypatch):
+    (epoch,) = join(loop, A)
+    link = loop.coordinator.links[A]
+    link.attached(0.0)
+    link.start_handshake(0.0)
+    bye = [f"{A}#{epoch}.1".encode(), *frames.encode(Envelope(Bye(), epoch=epoch, seq=0))]
+    monkeypatch.setattr(loop, "_router", None, raising=False)
+    monkeypatch.setattr("ollama_zmq.bus.sockets.read_all", lambda router: [[zmq.Frame(part) for part in bye]])
+    noted.happened = [ConnectionLost(A, epoch, f"worker {A} is gone: the connection broke")]
+    loop._watch_connections(0.0)
+    assert (link.status, link.detail) == (Status.LOST, f"worker {A} was stopped")

@@ -355,3 +355,11 @@ def test_a_worker_is_called_by_the_port_that_was_chosen(context, device):
     loop.close()
     assert loop.worker.name == f"box:{loop.port}"
     assert loop.port > 0
+
+
+def test_a_worker_that_is_stopped_says_bye_to_its_broker(serve, connect, device):
+    worker = serve(device)
+    peer = connect(worker)
+    peer.greet()
+    worker.stop()
+    assert peer.receive().message == Bye()

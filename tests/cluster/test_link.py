@@ -10,7 +10,7 @@ from ollama_zmq.cluster.link import BANDWIDTH_BYTES, JOIN_LIMIT_S, PING_S, REFUS
 from ollama_zmq.cluster.view import worker_state
 from ollama_zmq.errors import RemoteProtocolError
 from ollama_zmq.version import PROTOCOL, VERSION
-from ollama_zmq.wire.messages import Hello, Ping, Pong, Refused
+from ollama_zmq.wire.messages import Bye, Hello, Ping, Pong, Refused
 from tests.cluster.fake_workers import welcome
 
 A = "10.0.0.10:50052"
@@ -180,3 +180,9 @@ def test_why_a_foreign_worker_is_missing_is_for_the_log_alone(connecting):
 )
 def test_addresses_of_this_machine_are_one_host(address, remote, host):
     assert Link(address, "broker", remote=remote).host == host
+
+
+def test_a_worker_that_says_bye_is_lost_and_the_end_of_its_connection_changes_nothing(ready):
+    assert ready.receive(Bye(), {}, 11.0) == [Disconnect(A)]
+    assert ready.connection_lost(f"worker {A} is gone: the connection broke") == []
+    assert (ready.status, ready.detail) == (Status.LOST, f"worker {A} was stopped")

@@ -13,6 +13,7 @@ from ollama_zmq.cluster.events import (
     Joined,
     LoadFailed,
     ModelLoaded,
+    ModelLost,
     Tick,
 )
 from ollama_zmq.cluster.link import JOIN_LIMIT_S, REFUSED_GRACE_S, Status
@@ -496,3 +497,17 @@ def test_progress_extends_the_time_of_a_load(workers, network):
         if rounds == 1:  # joining has limits of its own
             workers.now -= LOAD_STALL_S * 0.9
     assert model_of(workers).phase.value == "loaded"
+
+
+def test_a_worker_that_is_stopped_takes_its_models_with_it_and_they_say_why(workers, network):
+    load(workers, order(network, A, B))
+    (lost,) = workers.say(A, Bye())
+    assert isinstance(lost, ModelLost)
+    assert f"worker {A} was stopped" in str(lost.error)
+
+
+def test_a_bye_of_an_older_connection_ends_nothing(workers, network):
+    load(workers, order(network, A, B))
+    link = workers.coordinator.links[A]
+    assert workers.happen(Got(A, Envelope(Bye(), epoch=link.epoch - 1, seq=0))) == []
+    assert link.status is Status.READY

@@ -21,6 +21,7 @@ from ollama_zmq.cluster.worker_events import (
     ReleaseAll,
     SendReply,
     SendWelcome,
+    Stopped,
     StoreChunk,
     TimePassed,
     Unload,
@@ -211,6 +212,11 @@ def test_what_only_a_worker_says_is_refused(leased):
 def test_bye_ends_the_lease(leased):
     assert leased.handle(got(Bye(), 1)) == [ReleaseAll(A, "said bye")]
     assert leased.state is State.IDLE
+
+
+def test_a_leased_worker_that_is_stopped_says_bye_and_an_idle_one_nothing(leased):
+    assert leased.handle(Stopped(1.0)) == [sent(Bye(), 0), ReleaseAll(A, "this worker was stopped")]
+    assert leased.handle(Stopped(1.1)) == []
 
 
 def test_a_lost_connection_ends_the_lease(leased):
