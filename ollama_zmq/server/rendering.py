@@ -17,7 +17,7 @@ from ollama_zmq.errors import ServerBusy
 Result = TypeVar("Result")
 
 N_THREADS = 2
-MAX_WAITING = 512
+MAX_WAITING = 2_048  # more than the requests that may wait for a model (OLLAMA_MAX_QUEUE, 512) and those it answers
 
 
 class Renderers:
