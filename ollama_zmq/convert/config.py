@@ -60,13 +60,6 @@ class CheckpointConfig:
             raise self.error(names[0], value, "true or false")
         return value
 
-    def integers(self, *names: str) -> list[int]:
-        """Return a list of whole numbers. Raises ModelFileError if it is missing or another thing."""
-        value = self.get(*names)
-        if not isinstance(value, list) or not all(type(one) is int for one in value):
-            raise self.error(names[0], value, "a list of whole numbers")
-        return value
-
     def words(self, *names: str) -> list[str]:
         """Return a list of words. Raises ModelFileError if it is missing or another thing."""
         value = self.get(*names)

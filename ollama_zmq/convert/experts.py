@@ -49,8 +49,8 @@ def expert_keys(config: CheckpointConfig) -> Pairs:
         "expert_count": config.integer("num_experts", "num_local_experts", "n_routed_experts"),
         "expert_used_count": config.integer("num_experts_per_tok", "moe_topk", "top_k_experts"),
     }
-    if width := config.get("moe_intermediate_size"):
-        found["expert_feed_forward_length"] = config.integer("moe_intermediate_size") if type(width) is int else width
+    if "moe_intermediate_size" in config:
+        found["expert_feed_forward_length"] = config.integer("moe_intermediate_size")
     return found
 
 

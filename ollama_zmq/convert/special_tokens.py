@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ollama_zmq.convert.checkpoint import Checkpoint
+from ollama_zmq.convert.common import Pairs
 from ollama_zmq.errors import ModelFileError
-from ollama_zmq.formats.gguf_writer import Value
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Engine
 
-Pairs = dict[str, Value]
 SPECIAL = {
     "bos_token": "bos_token_id",
     "eos_token": "eos_token_id",

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ollama_zmq.convert.checkpoint import Checkpoint
+from ollama_zmq.convert.common import Pairs
 from ollama_zmq.convert.pieces import pre_tokenizer_name
 from ollama_zmq.convert.sentencepiece import UNIGRAM, read_sentencepiece
-from ollama_zmq.convert.special_tokens import Pairs, engine_of, special_keys, template_keys
+from ollama_zmq.convert.special_tokens import engine_of, special_keys, template_keys
 from ollama_zmq.errors import ModelFileError
 
 if TYPE_CHECKING:

@@ -1,14 +1,19 @@
-"""Qwen 2 and 2.5: llama's layer with biases on queries, keys and values, and rotary pairs of halves.
+"""Qwen 2 and 2.5, ChatGLM 3: llama's layer with biases on queries, keys and values.
 
-Source: Yang et al. 2024, "Qwen2 Technical Report"; the text part of Wang et al. 2024, "Qwen2-VL", whose sections of
-the rotary embedding are one and the same where all positions are those of text. Files of DeepSeek-R1-Distill-Qwen,
-Qwen-Coder and QwQ have the same architecture name.
+Rotary pairs are halves in Qwen, neighbours in half of each head in ChatGLM 3 and the GLM 4 of 2024, whose queries, keys
+and values are stored as one matrix, as are gate and up; they are taken apart at the door.
+
+Sources: Yang et al. 2024, "Qwen2 Technical Report"; the text part of Wang et al. 2024, "Qwen2-VL", whose sections of
+the rotary embedding are one and the same where all positions are those of text; Team GLM 2024, "ChatGLM: A Family of
+Large Language Models from GLM-130B to GLM-4 All Tools". Files of DeepSeek-R1-Distill-Qwen, Qwen-Coder and QwQ have the
+same architecture name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from ollama_zmq.models.architecture import Given, PagedKv
@@ -28,9 +33,9 @@ class Qwen2:
     globals: ClassVar[Mapping[str, bool]] = {"output_norm": True}
 
     @classmethod
-    def of(cls, keys: Keys) -> Qwen2:
+    def of(cls, pairing: str, keys: Keys) -> Qwen2:
         sizes = Sizes.of(keys)
-        return cls(sizes, Rope.of(keys, sizes.heads[0].head_dim, pairing="halves"))
+        return cls(sizes, Rope.of(keys, sizes.heads[0].head_dim, pairing=pairing))
 
     def layer_weights(self, i: int) -> Mapping[str, bool]:
         return NORMS | ATTENTION | GATED
@@ -57,4 +62,8 @@ class Qwen2:
         return rms_head(ops, hidden_state, given, self.sizes.norm_eps)
 
 
-ARCHITECTURES = {"qwen2": Qwen2.of, "qwen2vl": Qwen2.of}
+ARCHITECTURES = {
+    "chatglm": partial(Qwen2.of, "interleaved"),
+    "qwen2": partial(Qwen2.of, "halves"),
+    "qwen2vl": partial(Qwen2.of, "halves"),
+}
